@@ -1,0 +1,1 @@
+"""The worker: enrolment messages become Moodle cohort memberships."""

@@ -1,0 +1,94 @@
+"""Every error, grouped by what to do about it.
+
+CohortsError
+├── InvalidMessage        a dead letter; go on
+├── SettingsError         fix the file named in the sentence; nothing was started
+├── BrokerError           Kafka is unreachable or refuses; consumption stops, the supervisor restarts
+│   └── PositionLost      messages may be gone from the topic: a person decides, then a reconciliation
+├── LedgerError           the ledger cannot be opened or is of another version
+└── MoodleError
+    ├── MoodleUnavailable come back later (transport, 5xx, 429, maintenance, database down)
+    ├── MoodleRejected    an item of the batch is refused: halve until it is alone
+    ├── MoodleDenied      token or capability: a person must act on that platform
+    └── MoodleReadOnly    a writing client was asked for on a platform that may not be written
+
+No error text holds a value that came from a message, a name of a person, or a token.
+"""
+
+from dataclasses import dataclass
+
+
+class CohortsError(Exception):
+    """Anything that the program says on purpose; its text is meant for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a message: the dotted path of the field and the error's type, never the value."""
+
+    field: str
+    type: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.type}"
+
+
+class InvalidMessage(CohortsError):
+    """A message that can never be read, whatever one waits for."""
+
+    def __init__(self, *problems: Problem) -> None:
+        self.problems = problems
+        super().__init__("; ".join(map(str, problems)))
+
+
+class SettingsError(CohortsError):
+    """The settings cannot be used; says the path of each wrong key and what would be right."""
+
+
+class BrokerError(CohortsError):
+    """Kafka is unreachable, refuses, or did not acknowledge."""
+
+
+class PositionLost(BrokerError):
+    """The position to read from no longer exists in the topic: messages may have been lost."""
+
+
+class LedgerError(CohortsError):
+    """The ledger cannot be opened."""
+
+
+class MoodleError(CohortsError):
+    """A call to Moodle did not succeed.
+
+    `code` is Moodle's errorcode, or `http-<status>`, `timeout`, `transport`, `not-json`: stable, never translated.
+    """
+
+    def __init__(self, code: str, sentence: str) -> None:
+        self.code = code
+        super().__init__(sentence)
+
+
+class MoodleUnavailable(MoodleError):
+    """Come back later. `retry_after` is what Moodle asked for, in seconds, when it did.
+
+    `unknown` is true when the call may have been applied all the same (a time-out).
+    """
+
+    def __init__(
+        self, code: str, sentence: str, *, retry_after: float | None = None, unknown: bool = False
+    ) -> None:
+        self.retry_after = retry_after
+        self.unknown = unknown
+        super().__init__(code, sentence)
+
+
+class MoodleRejected(MoodleError):
+    """The request itself is refused because of something in it; repeating it whole is useless."""
+
+
+class MoodleDenied(MoodleError):
+    """A token, a capability, a function or an address: somebody must act on the platform."""
+
+
+class MoodleReadOnly(CohortsError):
+    """This platform's mode forbids writing; no writing client exists for it."""
