@@ -3,6 +3,7 @@
 CohortsError
 ├── InvalidMessage        a dead letter; go on
 ├── SettingsError         fix the file named in the sentence; nothing was started
+├── ContractBroken        too many invalid messages in a row: consumption stops, converging goes on
 ├── BrokerError           Kafka is unreachable or refuses; consumption stops, the supervisor restarts
 │   └── PositionLost      messages may be gone from the topic: a person decides, then a reconciliation
 ├── LedgerError           the ledger cannot be opened or is of another version
@@ -39,6 +40,10 @@ class InvalidMessage(CohortsError):
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems
         super().__init__("; ".join(map(str, problems)))
+
+
+class ContractBroken(CohortsError):
+    """Too many invalid messages in a row: reading on would empty the topic into the dead letters."""
 
 
 class SettingsError(CohortsError):

@@ -74,7 +74,7 @@ class EtapeDescribed:
     changed_at: Instant
     origin: str
     etape_version: str | None = None
-    label: str | None = None
+    etape_label: str | None = None
     component: str | None = None
     component_label: str | None = None
 
@@ -91,3 +91,102 @@ class Tombstone:
 
 
 Change = EnrolmentChange | StudentRekeyed | EtapeDescribed | Tombstone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A change and the instant at which it was published: the clock of the promise starts there."""
+
+    change: Change
+    published_at: Instant
+
+
+class Cause(StrEnum):
+    """Why a membership is desired, or no longer is: the enrolment's status, or what else happened."""
+
+    ACTIVE = "active"
+    PENDING = "pending"
+    CANCELLED = "cancelled"
+    RESIGNED = "resigned"
+    DELETED = "deleted"
+    REKEYED = "rekeyed"
+    """Two student numbers were merged."""
+    DESCRIBED = "described"
+    """The étape's component became known or changed, and routes go by it."""
+    SETTINGS = "settings"
+
+
+class CohortState(StrEnum):
+    """What we know of a cohort on its platform."""
+
+    WANTED = "wanted"
+    """Not looked for yet, or not created yet."""
+    OWNED = "owned"
+    """Created by us, or adopted: we may write it."""
+    FOREIGN = "foreign"
+    """It exists and isn't ours: `cohorts adopt` takes it over."""
+
+
+class PlatformState(StrEnum):
+    """How a platform answered last."""
+
+    UP = "up"
+    UNAVAILABLE = "unavailable"
+    DENIED = "denied"
+
+
+class Action(StrEnum):
+    """What was applied on Moodle, or decided by a person."""
+
+    ADD = "add"
+    REMOVE = "remove"
+    CREATE_COHORT = "create_cohort"
+    RENAME_COHORT = "rename_cohort"
+    ADOPT_COHORT = "adopt_cohort"
+
+
+class Reason(StrEnum):
+    """Why a membership is parked. Besides these, Moodle's own errorcode."""
+
+    NO_ACCOUNT = "no_account"
+    AMBIGUOUS_ACCOUNT = "ambiguous_account"
+    NO_LOGIN = "no_login"
+    """The platform's accounts are named by login, and no message has told it."""
+    BAD_ACCOUNT_NAME = "bad_account_name"
+    """Moodle would refuse a look-up by this name, and every other in the same call."""
+    OBSERVE = "observe"
+    """The platform is in observe mode: this is what would be done."""
+    TIMEOUT = "timeout"
+    """The call's outcome is unknown; it will be repeated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """A cohort as the ledger knows it."""
+
+    id: int
+    platform: str
+    idnumber: str
+    etape: str | None
+    wanted_name: str | None
+    state: CohortState
+    moodle_id: int | None
+    moodle_name: str | None
+    moodle_idnumber: str | None
+    name_is_ours: bool
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A membership to be given (`desired`) or taken back."""
+
+    cohort_id: int
+    student_id: str
+    login: str | None
+    desired: bool
+    user_id: int | None
+    cause: str
+    origin: str
+    since: Instant
+    attempts: int

@@ -1,0 +1,112 @@
+"""What every message has in common: a CloudEvents 1.0 envelope, and the kinds of values that it may hold.
+
+The envelope is closed. CloudEvents lets a producer add attributes; this contract refuses them, because a
+name, a mail address, an INE or a birth date has no use here, and a topic is kept for months.
+
+Every pattern means the same to Python, to Rust (pydantic) and to ECMA-262 (JSON Schema): explicit ranges,
+never a class whose members differ.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, ValidationError, WithJsonSchema
+from pydantic_core import ErrorDetails, core_schema
+
+_CONTROL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
+_EDGE = _CONTROL + r"\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\ufeff"
+_TEXT = Field(min_length=1, pattern=rf"^[^{_EDGE}]([^{_CONTROL}]*[^{_EDGE}])?$")
+_RFC3339 = r"^20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$"
+
+# Text has no control character and no space at either end. The number is the greatest length in characters.
+Text16 = Annotated[str, _TEXT, Field(max_length=16)]
+Text32 = Annotated[str, _TEXT, Field(max_length=32)]
+Text100 = Annotated[str, _TEXT, Field(max_length=100)]
+Text128 = Annotated[str, _TEXT, Field(max_length=128)]
+Text255 = Annotated[str, _TEXT, Field(max_length=255)]
+UriReference = Annotated[str, Field(min_length=1, max_length=255, pattern="^[!-~]+$")]
+
+# Left alone, pydantic also reads "1790000000" or a time with a space; the contract is RFC 3339 only.
+Time = Annotated[
+    datetime,
+    GetPydanticSchema(
+        lambda _source, _handler: core_schema.json_or_python_schema(
+            json_schema=core_schema.chain_schema(
+                [
+                    core_schema.str_schema(pattern=_RFC3339, max_length=40),
+                    core_schema.datetime_schema(tz_constraint="aware"),
+                ]
+            ),
+            python_schema=core_schema.datetime_schema(
+                strict=True,
+                tz_constraint="aware",
+                ge=datetime(2000, 1, 1, tzinfo=UTC),
+                lt=datetime(2100, 1, 1, tzinfo=UTC),
+            ),
+        )
+    ),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": _RFC3339, "maxLength": 40}),
+]
+
+
+class Contract(BaseModel):
+    """A frozen value that refuses every field it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+
+class Envelope(Contract):
+    """A CloudEvents 1.0 envelope; each message adds its `type` and its `data`."""
+
+    specversion: Literal["1.0"]
+    """Version of CloudEvents, always 1.0."""
+    id: Text128
+    """Names this message; the same id again, from the same source, is the same message."""
+    source: UriReference
+    """Names the producer, as a URI reference, e.g. `/apogee/inscriptions`."""
+    time: Time
+    """When the fact became true at the source: RFC 3339 with an offset. Orders facts of different sources."""
+    datacontenttype: Literal["application/json"] | None = None
+    """Media type of `data`; always JSON."""
+    dataschema: UriReference | None = None
+    """URI of the schema that `data` follows."""
+    subject: Text255 | None = None
+    """What the message is about: the enrolment id, the student id or the étape, as codes."""
+    traceparent: (
+        Annotated[str, Field(pattern="^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | None
+    ) = None
+    """W3C Trace Context: the trace that this message continues."""
+    tracestate: Annotated[str, Field(max_length=512, pattern="^[ -~]*$")] | None = None
+    """W3C Trace Context: what each tracing system adds."""
+    partitionkey: Text128 | None = None
+    """The key of the Kafka message (CloudEvents extension for partitioning); see `message_key`."""
+
+
+MOST_PROBLEMS = 20
+_SAFE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
+
+
+def problems(error: ValidationError) -> tuple[tuple[str, str], ...]:
+    """Say what is wrong in a message as (dotted field, type of error), without any value that it held.
+
+    At most `MOST_PROBLEMS` of them. A field's name may come from the sender: it is cut to 40 characters, and
+    becomes `?` when it does not look like a name (a number, an address). `value` is the message as a whole.
+    Types are those of https://docs.pydantic.dev/latest/errors/validation_errors/, and `same_student` and
+    `nothing_described`.
+    """
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    return tuple((_field(detail), detail["type"]) for detail in details[:MOST_PROBLEMS])
+
+
+def _field(detail: ErrorDetails) -> str:
+    if detail["type"].startswith("union_tag_"):
+        return "type"
+    path = detail["loc"][1:]  # the first is the type of the message, by which its model was chosen
+    return ".".join(_part(part) for part in path) or "value"
+
+
+def _part(part: int | str) -> str:
+    return str(part)[:40] if isinstance(part, int) or _SAFE_NAME.match(part) else "?"

@@ -1,0 +1,89 @@
+"""The servers that tests run against: embedded ones everywhere, real ones where they can be had and in CI."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.servers import MissingServerError
+from tests.servers.kafka import Kafka, real_kafka
+from tests.servers.postgres import Postgres, real_postgres
+from worker.sandbox.broker import EmbeddedBroker
+
+REAL = {"kafka": pytest.mark.kafka, "postgres_url": pytest.mark.postgres}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test that asks for a real server."""
+    for item in items:
+        for fixture in REAL.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(REAL[fixture])
+
+
+@contextmanager
+def needed() -> Iterator[None]:
+    """Skip what needs a server that is missing; in CI, fail."""
+    try:
+        yield
+    except MissingServerError as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing), pytrace=False)
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def embedded_broker() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def kafka_of_the_session() -> Iterator[Kafka]:
+    with needed(), real_kafka() as kafka:
+        yield kafka
+
+
+@pytest.fixture
+def kafka(kafka_of_the_session: Kafka) -> Iterator[Kafka]:
+    yield kafka_of_the_session
+    kafka_of_the_session.start()  # a test may have stopped it
+
+
+@pytest.fixture(params=["embedded", pytest.param("real", marks=pytest.mark.kafka)])
+def broker(request: pytest.FixtureRequest) -> EmbeddedBroker | Kafka:
+    """Both brokers, which create topics, stop and start by the same calls."""
+    found: EmbeddedBroker | Kafka = request.getfixturevalue(
+        "embedded_broker" if request.param == "embedded" else "kafka"
+    )
+    return found
+
+
+@pytest.fixture
+def topic() -> str:
+    """A name that no other test uses: the real Kafka serves the whole session."""
+    return f"topic-{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with needed(), real_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """A fresh, empty PostgreSQL database."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh, empty database of each kind that a ledger can be in."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url

@@ -1,0 +1,111 @@
+"""Kafka to the ledger. Offsets move after the ledger's transaction, never after Moodle; Moodle is never called here."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from worker import messages, telemetry
+from worker.broker import Record, RecordConsumer, RecordProducer
+from worker.errors import ContractBroken, InvalidMessage
+from worker.ledger import Recorder
+from worker.model import Instant, Received
+
+POLL_SECONDS = 0.1
+STAGE = "VALUE_CONVERTER"
+"""What Kafka Connect calls the reading of a value, in a dead letter's headers."""
+
+log = structlog.get_logger()
+
+
+class Ingest:
+    """Reads, validates and records. One thread owns it."""
+
+    def __init__(
+        self,
+        consumer: RecordConsumer,
+        producer: RecordProducer,
+        recorder: Recorder,
+        *,
+        dead_letters: str,
+        topic_ids: dict[str, str | None],
+        batch: int,
+        invalid_limit: int,
+        clock: Callable[[], Instant] = time.time,
+    ) -> None:
+        self._consumer = consumer
+        self._producer = producer
+        self._recorder = recorder
+        self._dead_letters = dead_letters
+        self._topic_ids = topic_ids
+        self._batch = batch
+        self._invalid_limit = invalid_limit
+        self._clock = clock
+        self._invalid_in_a_row = 0
+
+    def step(self) -> int:
+        """Take what has arrived: dead letters out, changes into the ledger, then the offsets. Returns how many.
+
+        Raises ContractBroken after having recorded what came before; PositionLost and BrokerError as the broker does.
+        """
+        records = self._consumer.poll(self._batch, POLL_SECONDS)
+        telemetry.LAST_POLL.set(self._clock())
+        if not records:
+            return 0
+        taken, changes, invalid = self._read(records)
+        if invalid:
+            self._producer.send(self._letter(record, error) for record, error in invalid)
+            telemetry.DEAD_LETTERS.inc(len(invalid))
+            telemetry.CHANGES.labels("invalid").inc(len(invalid))
+        positions = {(record.topic, record.partition): record.offset + 1 for record in taken}
+        with telemetry.RECORD_SECONDS.time():
+            counts = self._recorder.record(
+                changes, now=self._clock(), positions=positions, topic_ids=self._topic_ids
+            )
+        self._consumer.commit(positions)
+        for outcome in ("applied", "stale", "tombstone"):
+            telemetry.CHANGES.labels(outcome).inc(getattr(counts, outcome))
+        log.debug("recorded", messages=len(taken), memberships=counts.memberships, invalid=len(invalid))
+        if len(taken) < len(records):
+            raise ContractBroken(
+                f"{self._invalid_limit} messages in a row are invalid, the last before {records[len(taken)].origin}: "
+                "the producer broke the contract; see `cohorts dead-letters list`, then restart"
+            )
+        return len(taken)
+
+    def _read(
+        self, records: Sequence[Record]
+    ) -> tuple[Sequence[Record], list[Received], list[tuple[Record, InvalidMessage]]]:
+        """Parse records up to the limit of invalid ones in a row: those taken, their changes, the invalid ones."""
+        now = self._clock()
+        changes: list[Received] = []
+        invalid: list[tuple[Record, InvalidMessage]] = []
+        for index, record in enumerate(records):
+            try:
+                change = messages.parse(value=record.value, headers=record.headers, origin=record.origin)
+            except InvalidMessage as error:
+                if self._invalid_in_a_row >= self._invalid_limit:
+                    return records[:index], changes, invalid
+                self._invalid_in_a_row += 1
+                invalid.append((record, error))
+                log.warning("invalid message", origin=record.origin, problems=str(error))
+            else:
+                self._invalid_in_a_row = 0
+                published_at = now if record.timestamp is None else min(record.timestamp, now)
+                changes.append(Received(change=change, published_at=published_at))
+        return records, changes, invalid
+
+    def _letter(
+        self, record: Record, error: InvalidMessage
+    ) -> tuple[str, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]:
+        """The record as it was, and Kafka Connect's headers about what is wrong with it, never with its values."""
+        about = {
+            "topic": record.topic,
+            "partition": str(record.partition),
+            "offset": str(record.offset),
+            "stage": STAGE,
+            "exception.class.name": type(error).__name__,
+            "exception.message": str(error),
+        }
+        headers = tuple((f"__connect.errors.{name}", text.encode()) for name, text in about.items())
+        return self._dead_letters, record.key, record.value, (*record.headers, *headers)

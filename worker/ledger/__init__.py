@@ -1,0 +1,12 @@
+"""The state: what must be, what Moodle last showed, and everything that was applied.
+
+`Ledger` opens it; `Recorder` writes what messages say; `Workbook` hands out gaps and settles them; `reading` answers
+questions. All of it is the same code on SQLite and PostgreSQL.
+"""
+
+from worker.ledger.engine import Ledger
+from worker.ledger.facts import Counts
+from worker.ledger.record import Recorder
+from worker.ledger.work import Workbook
+
+__all__ = ["Counts", "Ledger", "Recorder", "Workbook"]

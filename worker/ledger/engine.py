@@ -1,0 +1,139 @@
+"""Opening the ledger, and its two kinds of transaction."""
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any
+
+import alembic.command
+import alembic.config
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from worker.errors import LedgerError
+from worker.sql import tables
+
+BUSY_SECONDS = 60
+"""How long a SQLite writer waits for another one."""
+IN_LIMIT = 5_000
+"""Values in one IN: below SQLite's 32,766 and PostgreSQL's 65,535 bound parameters."""
+_WRITER_LOCK = 0x65_74_61_70_65  # "etape"; any number that no other program of the database uses
+
+
+class Ledger:
+    """The database, at the newest version of its schema.
+
+    There is one writer at a time, on SQLite by its nature and on PostgreSQL by an advisory lock: transactions are
+    short, Moodle is a thousand times slower, and no two of them ever work from the same stale reading.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.engine = _engine(url)
+            with self.write() as connection:
+                _migrate(connection)
+                self.instance = _instance(connection)
+        except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as error:
+            where = sa.make_url(url).render_as_string(hide_password=True) if _is_url(url) else "ledger.url"
+            reason = getattr(error, "orig", None) or error
+            raise LedgerError(f"{where}: the ledger cannot be opened: {reason}") from None
+        self.name = self.engine.dialect.name
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Give a consistent view, without waiting for writers."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Be the only writer; commits at the end, or rolls everything back."""
+        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            if self.engine.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITER_LOCK)))
+            yield connection
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+
+def upsert(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]], *, update: Iterable[str]
+) -> None:
+    """Insert rows, or update these columns of those whose primary key is there."""
+    if not rows:
+        return
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    statement = insert.on_conflict_do_update(
+        index_elements=list(table.primary_key), set_={name: insert.excluded[name] for name in update}
+    )
+    connection.execute(statement, rows)
+
+
+def select_in(
+    connection: sa.Connection, statement: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]
+) -> list[sa.Row[Any]]:
+    """Rows whose column is among the values, however many there are."""
+    rows: list[sa.Row[Any]] = []
+    for chunk in _chunks(values):
+        rows += connection.execute(statement.where(column.in_(chunk)))
+    return rows
+
+
+def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
+    ordered = list(values)
+    for start in range(0, len(ordered), IN_LIMIT):
+        yield ordered[start : start + IN_LIMIT]
+
+
+def _is_url(text: str) -> bool:
+    try:
+        sa.make_url(text)
+    except sa.exc.ArgumentError:
+        return False
+    return True
+
+
+def _engine(url: str) -> sa.Engine:
+    engine = sa.create_engine(url, pool_size=8, max_overflow=24)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    elif engine.dialect.name != "postgresql":
+        raise LedgerError(
+            f"{engine.dialect.name} is not a ledger; use sqlite:///FILE or postgresql+psycopg://…"
+        )
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection
+    connection.isolation_level = None  # the driver must not begin transactions by itself: see _begin_sqlite
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A transaction that begins by reading can't become a writing one once another has written: ask at the start.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(connection: sa.Connection) -> None:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(resources.files("worker.sql") / "migrations"))
+    config.attributes["connection"] = connection
+    alembic.command.upgrade(config, "head")
+
+
+def _instance(connection: sa.Connection) -> str:
+    """Give the ledger's own name, which the cohorts that it creates carry in their description."""
+    key = tables.meta.c.key == "instance"
+    name = connection.scalar(sa.select(tables.meta.c.value).where(key))
+    if name is None:
+        name = uuid.uuid4().hex[:12]
+        connection.execute(sa.insert(tables.meta), {"key": "instance", "value": name})
+    return str(name)

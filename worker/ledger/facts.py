@@ -1,0 +1,274 @@
+"""What messages say, kept when it is newer than what is known.
+
+Each function takes a batch, writes what is newer, and notes in `Effects` whom and what that touched. Nothing here
+depends on the order of the messages: versions and instants decide, and equal instants are told apart by the text.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from worker.ledger.engine import select_in, upsert
+from worker.model import Cause, EnrolmentChange, EtapeDescribed, Instant, Received, StudentRekeyed
+from worker.rules import survivors
+from worker.sql.tables import component, enrolment, etape, student
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of a batch of messages."""
+
+    applied: int = 0
+    """Newer than what was known."""
+    stale: int = 0
+    """Already known, or overtaken: without effect."""
+    tombstone: int = 0
+    """Without a value: without effect."""
+    memberships: int = 0
+    """Memberships whose desired state changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """Why students are derived anew."""
+
+    cause: Cause
+    origin: str
+    published_at: Instant
+
+
+@dataclass(slots=True)
+class Effects:
+    """What the facts of a batch touch."""
+
+    students: dict[str, Trigger] = field(default_factory=dict)
+    etapes: set[str] = field(default_factory=set)
+    components: set[str] = field(default_factory=set)
+
+
+def enrolments(
+    connection: sa.Connection, batch: Sequence[Received], effects: Effects, counts: Counts, now: Instant
+) -> None:
+    """Keep the newest version of each enrolment of each source."""
+    changes = [(item.change, item) for item in batch if isinstance(item.change, EnrolmentChange)]
+    known = {
+        (row.uai, row.enrolment_id, row.system): (row.version, row.changed_at, row.student_id)
+        for row in select_in(
+            connection,
+            sa.select(*enrolment.primary_key, *_ORDER),
+            enrolment.c.enrolment_id,
+            {change.enrolment_id for change, _ in changes},
+        )
+    }
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for change, item in changes:
+        key = (change.uai, change.enrolment_id, change.system)
+        old = known.get(key)
+        if old is not None and (change.version, change.changed_at) <= old[:2]:
+            counts.stale += 1
+            continue
+        counts.applied += 1
+        known[key] = (change.version, change.changed_at, change.student_id)
+        trigger = Trigger(Cause(change.status), change.origin, item.published_at)
+        effects.students[change.student_id] = trigger
+        if old is not None:
+            effects.students[old[2]] = trigger
+        rows[key] = {
+            "uai": change.uai,
+            "enrolment_id": change.enrolment_id,
+            "system": change.system,
+            "version": change.version,
+            "changed_at": change.changed_at,
+            "student_id": change.student_id,
+            "status": change.status.value,
+            "payment": change.payment.value,
+            "academic_year": change.academic_year,
+            "etape": change.etape,
+            "etape_version": change.etape_version,
+            "component": change.component,
+            "origin": change.origin,
+            "recorded_at": now,
+        }
+    upsert(connection, enrolment, list(rows.values()), update=_FACT)
+
+
+def logins(
+    connection: sa.Connection, batch: Iterable[Received], effects: Effects, uais: frozenset[str]
+) -> None:
+    """Keep the latest login of each student; a message without one says nothing about it."""
+    said: dict[str, tuple[Instant, str, Trigger]] = {}
+    for item in batch:
+        change = item.change
+        if isinstance(change, EnrolmentChange) and change.login is not None and change.uai in uais:
+            old = said.get(change.student_id)
+            if old is None or (change.changed_at, change.login) > old[:2]:
+                trigger = Trigger(Cause(change.status), change.origin, item.published_at)
+                said[change.student_id] = (change.changed_at, change.login, trigger)
+    columns = sa.select(student.c.student_id, student.c.login_at, student.c.login)
+    known = {
+        row.student_id: (row.login_at or 0.0, row.login or "")
+        for row in select_in(connection, columns, student.c.student_id, said)
+    }
+    rows = []
+    for number, (at, login, trigger) in said.items():
+        old_at, old_login = known.get(number, (0.0, ""))
+        if (at, login) > (old_at, old_login):
+            rows.append({"student_id": number, "login": login, "login_at": at})
+            if login != old_login:
+                effects.students.setdefault(number, trigger)
+    upsert(connection, student, rows, update=["login", "login_at"])
+
+
+def merges(
+    connection: sa.Connection,
+    batch: Iterable[Received],
+    effects: Effects,
+    counts: Counts,
+    uais: frozenset[str],
+) -> None:
+    """Keep the latest merge of each number, and to whom each number leads in the end.
+
+    Merges are rare (some a day), so the whole graph is read: chains and circles resolve alike whatever came first.
+    """
+    said = [
+        (item.change, item.published_at)
+        for item in batch
+        if isinstance(item.change, StudentRekeyed) and item.change.uai in uais
+    ]
+    if not said:
+        return
+    columns = student.c.student_id, student.c.merged_into, student.c.merged_at, student.c.survivor
+    rows = connection.execute(sa.select(*columns).where(student.c.merged_into.is_not(None))).all()
+    graph = {row.student_id: (row.merged_into, row.merged_at) for row in rows}
+    before = {row.student_id: row.survivor or row.student_id for row in rows}
+    newer = []
+    for change, published_at in said:
+        old_into, old_at = graph.get(change.previous_student_id, ("", 0.0))
+        if (change.changed_at, change.student_id) <= (old_at, old_into):
+            counts.stale += 1
+            continue
+        counts.applied += 1
+        graph[change.previous_student_id] = (change.student_id, change.changed_at)
+        newer.append(Trigger(Cause.REKEYED, change.origin, published_at))
+    after = survivors(graph)
+    for number, survivor in after.items():  # a new merge may lead whole chains elsewhere
+        if before.get(number, number) != survivor:
+            for concerned in (number, before.get(number, number), survivor):
+                effects.students.setdefault(concerned, newer[-1])
+    upsert(
+        connection,
+        student,
+        [
+            {
+                "student_id": number,
+                "merged_into": into,
+                "merged_at": at,
+                "survivor": after[number] if after[number] != number else None,
+            }
+            for number, (into, at) in graph.items()
+        ],
+        update=["merged_into", "merged_at", "survivor"],
+    )
+
+
+def descriptions(
+    connection: sa.Connection,
+    batch: Iterable[Received],
+    effects: Effects,
+    counts: Counts,
+    uais: frozenset[str],
+) -> None:
+    """Keep the label of the highest version of each étape, and the latest component and component label.
+
+    Versions of one étape may carry different labels (APOGEE's VERSION_ETAPE.LIB_WEB_VET): were the latest message to
+    decide, their cohort would be renamed back and forth.
+    """
+    labels: dict[str, tuple[int, str, Instant, str]] = {}
+    components: dict[str, tuple[Instant, str]] = {}
+    component_labels: dict[str, tuple[Instant, str]] = {}
+    triggers: dict[str, Trigger] = {}
+    for item in batch:
+        change = item.change
+        if not isinstance(change, EnrolmentChange | EtapeDescribed) or change.uai not in uais:
+            continue
+        if change.etape is None:
+            continue
+        if change.etape_label is not None:
+            version = change.etape_version or ""
+            label = (len(version), version, change.changed_at, change.etape_label)
+            labels[change.etape] = max(label, labels.get(change.etape, label))
+        if change.component is not None:
+            new = (change.changed_at, change.component)
+            if new >= components.get(change.etape, new):
+                components[change.etape] = new
+                triggers[change.etape] = Trigger(Cause.DESCRIBED, change.origin, item.published_at)
+            if change.component_label is not None:
+                new = (change.changed_at, change.component_label)
+                component_labels[change.component] = max(new, component_labels.get(change.component, new))
+        counts.applied += isinstance(change, EtapeDescribed)
+    _keep_etapes(connection, labels, components, triggers, effects)
+    _keep_components(connection, component_labels, effects)
+
+
+def _keep_etapes(
+    connection: sa.Connection,
+    labels: dict[str, tuple[int, str, Instant, str]],
+    components: dict[str, tuple[Instant, str]],
+    triggers: dict[str, Trigger],
+    effects: Effects,
+) -> None:
+    codes = labels.keys() | components.keys()
+    known = {row.code: row for row in select_in(connection, sa.select(etape), etape.c.code, codes)}
+    rows, moved = [], set()
+    for code in sorted(codes):
+        row = known.get(code)
+        old_version = (row.label_version or "") if row is not None else ""
+        old_label = (
+            len(old_version),
+            old_version,
+            (row.label_at or 0.0) if row is not None else 0.0,
+            (row.label or "") if row is not None else "",
+        )
+        old_component = (row.component_at or 0.0, row.component or "") if row is not None else (0.0, "")
+        label = max(old_label, labels.get(code, old_label))
+        new_component = max(old_component, components.get(code, old_component))
+        if (label, new_component) == (old_label, old_component):
+            continue
+        if label[3] != old_label[3] or new_component[1] != old_component[1]:
+            effects.etapes.add(code)
+        if new_component[1] != old_component[1]:
+            moved.add(code)
+        rows.append(
+            {
+                "code": code,
+                "label": label[3] or None,
+                "label_version": label[1] or None,
+                "label_at": label[2],
+                "component": new_component[1] or None,
+                "component_at": new_component[0],
+            }
+        )
+    upsert(connection, etape, rows, update=[c.name for c in etape.c if not c.primary_key])
+    # Routes go by component: whoever relies on that of the étape is derived anew.
+    relying = sa.select(enrolment.c.student_id, enrolment.c.etape).where(enrolment.c.component.is_(None))
+    for found in select_in(connection, relying.distinct(), enrolment.c.etape, moved):
+        effects.students.setdefault(found.student_id, triggers[found.etape])
+
+
+def _keep_components(
+    connection: sa.Connection, labels: dict[str, tuple[Instant, str]], effects: Effects
+) -> None:
+    known = {
+        row.code: (row.label_at, row.label)
+        for row in select_in(connection, sa.select(component), component.c.code, labels)
+    }
+    newer = {code: new for code, new in labels.items() if new > known.get(code, (0.0, ""))}
+    effects.components |= {code for code, new in newer.items() if new[1] != known.get(code, (0.0, ""))[1]}
+    rows = [{"code": code, "label": label, "label_at": at} for code, (at, label) in sorted(newer.items())]
+    upsert(connection, component, rows, update=["label", "label_at"])
+
+
+_ORDER = (enrolment.c.version, enrolment.c.changed_at, enrolment.c.student_id)
+_FACT = [c.name for c in enrolment.c if not c.primary_key]

@@ -1,0 +1,183 @@
+"""Questions that people, metrics and commands ask the ledger."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from worker.ledger.engine import Ledger
+from worker.model import CohortState, Instant, PlatformState, Reason
+from worker.sql.tables import cohort, enrolment, gap, journal, membership, platform, position, student
+
+WAITING, READY, PARKED, RETRYING, FOREIGN = "waiting", "ready", "parked", "retrying", "foreign"
+GAP_STATES = {
+    WAITING: "a removal's or an addition's short delay",
+    READY: "to be applied now",
+    PARKED: "no usable account yet, or the platform is only observed",
+    RETRYING: "refused by Moodle, or unknown after a time-out; tried again later",
+    FOREIGN: "in a cohort that isn't ours: adopt it",
+}
+"""Every state of a gap, and what it waits for."""
+_PARKED_REASONS = [r.value for r in Reason if r is not Reason.TIMEOUT]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformStatus:
+    """How one platform stands."""
+
+    name: str
+    state: PlatformState
+    since: Instant | None
+    next_attempt_at: Instant
+    code: str | None
+    sentence: str | None
+    memberships: int
+    cohorts: Mapping[str, int]
+    """Cohorts by `CohortState`."""
+    gaps: Mapping[str, int]
+    """Gaps by state, see `GAP_STATES`."""
+    reasons: Mapping[str, int]
+    """Parked and retrying gaps by reason."""
+    oldest: Instant | None
+    """Publication of the oldest change that Moodle could hold and doesn't; parked and foreign ones aside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How everything stands."""
+
+    instance: str
+    enrolments: int
+    positions: Mapping[str, int]
+    """Messages' positions, as `topic[partition]`: the next one to read."""
+    platforms: tuple[PlatformStatus, ...] = field(default=())
+
+
+def positions(ledger: Ledger, topic_ids: Mapping[str, str | None]) -> dict[tuple[str, int], int]:
+    """Where to read on, by (topic, partition), in topics that weren't re-created since."""
+    with ledger.read() as connection:
+        return {
+            (row.topic, row.partition): row.next_offset
+            for row in connection.execute(sa.select(position))
+            if row.topic in topic_ids and row.topic_id == topic_ids[row.topic]
+        }
+
+
+def recreated(ledger: Ledger, topic_ids: Mapping[str, str | None]) -> set[str]:
+    """Topics that the ledger knows under another id."""
+    with ledger.read() as connection:
+        rows = connection.execute(sa.select(position.c.topic, position.c.topic_id).distinct())
+        return {row.topic for row in rows if row.topic in topic_ids and row.topic_id != topic_ids[row.topic]}
+
+
+def forget_positions(ledger: Ledger, topic: str) -> int:
+    """Read a topic again from its beginning at the next start: always safe, as replays change nothing."""
+    with ledger.write() as connection:
+        return connection.execute(sa.delete(position).where(position.c.topic == topic)).rowcount
+
+
+def status(ledger: Ledger, platforms: Iterable[str], now: Instant) -> Status:
+    """Count everything, for these platforms."""
+    with ledger.read() as connection:
+        return Status(
+            instance=ledger.instance,
+            enrolments=connection.scalar(sa.select(sa.func.count()).select_from(enrolment)) or 0,
+            positions={
+                f"{row.topic}[{row.partition}]": row.next_offset
+                for row in connection.execute(
+                    sa.select(position).order_by(position.c.topic, position.c.partition)
+                )
+            },
+            platforms=tuple(_platform(connection, name, now) for name in platforms),
+        )
+
+
+def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformStatus:
+    here = cohort.c.platform == name
+    state = sa.case(
+        (cohort.c.state == CohortState.FOREIGN, FOREIGN),
+        (membership.c.reason.in_(_PARKED_REASONS), PARKED),
+        (membership.c.reason.is_not(None), RETRYING),
+        (membership.c.next_attempt_at > now, WAITING),
+        else_=READY,
+    ).label("state")
+    rows = connection.execute(
+        sa.select(
+            state,
+            membership.c.reason,
+            sa.func.count().label("n"),
+            sa.func.min(membership.c.since).label("oldest"),
+        )
+        .join(cohort)
+        .where(here, gap)
+        .group_by(state, membership.c.reason)
+    ).all()
+    gaps = dict.fromkeys(GAP_STATES, 0)
+    reasons: dict[str, int] = {}
+    for row in rows:
+        gaps[row.state] += row.n
+        if row.reason is not None:
+            reasons[row.reason] = reasons.get(row.reason, 0) + row.n
+    known = connection.execute(sa.select(platform).where(platform.c.name == name)).first()
+    members = (
+        sa.select(sa.func.count()).select_from(membership.join(cohort)).where(here, membership.c.desired)
+    )
+    cohorts = connection.execute(
+        sa.select(cohort.c.state, sa.func.count()).where(here).group_by(cohort.c.state)
+    )
+    late = [row.oldest for row in rows if row.state in {WAITING, READY, RETRYING}]
+    return PlatformStatus(
+        name=name,
+        state=PlatformState(known.state) if known is not None else PlatformState.UP,
+        since=known.since if known is not None else None,
+        next_attempt_at=known.next_attempt_at if known is not None else 0.0,
+        code=known.code if known is not None else None,
+        sentence=known.sentence if known is not None else None,
+        memberships=connection.scalar(members) or 0,
+        cohorts=dict.fromkeys(CohortState, 0) | {row[0]: row[1] for row in cohorts},
+        gaps=gaps,
+        reasons=reasons,
+        oldest=min(late, default=None),
+    )
+
+
+def desired(ledger: Ledger, platform_name: str) -> dict[str, frozenset[str]]:
+    """Desired members (student ids) by cohort idnumber."""
+    return _members(ledger, platform_name, membership.c.desired)
+
+
+def observed(ledger: Ledger, platform_name: str) -> dict[str, frozenset[str]]:
+    """Members that Moodle showed last (student ids) by cohort idnumber."""
+    return _members(ledger, platform_name, membership.c.observed.is_(sa.true()))
+
+
+def _members(
+    ledger: Ledger, platform_name: str, condition: sa.ColumnElement[bool]
+) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    with ledger.read() as connection:
+        for row in connection.execute(
+            sa.select(cohort.c.idnumber, membership.c.student_id)
+            .join(membership)
+            .where(cohort.c.platform == platform_name, condition)
+        ):
+            found.setdefault(row.idnumber, set()).add(row.student_id)
+    return {idnumber: frozenset(students) for idnumber, students in found.items()}
+
+
+def applied(ledger: Ledger, platform_name: str, action: str) -> list[tuple[str, str]]:
+    """What was applied on a platform under this action, in order: (cohort idnumber, student id)."""
+    entries = sa.select(journal.c.cohort, journal.c.student_id).where(
+        journal.c.platform == platform_name, journal.c.action == action
+    )
+    with ledger.read() as connection:
+        return [(row.cohort, row.student_id) for row in connection.execute(entries.order_by(journal.c.id))]
+
+
+def logins(ledger: Ledger) -> dict[str, str]:
+    """Logins by student id, where a message has told them."""
+    with ledger.read() as connection:
+        rows = connection.execute(
+            sa.select(student.c.student_id, student.c.login).where(student.c.login.is_not(None))
+        )
+        return {row.student_id: row.login for row in rows}

@@ -1,0 +1,89 @@
+"""Messages into the ledger: newer facts first, then everything that follows from them, in one transaction."""
+
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+
+from worker.ledger import facts
+from worker.ledger.derive import Deriver
+from worker.ledger.engine import Ledger, upsert
+from worker.ledger.facts import Counts, Effects, Trigger
+from worker.model import Cause, Instant, Received, Tombstone
+from worker.rules import Mapper
+from worker.sql.tables import enrolment, etape, meta, position
+
+REFOLD_STUDENTS = 2_000
+"""Students derived anew in one step after a change of settings."""
+
+
+class Recorder:
+    """Writes changes into the ledger, under one policy.
+
+    `coalesce` and `removal_delay` are the seconds that an addition and a removal wait before they may be applied.
+    """
+
+    def __init__(self, ledger: Ledger, mapper: Mapper, *, coalesce: float, removal_delay: float) -> None:
+        self._ledger = ledger
+        self._uais = mapper.policy.uais
+        self._derive = Deriver(mapper, coalesce=coalesce, removal_delay=removal_delay)
+
+    def record(
+        self,
+        batch: Sequence[Received],
+        *,
+        now: Instant,
+        positions: Mapping[tuple[str, int], int] | None = None,
+        topic_ids: Mapping[str, str | None] | None = None,
+    ) -> Counts:
+        """Record a batch and the positions after it: the next offset to read, by (topic, partition)."""
+        counts, effects = Counts(), Effects()
+        with self._ledger.write() as connection:
+            facts.descriptions(connection, batch, effects, counts, self._uais)
+            facts.merges(connection, batch, effects, counts, self._uais)
+            facts.logins(connection, batch, effects, self._uais)
+            facts.enrolments(connection, batch, effects, counts, now)
+            counts.memberships = self._derive.memberships(connection, effects.students, now)
+            self._derive.names(connection, effects.etapes, effects.components)
+            _advance(connection, positions or {}, topic_ids or {})
+        counts.tombstone = sum(isinstance(item.change, Tombstone) for item in batch)
+        return counts
+
+    def apply_policy(self, *, now: Instant) -> int:
+        """Derive everything anew if the ledger was derived under another policy; returns the memberships changed.
+
+        The cohorts of a platform that became manual stay as they are.
+        """
+        fingerprint = self._derive.mapper.policy.fingerprint()
+        with self._ledger.write() as connection:
+            known = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "policy"))
+            if known == fingerprint:
+                return 0
+            self._derive.follow_aliases(connection)
+            trigger = Trigger(Cause.SETTINGS, f"settings {fingerprint}", now)
+            students = connection.scalars(sa.select(enrolment.c.student_id).distinct()).all()
+            changed = 0
+            for start in range(0, len(students), REFOLD_STUDENTS):
+                some = dict.fromkeys(students[start : start + REFOLD_STUDENTS], trigger)
+                changed += self._derive.memberships(connection, some, now)
+            self._derive.names(connection, connection.scalars(sa.select(etape.c.code)).all(), ())
+            upsert(connection, meta, [{"key": "policy", "value": fingerprint}], update=["value"])
+        return changed
+
+
+def _advance(
+    connection: sa.Connection,
+    positions: Mapping[tuple[str, int], int],
+    topic_ids: Mapping[str, str | None],
+) -> None:
+    """Advance the positions; a slow worker that has lost its partition never moves one back."""
+    known = {
+        (row.topic, row.partition): row.next_offset
+        for row in connection.execute(sa.select(position))
+        if row.topic_id == topic_ids.get(row.topic)
+    }
+    rows = [
+        {"topic": topic, "partition": partition, "next_offset": offset, "topic_id": topic_ids.get(topic)}
+        for (topic, partition), offset in sorted(positions.items())
+        if offset > known.get((topic, partition), -1)
+    ]
+    upsert(connection, position, rows, update=["next_offset", "topic_id"])

@@ -1,0 +1,411 @@
+"""Handing out gaps and settling them: the converging side of the ledger.
+
+A holder (one lane of one worker) claims cohorts for a while; nobody else works on them until it releases them or the
+lease runs out. Before a call it says what it intends (`observed` becomes null: unknown), after it what happened; a
+holder that dies in between leaves a gap, never a false certainty.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from worker.ledger.engine import Ledger, select_in, upsert
+from worker.model import Action, Cohort, CohortState, Gap, Instant, PlatformState, Reason
+from worker.sql.tables import account, cohort, gap, journal, membership, platform, student
+
+Key = tuple[int, str]
+"""A membership: cohort id, student id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a holder has claimed: cohorts, the gaps of theirs that are due, and accounts that must stay."""
+
+    cohorts: Mapping[int, Cohort] = field(default_factory=dict)
+    gaps: Sequence[Gap] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.cohorts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """A gap that a call closed, with the account that it was closed for."""
+
+    gap: Gap
+    user_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """A gap that stays, why, and when to try again. `observed` is what is known of Moodle, None for unknown."""
+
+    gap: Gap
+    reason: str
+    retry_at: Instant
+    observed: bool | None
+
+
+class Workbook:
+    """The work of one platform, for one holder."""
+
+    def __init__(self, ledger: Ledger, platform_name: str, holder: str, *, lease: float) -> None:
+        self._ledger = ledger
+        self._platform = platform_name
+        self._holder = holder
+        self._lease = lease
+        self._mine = sa.and_(cohort.c.platform == platform_name, cohort.c.lease_holder == holder)
+
+    def claim(self, now: Instant, *, limit: int) -> Work:
+        """Lease the dirty cohorts that wait longest, up to about `limit` due gaps."""
+        free = sa.and_(
+            cohort.c.platform == self._platform,
+            cohort.c.state != CohortState.FOREIGN,
+            cohort.c.lease_until <= now,
+            cohort.c.next_attempt_at <= now,
+        )
+        due = sa.and_(gap, membership.c.next_attempt_at <= now)
+        with self._ledger.read() as connection:  # most looks find nothing: don't hold up writers for them
+            if not self._open(connection, now) or not self._dirty(connection, free, due, limit):
+                return Work()
+        with self._ledger.write() as connection:
+            ids = self._dirty(connection, free, due, limit)
+            if not ids:
+                return Work()
+            leased = sa.update(cohort).where(cohort.c.id.in_(ids))
+            connection.execute(leased.values(lease_holder=self._holder, lease_until=now + self._lease))
+            cohorts = {
+                row.id: _cohort(row)
+                for row in connection.execute(sa.select(cohort).where(cohort.c.id.in_(ids)))
+            }
+            rows = connection.execute(
+                sa.select(membership, student.c.login)
+                .join(student, student.c.student_id == membership.c.student_id, isouter=True)
+                .where(due, membership.c.cohort_id.in_(ids))
+                .order_by(membership.c.priority, membership.c.due_by, membership.c.cohort_id)
+                .limit(limit)
+            )
+            return Work(cohorts=cohorts, gaps=[_gap(row) for row in rows])
+
+    def _open(self, connection: sa.Connection, now: Instant) -> bool:
+        asked = sa.select(platform.c.next_attempt_at).where(platform.c.name == self._platform)
+        return bool((connection.scalar(asked) or 0.0) <= now)
+
+    def _dirty(
+        self,
+        connection: sa.Connection,
+        free: sa.ColumnElement[bool],
+        due: sa.ColumnElement[bool],
+        limit: int,
+    ) -> list[int]:
+        sizes = connection.execute(
+            sa.select(membership.c.cohort_id, sa.func.count().label("size"))
+            .join(cohort)
+            .where(due, free)
+            .group_by(membership.c.cohort_id)
+            .order_by(sa.func.min(membership.c.priority), sa.func.min(membership.c.due_by))
+            .limit(limit)
+        ).all()
+        ids, total = [], 0
+        for cohort_id, size in sizes:
+            if total >= limit:
+                break
+            ids.append(cohort_id)
+            total += size
+        misnamed = sa.and_(free, cohort.c.state == CohortState.OWNED, needs_rename)
+        return ids + list(connection.scalars(sa.select(cohort.c.id).where(misnamed).limit(limit - len(ids))))
+
+    def intend(self, items: Collection[tuple[Gap, int]], now: Instant) -> list[tuple[Gap, int]]:
+        """Note that a call is about to close these gaps for these accounts, and renew the lease.
+
+        Returns those that are still to be closed and still leased to this holder; the others are not to be sent.
+        """
+        with self._ledger.write() as connection:
+            held = set(
+                connection.scalars(sa.select(cohort.c.id).where(self._mine, cohort.c.lease_until > now))
+            )
+            connection.execute(sa.update(cohort).where(self._mine).values(lease_until=now + self._lease))
+            wanted = {
+                (row.cohort_id, row.student_id): row.desired
+                for row in select_in(
+                    connection,
+                    sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.desired).where(
+                        membership.c.cohort_id.in_({gap.cohort_id for gap, _ in items} & held)
+                    ),
+                    membership.c.student_id,
+                    {gap.student_id for gap, _ in items},
+                )
+            }
+            kept = [
+                (gap, user_id)
+                for gap, user_id in items
+                if wanted.get((gap.cohort_id, gap.student_id)) is gap.desired
+            ]
+            if kept:
+                connection.execute(
+                    _AT.values(observed=None, user_id=sa.bindparam("b_user")),
+                    [_key(gap) | {"b_user": user_id} for gap, user_id in kept],
+                )
+        return kept
+
+    def settle(
+        self,
+        *,
+        applied: Sequence[Applied] = (),
+        closed: Sequence[Gap] = (),
+        parked: Sequence[Parked] = (),
+        now: Instant,
+    ) -> None:
+        """Write the outcome of a call. What changed its mind meanwhile stays a gap by itself.
+
+        `closed` are removals that needed no call: nothing was applied, so nothing is journalled.
+        """
+        if not (applied or closed or parked):
+            return
+        with self._ledger.write() as connection:
+            if closed:
+                connection.execute(_AT.values(observed=False, user_id=None), [_key(item) for item in closed])
+            if applied:
+                connection.execute(
+                    _AT.values(
+                        observed=sa.bindparam("b_observed"),
+                        user_id=sa.bindparam("b_user"),
+                        attempts=0,
+                        reason=None,
+                    ),
+                    [
+                        _key(done.gap)
+                        | {
+                            "b_observed": done.gap.desired,
+                            "b_user": done.user_id if done.gap.desired else None,
+                        }
+                        for done in applied
+                    ],
+                )
+                names = {
+                    row.id: row.idnumber
+                    for row in select_in(
+                        connection,
+                        sa.select(cohort.c.id, cohort.c.idnumber),
+                        cohort.c.id,
+                        {done.gap.cohort_id for done in applied},
+                    )
+                }
+                connection.execute(
+                    sa.insert(journal),
+                    [
+                        {
+                            "at": now,
+                            "platform": self._platform,
+                            "cohort": names[done.gap.cohort_id],
+                            "action": Action.ADD if done.gap.desired else Action.REMOVE,
+                            "student_id": done.gap.student_id,
+                            "user_id": done.user_id,
+                            "cause": done.gap.cause,
+                            "origin": done.gap.origin,
+                        }
+                        for done in applied
+                    ],
+                )
+            if parked:
+                connection.execute(
+                    _AT.where(membership.c.desired == sa.bindparam("b_desired")).values(
+                        observed=sa.bindparam("b_observed"),
+                        attempts=sa.bindparam("b_attempts"),
+                        next_attempt_at=sa.bindparam("b_retry"),
+                        reason=sa.bindparam("b_reason"),
+                    ),
+                    [
+                        _key(item.gap)
+                        | {
+                            "b_desired": item.gap.desired,
+                            "b_observed": item.observed,
+                            "b_attempts": item.gap.attempts + 1,
+                            "b_retry": item.retry_at,
+                            "b_reason": item.reason,
+                        }
+                        for item in parked
+                    ],
+                )
+
+    def rest(self, cohort_ids: Collection[int], until: Instant) -> None:
+        """Leave these cohorts alone until then, whoever asks: a call for them may still be running on Moodle."""
+        with self._ledger.write() as connection:
+            resting = sa.update(cohort).where(self._mine, cohort.c.id.in_(cohort_ids))
+            connection.execute(resting.values(lease_holder=None, lease_until=until))
+
+    def release(self) -> None:
+        """Give the claimed cohorts back."""
+        with self._ledger.write() as connection:
+            connection.execute(sa.update(cohort).where(self._mine).values(lease_holder=None, lease_until=0.0))
+
+    # Accounts.
+
+    def remembered(self, keys: Iterable[str]) -> dict[str, int]:
+        """Accounts known by these keys."""
+        known = sa.select(account.c.key, account.c.user_id).where(
+            account.c.platform == self._platform, account.c.user_id.is_not(None)
+        )
+        with self._ledger.read() as connection:
+            return {row.key: row.user_id for row in select_in(connection, known, account.c.key, set(keys))}
+
+    def remember(self, found: Mapping[str, int | None], now: Instant) -> None:
+        """Keep the outcome of a look-up: the account's id by key, None for no account or several."""
+        rows = [
+            {"platform": self._platform, "key": key, "user_id": user_id, "looked_up_at": now}
+            for key, user_id in sorted(found.items())
+        ]
+        with self._ledger.write() as connection:
+            upsert(connection, account, rows, update=["user_id", "looked_up_at"])
+
+    def forget(self, user_ids: Collection[int]) -> None:
+        """These accounts are no more: the next need looks their keys up again."""
+        gone = sa.delete(account).where(account.c.platform == self._platform, account.c.user_id.in_(user_ids))
+        with self._ledger.write() as connection:
+            connection.execute(gone)
+
+    def wake(self, students: Collection[str], now: Instant) -> None:
+        """Try at once what was parked for want of the accounts of these students."""
+        here = sa.select(cohort.c.id).where(cohort.c.platform == self._platform)
+        parked = sa.and_(
+            gap, membership.c.cohort_id.in_(here), membership.c.reason.in_([r.value for r in Reason])
+        )
+        with self._ledger.write() as connection:
+            for some in (list(students)[i : i + 5000] for i in range(0, len(students), 5000)):
+                connection.execute(
+                    sa.update(membership)
+                    .where(parked, membership.c.student_id.in_(some))
+                    .values(next_attempt_at=now)
+                )
+
+    def stays(self, cohort_ids: Collection[int]) -> list[sa.Row[Any]]:
+        """Desired members of these cohorts (cohort_id, student_id, login, user_id): their accounts must stay."""
+        members = (
+            sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.user_id, student.c.login)
+            .join(student, student.c.student_id == membership.c.student_id, isouter=True)
+            .where(membership.c.desired)
+        )
+        with self._ledger.read() as connection:
+            return select_in(connection, members, membership.c.cohort_id, cohort_ids)
+
+    # Cohorts and the platform.
+
+    def write_cohorts(
+        self, rows: Sequence[tuple[Cohort, dict[str, Any]]], now: Instant, action: Action | None = None
+    ) -> None:
+        """Set columns of cohorts, journalled under `action` when that was done on Moodle."""
+        with self._ledger.write() as connection:
+            for item, values in rows:
+                connection.execute(sa.update(cohort).where(cohort.c.id == item.id).values(**values))
+            if action is not None and rows:
+                connection.execute(
+                    sa.insert(journal),
+                    [
+                        {
+                            "at": now,
+                            "platform": self._platform,
+                            "cohort": item.idnumber,
+                            "action": action,
+                            "detail": values.get("moodle_name"),
+                        }
+                        for item, values in rows
+                    ],
+                )
+
+    def vanished(self, item: Cohort, now: Instant) -> None:
+        """Somebody deleted this cohort on Moodle: nobody is in it, and it is to be made again if it is wanted."""
+        with self._ledger.write() as connection:
+            connection.execute(
+                sa.update(cohort)
+                .where(cohort.c.id == item.id)
+                .values(state=CohortState.WANTED, moodle_id=None, moodle_name=None, moodle_idnumber=None)
+            )
+            connection.execute(
+                sa.update(membership)
+                .where(membership.c.cohort_id == item.id)
+                .values(observed=False, next_attempt_at=now)
+            )
+
+    def postpone(self, until: Instant) -> None:
+        """Leave the whole platform alone until then."""
+        later = sa.update(platform).where(platform.c.name == self._platform)
+        with self._ledger.write() as connection:
+            connection.execute(later.values(next_attempt_at=until))
+
+    def report(
+        self,
+        state: PlatformState,
+        now: Instant,
+        *,
+        code: str | None = None,
+        sentence: str | None = None,
+    ) -> int:
+        """Note how the platform answers; returns how many times in a row it has answered so."""
+        asked = sa.select(platform).where(platform.c.name == self._platform)
+        with self._ledger.read() as connection:
+            known = connection.execute(asked).first()
+        if known is not None and known.state == state:
+            if state is PlatformState.UP:
+                return 1  # nothing to write at every turn
+            since, attempts = known.since, int(known.attempts) + 1
+        else:
+            since, attempts = now, 1
+        with self._ledger.write() as connection:
+            values = {
+                "name": self._platform,
+                "state": state.value,
+                "since": since,
+                "attempts": attempts,
+                "next_attempt_at": 0.0,
+                "code": code,
+                "sentence": sentence,
+            }
+            upsert(connection, platform, [values], update=[name for name in values if name != "name"])
+        return attempts
+
+
+needs_rename = sa.or_(
+    cohort.c.moodle_idnumber != cohort.c.idnumber,
+    sa.and_(cohort.c.name_is_ours, cohort.c.wanted_name != cohort.c.moodle_name),
+)
+"""An owned cohort whose étape got its label, another label, or another code."""
+
+_AT = sa.update(membership).where(
+    membership.c.cohort_id == sa.bindparam("b_cohort"), membership.c.student_id == sa.bindparam("b_student")
+)
+
+
+def _key(item: Gap) -> dict[str, Any]:
+    return {"b_cohort": item.cohort_id, "b_student": item.student_id}
+
+
+def _cohort(row: sa.Row[Any]) -> Cohort:
+    return Cohort(
+        id=row.id,
+        platform=row.platform,
+        idnumber=row.idnumber,
+        etape=row.etape,
+        wanted_name=row.wanted_name,
+        state=CohortState(row.state),
+        moodle_id=row.moodle_id,
+        moodle_name=row.moodle_name,
+        moodle_idnumber=row.moodle_idnumber,
+        name_is_ours=row.name_is_ours,
+        attempts=row.attempts,
+    )
+
+
+def _gap(row: sa.Row[Any]) -> Gap:
+    return Gap(
+        cohort_id=row.cohort_id,
+        student_id=row.student_id,
+        login=row.login,
+        desired=row.desired,
+        user_id=row.user_id,
+        cause=row.cause,
+        origin=row.origin,
+        since=row.since,
+        attempts=row.attempts,
+    )

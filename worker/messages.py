@@ -1,0 +1,125 @@
+"""Bytes of a topic -> a change, or `InvalidMessage`. Pure: no I/O, no clock.
+
+| form of the message | how it is known |
+| --- | --- |
+| CloudEvents, structured | `content-type: application/cloudevents+json`, or no `ce_` header |
+| CloudEvents, binary | `ce_` headers; the value is `data` |
+| either, framed by a Confluent serializer | the value starts with 0x00 and four bytes, the id of a schema |
+| tombstone | no value, whatever the headers; an empty value is not a tombstone |
+
+Other headers are ignored: `__value_schema_id` (Confluent's other framing), and `__connect.errors.*`, so that
+a dead letter that is replayed reads as the message it was. Where JSON repeats a key, the last one counts.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import orjson
+from pydantic import ValidationError
+
+import schemas
+from worker.errors import InvalidMessage, Problem
+from worker.model import Change, EnrolmentChange, EtapeDescribed, Payment, Status, StudentRekeyed, Tombstone
+
+_STRUCTURED = b"application/cloudevents+json"
+_JSON = (b"", b"application/json")
+_MAGIC = b"\x00"
+_FRAME = 5  # the magic byte and the id of the schema
+
+
+def parse(*, value: bytes | None, headers: Iterable[tuple[str, bytes | None]] = (), origin: str) -> Change:
+    """Read one message; `origin` says where it was, e.g. `enrolments[3]@1042`.
+
+    Raises InvalidMessage, which names fields and types of error and holds no value of the message. It is
+    raised outside the handlers: a ValidationError as its context would bring values into a traceback.
+    """
+    if value is None:
+        return Tombstone(origin=origin)
+    try:
+        event = schemas.EVENTS.validate_json(_structured(value, dict(headers)))
+    except ValidationError as error:
+        problems = schemas.problems(error)
+    else:
+        return _change(event, origin)
+    raise InvalidMessage(*(Problem(field, kind) for field, kind in problems))
+
+
+def _structured(value: bytes, headers: Mapping[str, bytes | None]) -> bytes:
+    """Give the message as one CloudEvents JSON document, whatever form it came in."""
+    document = value[_FRAME:] if value.startswith(_MAGIC) else value
+    media_type = (headers.get("content-type") or b"").partition(b";")[0].strip().lower()
+    if media_type == _STRUCTURED:
+        return document
+    if media_type not in _JSON:
+        raise InvalidMessage(Problem("content-type", "unsupported_media_type"))
+    attributes = {
+        name[3:]: raw for name, raw in headers.items() if name.startswith("ce_") and raw is not None
+    }
+    return _joined(attributes, document) if attributes else document
+
+
+def _joined(attributes: Mapping[str, bytes], data: bytes) -> bytes:
+    try:
+        envelope = orjson.dumps({name: raw.decode() for name, raw in attributes.items()})
+        orjson.loads(data)  # whole by itself, so that it cannot close the envelope and write its own
+    except UnicodeDecodeError:
+        problem = Problem("headers", "string_unicode")
+    except orjson.JSONDecodeError:
+        problem = Problem("value", "json_invalid")
+    else:
+        return envelope[:-1] + b',"data":' + data + b"}"
+    raise InvalidMessage(problem)
+
+
+def _change(event: schemas.Event, origin: str) -> Change:
+    match event:
+        case schemas.EnrolmentState(data=data):
+            return EnrolmentChange(
+                uai=data.source.uai,
+                enrolment_id=data.enrolment_id,
+                system=data.source.system,
+                version=data.version,
+                changed_at=event.time.timestamp(),
+                student_id=data.student.student_id,
+                status=Status(data.status),
+                origin=origin,
+                academic_year=data.academic_year,
+                login=data.student.login,
+                etape=data.etape.code,
+                etape_version=data.etape.version,
+                etape_label=data.etape.label,
+                component=data.etape.component.code,
+                component_label=data.etape.component.label,
+                payment=Payment(data.payment),
+            )
+        case schemas.EnrolmentDeleted(data=data):
+            return EnrolmentChange(
+                uai=data.source.uai,
+                enrolment_id=data.enrolment_id,
+                system=data.source.system,
+                version=data.version,
+                changed_at=event.time.timestamp(),
+                student_id=data.student.student_id,
+                status=Status.DELETED,
+                origin=origin,
+                academic_year=data.academic_year,
+            )
+        case schemas.StudentRekeyed(data=data):
+            return StudentRekeyed(
+                uai=data.source.uai,
+                previous_student_id=data.previous_student_id,
+                student_id=data.student_id,
+                changed_at=event.time.timestamp(),
+                origin=origin,
+            )
+        case schemas.EtapeDescribed(data=data):
+            component = data.etape.component
+            return EtapeDescribed(
+                uai=data.source.uai,
+                etape=data.etape.code,
+                changed_at=event.time.timestamp(),
+                origin=origin,
+                etape_version=data.etape.version,
+                etape_label=data.etape.label,
+                component=component.code if component else None,
+                component_label=component.label if component else None,
+            )

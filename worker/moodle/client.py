@@ -1,0 +1,296 @@
+"""The functions that we use, in batches. Reading and writing are two classes: see `MoodleWriter`."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from worker.errors import MoodleReadOnly, MoodleRejected, MoodleUnavailable
+from worker.moodle.pace import Pace
+from worker.moodle.wire import ENVELOPE_FIELDS, Wire
+from worker.rules import AccountField, Mode
+
+SYSTEM_CONTEXT = 1
+"""Id of Moodle's system context, the same on every site."""
+LOOKUP = 200
+"""Accounts looked up in one call: about 4 ms each."""
+CREATE = 100
+"""Cohorts created in one call: 0.12 s measured."""
+_ADD_FIELDS, _REMOVE_FIELDS, _CREATE_FIELDS = 4, 2, 6
+_ALREADY_MEMBER = "3"
+
+Pair = tuple[int, int]
+"""A membership on Moodle: cohort id, user id."""
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteInfo:
+    """Who the token is, and what it may call."""
+
+    name: str
+    release: str
+    user_id: int
+    functions: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteCohort:
+    """A cohort as Moodle shows it."""
+
+    id: int
+    name: str
+    idnumber: str
+    description: str
+    description_format: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a batch: pairs that are now as asked, and refused ones with the code of the refusal."""
+
+    done: frozenset[Pair] = frozenset()
+    refused: dict[Pair, str] = field(default_factory=dict)
+
+
+UNKNOWN_USER = "unknown_user"
+UNKNOWN_COHORT = "unknown_cohort"
+
+
+class MoodleReader:
+    """What may be asked of any platform, Prelude included."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.platform = wire.platform
+        self.wire = wire
+
+    def site_info(self) -> SiteInfo:
+        """Ask who we are there."""
+        info = self.wire.read("core_webservice_get_site_info")
+        return SiteInfo(
+            name=info["sitename"],
+            release=info["release"],
+            user_id=info["userid"],
+            functions=frozenset(function["name"] for function in info["functions"]),
+        )
+
+    def cohorts(self, ids: Collection[int] | None = None) -> list[RemoteCohort]:
+        """Read these cohorts (unknown ids are left out), or all of them."""
+        if ids is None:
+            return [_remote(item) for item in self.wire.read("core_cohort_get_cohorts")]
+        return [
+            _remote(item)
+            for some in self._slices(ids, fields=1)
+            for item in self.wire.read("core_cohort_get_cohorts", cohortids=some)
+        ]
+
+    def system_cohort_ids(self) -> set[int]:
+        """Ids of the cohorts of the system context: an update would move any other one there."""
+        found = self.wire.read(
+            "core_cohort_search_cohorts",
+            query="",
+            context={"contextid": SYSTEM_CONTEXT},
+            includes="self",
+            limitfrom=0,
+            limitnum=0,  # no limit
+        )
+        return {item["id"] for item in found["cohorts"]}
+
+    def members(self, ids: Collection[int]) -> dict[int, set[int]]:
+        """User ids by cohort id. Raises MoodleRejected when one of the cohorts doesn't exist."""
+        return {
+            item["cohortid"]: set(item["userids"])
+            for some in self._slices(ids, fields=1)
+            for item in self.wire.read("core_cohort_get_cohort_members", cohortids=some)
+        }
+
+    def users(self, account_field: AccountField, keys: Collection[str]) -> dict[str, list[int]]:
+        """Ids of the accounts by these usernames or idnumbers; a key without any is left out."""
+        found: dict[str, list[int]] = {}
+
+        def ask(some: Sequence[str]) -> None:
+            users = self.wire.read("core_user_get_users_by_field", field=account_field.value, values=some)
+            for user in users:
+                found.setdefault(str(user.get(account_field.value, "")), []).append(user["id"])
+
+        for some in self._slices(keys, fields=1, most=LOOKUP):
+            _halving(some, ask)  # a key that Moodle finds unclean fails the call of all the others
+        return {key: found[key] for key in keys if key in found}
+
+    def sees_people(self) -> bool | None:
+        """Whether the token may see accounts; None when no cohort has a member to try it on.
+
+        Without `moodle/user:viewdetails` and `moodle/user:viewalldetails` every look-up answers «nobody».
+        """
+        ids = [cohort.id for cohort in self.cohorts()]
+        for some in self._slices(ids, fields=1, most=50):
+            for user_ids in self.members(some).values():
+                for user_id in user_ids:
+                    return bool(self.wire.read("core_user_get_users_by_field", field="id", values=[user_id]))
+        return None
+
+    def _slices(self, items: Iterable[Item], *, fields: int, most: int | None = None) -> Iterator[list[Item]]:
+        ordered = list(items)
+        size = self._capacity(fields, most)
+        for start in range(0, len(ordered), size):
+            yield ordered[start : start + size]
+
+    def _capacity(self, fields: int, most: int | None = None) -> int:
+        fitting = max(1, (self.wire.limits.fields - ENVELOPE_FIELDS) // fields)
+        return fitting if most is None else min(fitting, most)
+
+
+class MoodleWriter(MoodleReader):
+    """What may be changed, on an automatic platform alone: for any other one no writer can be built.
+
+    Never two calls for one cohort at once: that is for the holder of the cohort's lease to see to.
+    """
+
+    def __init__(self, wire: Wire, mode: Mode, *, instance: str) -> None:
+        if mode is not Mode.AUTOMATIC:
+            raise MoodleReadOnly(f"{wire.platform} is in {mode} mode: it is never written")
+        super().__init__(wire)
+        self._mark = f"[{instance}]"
+        seconds = wire.limits.batch_seconds
+        self.additions = Pace(seconds=seconds, most=self._capacity(_ADD_FIELDS))
+        self.removals = Pace(seconds=seconds, most=self._capacity(_REMOVE_FIELDS))
+
+    def is_ours(self, cohort: RemoteCohort) -> bool:
+        """Whether this ledger created the cohort: its description carries the ledger's name.
+
+        So a creation whose answer was lost is recognised, and nothing else is ever taken for ours.
+        """
+        return self._mark in cohort.description
+
+    def create(self, cohorts: Sequence[tuple[str, str]]) -> tuple[dict[str, int], dict[str, str]]:
+        """Create cohorts (idnumber, name) in the system context.
+
+        Returns the new ids by idnumber, and the code of the refusal by idnumber.
+        """
+        created: dict[str, int] = {}
+
+        def ask(some: Sequence[tuple[str, str]]) -> None:
+            answer = self.wire.write(
+                "core_cohort_create_cohorts",
+                cohorts=[
+                    {
+                        "categorytype": {"type": "system", "value": ""},
+                        "name": name,
+                        "idnumber": idnumber,
+                        "description": f"Tenue par étape cohorts, ne pas modifier à la main. {self._mark}",
+                        "descriptionformat": 1,
+                    }
+                    for idnumber, name in some
+                ],
+            )
+            created.update((item["idnumber"], item["id"]) for item in answer)
+
+        refused: dict[str, str] = {}
+        for batch in self._slices(cohorts, fields=_CREATE_FIELDS, most=CREATE):
+            refused |= {item[0]: code for item, code in _halving(batch, ask).items()}
+        return created, refused
+
+    def update(self, cohort: RemoteCohort, *, name: str, idnumber: str) -> None:
+        """Write a cohort's name and idnumber. It must be in the system context: see `system_cohort_ids`.
+
+        Moodle checks neither that the idnumber is free nor the format of the description, which is sent back.
+        """
+        self.wire.write(
+            "core_cohort_update_cohorts",
+            cohorts=[
+                {
+                    "id": cohort.id,
+                    "categorytype": {"type": "system", "value": ""},
+                    "name": name,
+                    "idnumber": idnumber,
+                    "descriptionformat": cohort.description_format,
+                }
+            ],
+        )
+
+    def add(self, pairs: Sequence[Pair]) -> Outcome:
+        """Add members. Raises MoodleUnavailable when the outcome is unknown: repeating is harmless."""
+        warned = False
+
+        def ask(some: Sequence[Pair]) -> None:
+            nonlocal warned
+            answer = self.wire.write(
+                "core_cohort_add_cohort_members",
+                members=[
+                    {
+                        "cohorttype": {"type": "id", "value": cohort_id},
+                        "usertype": {"type": "id", "value": user_id},
+                    }
+                    for cohort_id, user_id in some
+                ],
+            )
+            warned |= any(warning["warningcode"] != _ALREADY_MEMBER for warning in answer["warnings"])
+
+        refused = self._paced(self.additions, pairs, ask)
+        if warned:  # warnings carry no item, only a sentence: see who is there
+            refused |= self._absent(pair for pair in pairs if pair not in refused)
+        return Outcome(done=frozenset(pairs) - refused.keys(), refused=refused)
+
+    def remove(self, pairs: Sequence[Pair]) -> Outcome:
+        """Remove members; removing somebody who isn't a member succeeds. Raises as `add` does."""
+
+        def ask(some: Sequence[Pair]) -> None:
+            self.wire.write(
+                "core_cohort_delete_cohort_members",
+                members=[{"cohortid": cohort_id, "userid": user_id} for cohort_id, user_id in some],
+            )
+
+        codes = {"invaliduser": UNKNOWN_USER, "invalidrecord": UNKNOWN_COHORT}
+        refused = self._paced(self.removals, pairs, ask)
+        return Outcome(
+            done=frozenset(pairs) - refused.keys(),
+            refused={pair: codes.get(code, code) for pair, code in refused.items()},
+        )
+
+    def _paced(
+        self, pace: Pace, pairs: Sequence[Pair], ask: Callable[[Sequence[Pair]], None]
+    ) -> dict[Pair, str]:
+        started = time.perf_counter()
+        try:
+            refused = _halving(pairs, ask)
+        except MoodleUnavailable as error:
+            if error.unknown:
+                pace.gave_up()
+            raise
+        if not refused:
+            pace.took(len(pairs), time.perf_counter() - started)
+        return refused
+
+    def _absent(self, pairs: Iterable[Pair]) -> dict[Pair, str]:
+        asked = list(pairs)
+        there = {cohort.id for cohort in self.cohorts({cohort_id for cohort_id, _ in asked})}
+        members = self.members(there)
+        refused = {}
+        for cohort_id, user_id in asked:
+            if cohort_id not in there:
+                refused[cohort_id, user_id] = UNKNOWN_COHORT
+            elif user_id not in members[cohort_id]:
+                refused[cohort_id, user_id] = UNKNOWN_USER
+        return refused
+
+
+def _halving(items: Sequence[Item], ask: Callable[[Sequence[Item]], None]) -> dict[Item, str]:
+    """Ask for all of them; when the call is refused, for each half, until the refused ones are alone."""
+    try:
+        ask(items)
+    except MoodleRejected as error:
+        if len(items) == 1:
+            return {items[0]: error.code}
+        middle = len(items) // 2
+        return _halving(items[:middle], ask) | _halving(items[middle:], ask)
+    return {}
+
+
+def _remote(item: dict[str, Any]) -> RemoteCohort:
+    return RemoteCohort(
+        id=item["id"],
+        name=item["name"],
+        idnumber=item["idnumber"],
+        description=item.get("description") or "",
+        description_format=item.get("descriptionformat", 1),
+    )

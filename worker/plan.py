@@ -1,0 +1,39 @@
+"""What to do about the gaps of some cohorts: pure, so that a person can be shown it before it is done."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from worker.model import Gap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Additions and removals, each with the Moodle account that it concerns, and removals that aren't needed."""
+
+    additions: tuple[tuple[Gap, int], ...]
+    removals: tuple[tuple[Gap, int], ...]
+    kept: tuple[tuple[Gap, int], ...]
+    """Removals of an account that another desired membership of the same cohort stands for: two student numbers of
+    one person, merged. The account stays; the old membership is closed without a call."""
+
+
+def plan(gaps: Sequence[Gap], accounts: Mapping[str, int], staying: Iterable[tuple[int, int]] = ()) -> Plan:
+    """Decide, from the gaps, the accounts by student id, and the accounts that stay as (cohort id, user id).
+
+    A gap of a student without account isn't planned. Additions come in the order of the gaps.
+    """
+    additions = tuple(
+        (gap, accounts[gap.student_id]) for gap in gaps if gap.desired and gap.student_id in accounts
+    )
+    stays = set(staying) | {(gap.cohort_id, user_id) for gap, user_id in additions}
+    leavers = [
+        (gap, accounts.get(gap.student_id) if gap.user_id is None else gap.user_id)
+        for gap in gaps
+        if not gap.desired
+    ]
+    removals = [(gap, user_id) for gap, user_id in leavers if user_id is not None]
+    return Plan(
+        additions=additions,
+        removals=tuple(pair for pair in removals if (pair[0].cohort_id, pair[1]) not in stays),
+        kept=tuple(pair for pair in removals if (pair[0].cohort_id, pair[1]) in stays),
+    )

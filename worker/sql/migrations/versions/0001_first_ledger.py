@@ -1,0 +1,223 @@
+"""First ledger."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "0001"
+down_revision: str = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "account",
+        sa.Column("platform", sa.Text(), nullable=False),
+        sa.Column(
+            "key",
+            sa.Text(),
+            nullable=False,
+            comment="username or idnumber, as the platform's template writes it",
+        ),
+        sa.Column("user_id", sa.BigInteger(), nullable=True, comment="null: no account, or several"),
+        sa.Column("looked_up_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("platform", "key", name=op.f("account_pk")),
+    )
+    op.create_table(
+        "cohort",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("platform", sa.Text(), nullable=False),
+        sa.Column("idnumber", sa.Text(), nullable=False),
+        sa.Column("template", sa.Integer(), nullable=False, comment="index among the platform's templates"),
+        sa.Column("etape", sa.Text(), nullable=True),
+        sa.Column("component", sa.Text(), nullable=True),
+        sa.Column("wanted_name", sa.Text(), nullable=True, comment="null while a label is unknown"),
+        sa.Column("state", sa.Text(), nullable=False, comment="model.CohortState"),
+        sa.Column("moodle_id", sa.BigInteger(), nullable=True),
+        sa.Column(
+            "moodle_name",
+            sa.Text(),
+            nullable=True,
+            comment="last name that we wrote or found; another on Moodle is a person's",
+        ),
+        sa.Column(
+            "moodle_idnumber",
+            sa.Text(),
+            nullable=True,
+            comment="differs from idnumber until a renamed étape reaches Moodle",
+        ),
+        sa.Column("name_is_ours", sa.Boolean(), server_default=sa.true(), nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("next_attempt_at", sa.Float(), server_default="0", nullable=False),
+        sa.Column("lease_holder", sa.Text(), nullable=True),
+        sa.Column("lease_until", sa.Float(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("cohort_pk")),
+        sa.UniqueConstraint("platform", "idnumber", name=op.f("cohort_platform_idnumber_uq")),
+    )
+    op.create_index(op.f("cohort_component_ix"), "cohort", ["component"], unique=False)
+    op.create_index(op.f("cohort_etape_ix"), "cohort", ["etape"], unique=False)
+    op.create_table(
+        "component",
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("label", sa.Text(), nullable=False),
+        sa.Column("label_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("code", name=op.f("component_pk")),
+    )
+    op.create_table(
+        "enrolment",
+        sa.Column("uai", sa.Text(), nullable=False),
+        sa.Column("enrolment_id", sa.Text(), nullable=False),
+        sa.Column("system", sa.Text(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("changed_at", sa.Float(), nullable=False, comment="instant that the message carries"),
+        sa.Column("student_id", sa.Text(), nullable=False, comment="as the source says, merges not applied"),
+        sa.Column(
+            "status",
+            sa.Text(),
+            nullable=False,
+            comment="model.Status; deleted ones stay, so that nothing comes back",
+        ),
+        sa.Column("payment", sa.Text(), nullable=False, comment="model.Payment"),
+        sa.Column("academic_year", sa.Integer(), nullable=True),
+        sa.Column("etape", sa.Text(), nullable=True),
+        sa.Column("etape_version", sa.Text(), nullable=True),
+        sa.Column("component", sa.Text(), nullable=True),
+        sa.Column(
+            "origin", sa.Text(), nullable=False, comment="where the fact was read, e.g. enrolments[3]@1042"
+        ),
+        sa.Column("recorded_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("uai", "enrolment_id", "system", name=op.f("enrolment_pk")),
+    )
+    op.create_index(op.f("enrolment_etape_ix"), "enrolment", ["etape"], unique=False)
+    op.create_index(op.f("enrolment_student_id_ix"), "enrolment", ["student_id"], unique=False)
+    op.create_table(
+        "etape",
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("label", sa.Text(), nullable=True),
+        sa.Column(
+            "label_version",
+            sa.Text(),
+            nullable=True,
+            comment="version of the étape that the label was said of; the highest rules",
+        ),
+        sa.Column("label_at", sa.Float(), nullable=True),
+        sa.Column("component", sa.Text(), nullable=True),
+        sa.Column("component_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("code", name=op.f("etape_pk")),
+    )
+    op.create_table(
+        "journal",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("platform", sa.Text(), nullable=False),
+        sa.Column("cohort", sa.Text(), nullable=False, comment="idnumber"),
+        sa.Column("action", sa.Text(), nullable=False, comment="model.Action"),
+        sa.Column("student_id", sa.Text(), nullable=True),
+        sa.Column("user_id", sa.BigInteger(), nullable=True),
+        sa.Column("cause", sa.Text(), nullable=True),
+        sa.Column("origin", sa.Text(), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True, comment="for a cohort: its name, or who adopted it"),
+        sa.PrimaryKeyConstraint("id", name=op.f("journal_pk")),
+    )
+    op.create_index(op.f("journal_at_ix"), "journal", ["at"], unique=False)
+    op.create_index(op.f("journal_student_id_ix"), "journal", ["student_id"], unique=False)
+    op.create_table(
+        "meta",
+        sa.Column("key", sa.Text(), nullable=False, comment="instance, or policy"),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("key", name=op.f("meta_pk")),
+    )
+    op.create_table(
+        "platform",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False, comment="model.PlatformState"),
+        sa.Column("since", sa.Float(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("next_attempt_at", sa.Float(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=True, comment="Moodle's errorcode, or ours"),
+        sa.Column("sentence", sa.Text(), nullable=True, comment="what happened, for a person"),
+        sa.PrimaryKeyConstraint("name", name=op.f("platform_pk")),
+    )
+    op.create_table(
+        "position",
+        sa.Column("topic", sa.Text(), nullable=False),
+        sa.Column("partition", sa.Integer(), nullable=False),
+        sa.Column("next_offset", sa.BigInteger(), nullable=False, comment="first message not yet recorded"),
+        sa.Column(
+            "topic_id",
+            sa.Text(),
+            nullable=True,
+            comment="the broker's id of the topic: another one means a re-created topic",
+        ),
+        sa.PrimaryKeyConstraint("topic", "partition", name=op.f("position_pk")),
+    )
+    op.create_table(
+        "student",
+        sa.Column("student_id", sa.Text(), nullable=False),
+        sa.Column("login", sa.Text(), nullable=True),
+        sa.Column("login_at", sa.Float(), nullable=True),
+        sa.Column(
+            "merged_into", sa.Text(), nullable=True, comment="the number that the source says it became"
+        ),
+        sa.Column("merged_at", sa.Float(), nullable=True),
+        sa.Column(
+            "survivor",
+            sa.Text(),
+            nullable=True,
+            comment="the last number of the chain of merges; null when not merged",
+        ),
+        sa.PrimaryKeyConstraint("student_id", name=op.f("student_pk")),
+    )
+    op.create_index(op.f("student_survivor_ix"), "student", ["survivor"], unique=False)
+    op.create_table(
+        "membership",
+        sa.Column(
+            "cohort_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column("student_id", sa.Text(), nullable=False, comment="the surviving number"),
+        sa.Column("desired", sa.Boolean(), nullable=False),
+        sa.Column(
+            "observed",
+            sa.Boolean(),
+            nullable=True,
+            comment="what Moodle last showed; null while a call's outcome is unknown",
+        ),
+        sa.Column(
+            "user_id",
+            sa.BigInteger(),
+            nullable=True,
+            comment="Moodle account that the membership was given to",
+        ),
+        sa.Column("cause", sa.Text(), nullable=False, comment="model.Cause of the desired state"),
+        sa.Column(
+            "origin",
+            sa.Text(),
+            nullable=False,
+            comment="the message, or whatever else changed the desired state",
+        ),
+        sa.Column("since", sa.Float(), nullable=False, comment="when the change was published"),
+        sa.Column("due_by", sa.Float(), nullable=False, comment="since plus 24 h: the promise"),
+        sa.Column("priority", sa.Integer(), nullable=False, comment="0 fresh, 1 drift"),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("next_attempt_at", sa.Float(), nullable=False),
+        sa.Column(
+            "reason",
+            sa.Text(),
+            nullable=True,
+            comment="model.Reason why it could not be applied, or Moodle's errorcode",
+        ),
+        sa.ForeignKeyConstraint(["cohort_id"], ["cohort.id"], name=op.f("membership_cohort_id_fk")),
+        sa.PrimaryKeyConstraint("cohort_id", "student_id", name=op.f("membership_pk")),
+    )
+    op.create_index(
+        "membership_gap_ix",
+        "membership",
+        ["next_attempt_at", "cohort_id"],
+        unique=False,
+        sqlite_where=sa.text("desired IS NOT observed"),
+        postgresql_where=sa.text("desired IS DISTINCT FROM observed"),
+    )
+    op.create_index(op.f("membership_student_id_ix"), "membership", ["student_id"], unique=False)

@@ -1,0 +1,189 @@
+"""The ledger's tables, the same on SQLite and PostgreSQL.
+
+Instants are seconds since the epoch (UTC). Texts that stand for choices hold the value of the enum named beside them.
+A change here needs a migration; a test compares both.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    true,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pk",
+        "fk": "%(table_name)s_%(column_0_name)s_fk",
+        "uq": "%(table_name)s_%(column_0_N_name)s_uq",
+        "ix": "%(table_name)s_%(column_0_N_name)s_ix",
+    }
+)
+
+_Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True, comment="instance, or policy"),
+    Column("value", Text, nullable=False),
+)
+
+position = Table(
+    "position",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False, comment="first message not yet recorded"),
+    Column("topic_id", Text, comment="the broker's id of the topic: another one means a re-created topic"),
+)
+
+enrolment = Table(
+    "enrolment",
+    metadata,
+    Column("uai", Text, primary_key=True),
+    Column("enrolment_id", Text, primary_key=True),
+    Column("system", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("changed_at", Float, nullable=False, comment="instant that the message carries"),
+    Column("student_id", Text, nullable=False, index=True, comment="as the source says, merges not applied"),
+    Column(
+        "status", Text, nullable=False, comment="model.Status; deleted ones stay, so that nothing comes back"
+    ),
+    Column("payment", Text, nullable=False, comment="model.Payment"),
+    Column("academic_year", Integer),
+    Column("etape", Text, index=True),
+    Column("etape_version", Text),
+    Column("component", Text),
+    Column("origin", Text, nullable=False, comment="where the fact was read, e.g. enrolments[3]@1042"),
+    Column("recorded_at", Float, nullable=False),
+)
+
+student = Table(
+    "student",
+    metadata,
+    Column("student_id", Text, primary_key=True),
+    Column("login", Text),
+    Column("login_at", Float),
+    Column("merged_into", Text, comment="the number that the source says it became"),
+    Column("merged_at", Float),
+    Column(
+        "survivor", Text, index=True, comment="the last number of the chain of merges; null when not merged"
+    ),
+)
+
+etape = Table(
+    "etape",
+    metadata,
+    Column("code", Text, primary_key=True),
+    Column("label", Text),
+    Column(
+        "label_version", Text, comment="version of the étape that the label was said of; the highest rules"
+    ),
+    Column("label_at", Float),
+    Column("component", Text),
+    Column("component_at", Float),
+)
+
+component = Table(
+    "component",
+    metadata,
+    Column("code", Text, primary_key=True),
+    Column("label", Text, nullable=False),
+    Column("label_at", Float, nullable=False),
+)
+
+cohort = Table(
+    "cohort",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("platform", Text, nullable=False),
+    Column("idnumber", Text, nullable=False),
+    Column("template", Integer, nullable=False, comment="index among the platform's templates"),
+    Column("etape", Text, index=True),
+    Column("component", Text, index=True),
+    Column("wanted_name", Text, comment="null while a label is unknown"),
+    Column("state", Text, nullable=False, comment="model.CohortState"),
+    Column("moodle_id", BigInteger),
+    Column("moodle_name", Text, comment="last name that we wrote or found; another on Moodle is a person's"),
+    Column("moodle_idnumber", Text, comment="differs from idnumber until a renamed étape reaches Moodle"),
+    Column("name_is_ours", Boolean, nullable=False, server_default=true()),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_attempt_at", Float, nullable=False, server_default="0"),
+    Column("lease_holder", Text),
+    Column("lease_until", Float, nullable=False, server_default="0"),
+    UniqueConstraint("platform", "idnumber"),
+)
+
+membership = Table(
+    "membership",
+    metadata,
+    Column("cohort_id", _Serial, ForeignKey("cohort.id"), primary_key=True, autoincrement=False),
+    Column("student_id", Text, primary_key=True, index=True, comment="the surviving number"),
+    Column("desired", Boolean, nullable=False),
+    Column("observed", Boolean, comment="what Moodle last showed; null while a call's outcome is unknown"),
+    Column("user_id", BigInteger, comment="Moodle account that the membership was given to"),
+    Column("cause", Text, nullable=False, comment="model.Cause of the desired state"),
+    Column("origin", Text, nullable=False, comment="the message, or whatever else changed the desired state"),
+    Column("since", Float, nullable=False, comment="when the change was published"),
+    Column("due_by", Float, nullable=False, comment="since plus 24 h: the promise"),
+    Column("priority", Integer, nullable=False, comment="0 fresh, 1 drift"),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", Float, nullable=False),
+    Column("reason", Text, comment="model.Reason why it could not be applied, or Moodle's errorcode"),
+)
+gap = membership.c.desired.is_distinct_from(membership.c.observed)
+"""A membership that Moodle doesn't show as it must be, or may not show so."""
+Index(
+    "membership_gap_ix",
+    membership.c.next_attempt_at,
+    membership.c.cohort_id,
+    sqlite_where=gap,
+    postgresql_where=gap,
+)
+
+account = Table(
+    "account",
+    metadata,
+    Column("platform", Text, primary_key=True),
+    Column(
+        "key", Text, primary_key=True, comment="username or idnumber, as the platform's template writes it"
+    ),
+    Column("user_id", BigInteger, comment="null: no account, or several"),
+    Column("looked_up_at", Float, nullable=False),
+)
+
+platform = Table(
+    "platform",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("state", Text, nullable=False, comment="model.PlatformState"),
+    Column("since", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", Float, nullable=False),
+    Column("code", Text, comment="Moodle's errorcode, or ours"),
+    Column("sentence", Text, comment="what happened, for a person"),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("at", Float, nullable=False, index=True),
+    Column("platform", Text, nullable=False),
+    Column("cohort", Text, nullable=False, comment="idnumber"),
+    Column("action", Text, nullable=False, comment="model.Action"),
+    Column("student_id", Text, index=True),
+    Column("user_id", BigInteger),
+    Column("cause", Text),
+    Column("origin", Text),
+    Column("detail", Text, comment="for a cohort: its name, or who adopted it"),
+)
