@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -305,17 +305,19 @@ class RecordProducer:
 
 def describe(properties: Properties, topics: Iterable[str] = ()) -> Cluster:
     """Ask the cluster who it is and which of these topics it has; raises BrokerError when it does not say."""
-    admin = _admin(properties)
-    with _translated("Kafka does not answer"):
+    troubles: list[KafkaError] = []
+    admin = _admin({**properties, "error_cb": troubles.append})
+    try:
         metadata = admin.list_topics(timeout=REQUEST_SECONDS)
-        present = {name: len(metadata.topics[name].partitions) for name in topics if name in metadata.topics}
-        # The embedded broker has no controller; asked for ids, the client would wait for one.
-        answers = (
-            admin.describe_topics(TopicCollection(list(present)), request_timeout=REQUEST_SECONDS)
-            if present and metadata.controller_id in metadata.brokers
-            else {}
-        )
-        ids = {name: str(answer.result().topic_id) for name, answer in answers.items()}
+    except KafkaException as exception:
+        admin.poll(0)  # hands over what librdkafka met: the first trouble tells more than the time-out
+        raise _broker_error("Kafka does not answer", [*troubles, exception.args[0]][0]) from exception
+    present = {name: len(metadata.topics[name].partitions) for name in topics if name in metadata.topics}
+    ids = {}
+    if present and metadata.controller_id in metadata.brokers:  # not so in the embedded one, which has no ids
+        with _translated("Kafka does not describe its topics"):
+            answers = admin.describe_topics(TopicCollection(list(present)), request_timeout=REQUEST_SECONDS)
+            ids = {name: str(answer.result().topic_id) for name, answer in answers.items()}
     return Cluster(
         id=cast("str", metadata.cluster_id),
         brokers=len(metadata.brokers),
@@ -374,7 +376,7 @@ def read_to_end(properties: Properties, topic: str) -> Iterator[Record]:
         consumer.close()
 
 
-def _admin(properties: Properties) -> AdminClient:
+def _admin(properties: Mapping[str, Any]) -> AdminClient:
     with _translated("Kafka's settings"):
         return AdminClient({**properties, "log_level": 0})  # it says by its errors what it would log
 
