@@ -61,9 +61,7 @@ def wire(name: str, platform: PlatformSettings) -> Wire:
     return Wire(name, platform.url, platform.token.get_secret_value(), limits)
 
 
-def lanes(
-    settings: Settings, ledger: Ledger, stop: threading.Event, stack: ExitStack
-) -> Iterator[tuple[str, Lane]]:
+def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: ExitStack) -> Iterator[tuple[str, Lane]]:
     """Build the lanes of every platform that is not manual: one a connection, one where nothing is written."""
     me = f"{socket.gethostname()}:{os.getpid()}"
     patience = Patience(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
@@ -147,9 +145,7 @@ class Worker:
         properties = kafka.properties()
         cluster = broker.describe(properties, [*kafka.topics, kafka.dead_letters])
         if missing := {*kafka.topics, kafka.dead_letters} - cluster.topics.keys():
-            raise BrokerError(
-                f"missing topics: {', '.join(sorted(missing))}; create them, or see kafka.topics"
-            )
+            raise BrokerError(f"missing topics: {', '.join(sorted(missing))}; create them, or see kafka.topics")
         topic_ids = {name: cluster.topics[name].id for name in kafka.topics}
         for topic in reading.recreated(ledger, topic_ids):
             log.warning("topic was re-created: read from its beginning", topic=topic)

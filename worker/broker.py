@@ -176,9 +176,7 @@ class RecordConsumer:
         outage it takes as long as a member may be silent (6 s).
         """
         offsets = [
-            TopicPartition(*partition, next_)
-            for partition, next_ in positions.items()
-            if partition in self._next
+            TopicPartition(*partition, next_) for partition, next_ in positions.items() if partition in self._next
         ]
         try:
             if offsets:
@@ -361,9 +359,7 @@ def read_to_end(properties: Properties, topic: str) -> Iterator[Record]:
             if messages:
                 deadline = time.monotonic() + SILENCE_SECONDS
             elif time.monotonic() > deadline:
-                raise BrokerError(
-                    f"{topic} cannot be read to its end: nothing came for {SILENCE_SECONDS:g} s"
-                )
+                raise BrokerError(f"{topic} cannot be read to its end: nothing came for {SILENCE_SECONDS:g} s")
             for message in messages:
                 error = message.error()
                 if not error:

@@ -4,10 +4,12 @@ Every field says what it is, its unit and its default; `cohorts config` prints w
 """
 
 import difflib
+import json
 import os
 import string
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -38,9 +40,7 @@ def _template(*allowed: str) -> AfterValidator:
         except ValueError as error:
             raise ValueError(f"not a template: {error}") from None
         if unknown := names - set(allowed):
-            raise ValueError(
-                f"unknown placeholder {', '.join(sorted(unknown))}; there are {', '.join(allowed)}"
-            )
+            raise ValueError(f"unknown placeholder {', '.join(sorted(unknown))}; there are {', '.join(allowed)}")
         if not names:
             raise ValueError(f"needs a placeholder, one of {', '.join(allowed)}")
         return value
@@ -100,9 +100,7 @@ class CohortSettings(_Section):
     @model_validator(mode="after")
     def _name_follows_from_idnumber(self) -> Self:
         if "{etape" in self.name and "{etape}" not in self.idnumber:
-            raise ValueError(
-                "name speaks of the étape, but idnumber gathers several: name it by its component"
-            )
+            raise ValueError("name speaks of the étape, but idnumber gathers several: name it by its component")
         if "{component" in self.name and not any(p in self.idnumber for p in ("{etape}", "{component}")):
             raise ValueError("name speaks of the component, but idnumber gathers several of them")
         return self
@@ -289,6 +287,35 @@ def load(path: Path = DEFAULT_FILE) -> Settings:
         return Settings(**content)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(error, path))) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One setting in force: its dotted path, its value as JSON (secrets masked) and what it is."""
+
+    path: str
+    value: str
+    description: str
+
+
+def effective(settings: Settings) -> Iterator[Setting]:
+    """Every setting in force, in the order of their declaration."""
+    yield from _effective("", settings)
+
+
+def _effective(prefix: str, section: BaseModel) -> Iterator[Setting]:
+    for name, info in type(section).model_fields.items():
+        path, value = f"{prefix}{name}", getattr(section, name)
+        children = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, tuple) else {}
+        if isinstance(value, BaseModel):
+            yield from _effective(f"{path}.", value)
+        elif children and all(isinstance(child, BaseModel) for child in children.values()):
+            for key, child in children.items():
+                yield from _effective(f"{path}.{key}.", child)
+        else:
+            shown = section.model_dump(mode="json", include={name})[name]
+            text = json.dumps(sorted(shown) if isinstance(value, frozenset) else shown, ensure_ascii=False)
+            yield Setting(path=path, value=text, description=info.description or "")
 
 
 def _explain(error: ValidationError, path: Path) -> Iterator[str]:

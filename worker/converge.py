@@ -116,9 +116,7 @@ class Lane:
 
     def _cohorts(self, work: Work) -> dict[int, int]:
         """Moodle's ids of the claimed cohorts that may be written, by our ids."""
-        ready = {
-            cohort.id: cohort.moodle_id for cohort in work.cohorts.values() if cohort.moodle_id is not None
-        }
+        ready = {cohort.id: cohort.moodle_id for cohort in work.cohorts.values() if cohort.moodle_id is not None}
         wanted = [cohort for cohort in work.cohorts.values() if cohort.state is CohortState.WANTED]
         joined = {gap.cohort_id for gap in work.gaps if gap.desired}
         if wanted:
@@ -200,9 +198,7 @@ class Lane:
                 except MoodleRejected as error:
                     self._log.error("cohort cannot be renamed", cohort=cohort.idnumber, code=error.code)
                     values, action = {"attempts": cohort.attempts + 1}, None
-            if (
-                values.get("moodle_idnumber") != cohort.idnumber
-            ):  # taken, or not ours to move: not at every turn
+            if values.get("moodle_idnumber") != cohort.idnumber:  # taken, or not ours to move: not at every turn
                 values["next_attempt_at"] = now + self._patience.after(cohort.attempts)
             self._book.write_cohorts([(cohort, values)], now, action)
 
@@ -229,14 +225,10 @@ class Lane:
             self._book.wake([student for student, key in keys.items() if key in single], now)
         accounts |= single
         self._park(needing, keys, accounts, ambiguous={key for key, ids in found.items() if len(ids) > 1})
-        return {
-            student: accounts[key] for student, key in keys.items() if key is not None and key in accounts
-        }
+        return {student: accounts[key] for student, key in keys.items() if key is not None and key in accounts}
 
     def _askable(self, key: str) -> bool:
-        return self._platform.account_field is not AccountField.USERNAME or bool(
-            CLEAN_USERNAME.fullmatch(key)
-        )
+        return self._platform.account_field is not AccountField.USERNAME or bool(CLEAN_USERNAME.fullmatch(key))
 
     def _check_sight(self, found: dict[str, list[int]]) -> None:
         """Tell a missing right from missing people before anybody is parked for want of an account."""
@@ -339,9 +331,7 @@ class Lane:
         now = self._clock()
         applied = [Applied(gap=pairs[pair], user_id=pair[1]) for pair in pairs if pair in outcome.done]
         gone = {pair for pair, code in outcome.refused.items() if code == UNKNOWN_USER}
-        closed = [
-            pairs[pair] for pair in gone if not pairs[pair].desired
-        ]  # a deleted account is in no cohort
+        closed = [pairs[pair] for pair in gone if not pairs[pair].desired]  # a deleted account is in no cohort
         self._book.forget({user_id for _, user_id in gone})
         self._book.settle(
             applied=applied,
@@ -359,15 +349,11 @@ class Lane:
             ],
             now=now,
         )
-        for cohort_id in {
-            pairs[pair].cohort_id for pair, code in outcome.refused.items() if code == UNKNOWN_COHORT
-        }:
+        for cohort_id in {pairs[pair].cohort_id for pair, code in outcome.refused.items() if code == UNKNOWN_COHORT}:
             self._vanish(work.cohorts[cohort_id])
         for done in applied:
             action = Action.ADD if done.gap.desired else Action.REMOVE
-            telemetry.APPLIED_SECONDS.labels(self._platform.name, action).observe(
-                max(0.0, now - done.gap.since)
-            )
+            telemetry.APPLIED_SECONDS.labels(self._platform.name, action).observe(max(0.0, now - done.gap.since))
         self._log.info(
             "batch applied",
             members=len(applied),

@@ -79,9 +79,7 @@ class MoodleUnavailable(MoodleError):
     `unknown` is true when the call may have been applied all the same (a time-out).
     """
 
-    def __init__(
-        self, code: str, sentence: str, *, retry_after: float | None = None, unknown: bool = False
-    ) -> None:
+    def __init__(self, code: str, sentence: str, *, retry_after: float | None = None, unknown: bool = False) -> None:
         self.retry_after = retry_after
         self.unknown = unknown
         super().__init__(code, sentence)

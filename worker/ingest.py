@@ -59,9 +59,7 @@ class Ingest:
             telemetry.CHANGES.labels("invalid").inc(len(invalid))
         positions = {(record.topic, record.partition): record.offset + 1 for record in taken}
         with telemetry.RECORD_SECONDS.time():
-            counts = self._recorder.record(
-                changes, now=self._clock(), positions=positions, topic_ids=self._topic_ids
-            )
+            counts = self._recorder.record(changes, now=self._clock(), positions=positions, topic_ids=self._topic_ids)
         self._consumer.commit(positions)
         for outcome in ("applied", "stale", "tombstone"):
             telemetry.CHANGES.labels(outcome).inc(getattr(counts, outcome))

@@ -51,9 +51,7 @@ def _structured(value: bytes, headers: Mapping[str, bytes | None]) -> bytes:
         return document
     if media_type not in _JSON:
         raise InvalidMessage(Problem("content-type", "unsupported_media_type"))
-    attributes = {
-        name[3:]: raw for name, raw in headers.items() if name.startswith("ce_") and raw is not None
-    }
+    attributes = {name[3:]: raw for name, raw in headers.items() if name.startswith("ce_") and raw is not None}
     return _joined(attributes, document) if attributes else document
 
 

@@ -22,14 +22,10 @@ def plan(gaps: Sequence[Gap], accounts: Mapping[str, int], staying: Iterable[tup
 
     A gap of a student without account isn't planned. Additions come in the order of the gaps.
     """
-    additions = tuple(
-        (gap, accounts[gap.student_id]) for gap in gaps if gap.desired and gap.student_id in accounts
-    )
+    additions = tuple((gap, accounts[gap.student_id]) for gap in gaps if gap.desired and gap.student_id in accounts)
     stays = set(staying) | {(gap.cohort_id, user_id) for gap, user_id in additions}
     leavers = [
-        (gap, accounts.get(gap.student_id) if gap.user_id is None else gap.user_id)
-        for gap in gaps
-        if not gap.desired
+        (gap, accounts.get(gap.student_id) if gap.user_id is None else gap.user_id) for gap in gaps if not gap.desired
     ]
     removals = [(gap, user_id) for gap, user_id in leavers if user_id is not None]
     return Plan(

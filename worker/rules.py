@@ -179,9 +179,7 @@ class Mapper:
         self._platforms = {platform.name: platform for platform in policy.platforms}
         self._known: dict[tuple[str, str | None, str | None, int], tuple[WantedCohort, ...]] = {}
 
-    def desired(
-        self, enrolments: Iterable[Enrolment], components: Mapping[str, str | None]
-    ) -> set[WantedCohort]:
+    def desired(self, enrolments: Iterable[Enrolment], components: Mapping[str, str | None]) -> set[WantedCohort]:
         """Cohorts of a student: the union over their valid enrolments. `components` is by étape code."""
         wanted: set[WantedCohort] = set()
         for enrolment in enrolments:
@@ -222,9 +220,7 @@ class Mapper:
         name = _render(template, values)
         return name[:NAME_LIMIT] if name else None
 
-    def _cohorts(
-        self, etape: str, version: str | None, component: str | None, year: int
-    ) -> tuple[WantedCohort, ...]:
+    def _cohorts(self, etape: str, version: str | None, component: str | None, year: int) -> tuple[WantedCohort, ...]:
         code = canonical(etape, self.policy.aliases)
         values = {"etape": code, "version": version, "component": component, "year": str(year)}
         return tuple(
@@ -236,8 +232,7 @@ class Mapper:
                 component=component if "{component}" in template.idnumber else None,
             )
             for platform in self.policy.platforms
-            if platform.mode is not Mode.MANUAL
-            and any(route.admits(code, component) for route in platform.routes)
+            if platform.mode is not Mode.MANUAL and any(route.admits(code, component) for route in platform.routes)
             for index, template in enumerate(platform.templates)
             if (idnumber := _render(template.idnumber, values)) and len(idnumber) <= IDNUMBER_LIMIT
         )

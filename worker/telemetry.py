@@ -18,18 +18,14 @@ CONSUMPTION_STOPPED = Gauge(
     ["reason"],
 )
 LAG = Gauge("cohorts_lag_messages", "Messages published and not yet recorded, by topic.", ["topic"])
-LAST_POLL = Gauge(
-    "cohorts_last_poll_timestamp_seconds", "When the consuming loop last came round: its heartbeat."
-)
+LAST_POLL = Gauge("cohorts_last_poll_timestamp_seconds", "When the consuming loop last came round: its heartbeat.")
 APPLIED_SECONDS = Histogram(
     "cohorts_change_to_moodle_seconds",
     "Time from a change's publication to its being on Moodle.",
     ["platform", "action"],
     buckets=PROMISE_BUCKETS,
 )
-GAPS = Gauge(
-    "cohorts_gaps", "Memberships that differ between desired and observed, by state.", ["platform", "state"]
-)
+GAPS = Gauge("cohorts_gaps", "Memberships that differ between desired and observed, by state.", ["platform", "state"])
 OLDEST_GAP = Gauge(
     "cohorts_oldest_gap_timestamp_seconds",
     "Publication of the oldest change that could be on Moodle and isn't; absent when there is none.",

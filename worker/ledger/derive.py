@@ -76,9 +76,7 @@ class Deriver:
                 connection, sa.select(etape), etape.c.code, {row.etape for row in found.values() if row.etape}
             )
         }
-        labels = dict(
-            row.tuple() for row in connection.execute(sa.select(component.c.code, component.c.label))
-        )
+        labels = dict(row.tuple() for row in connection.execute(sa.select(component.c.code, component.c.label)))
         names = []
         for row in found.values():
             of = described.get(row.etape)
@@ -133,9 +131,7 @@ class Deriver:
             "reason": None,
         }
 
-    def _cohort_ids(
-        self, connection: sa.Connection, wanted: Iterable[WantedCohort]
-    ) -> dict[tuple[str, str], int]:
+    def _cohort_ids(self, connection: sa.Connection, wanted: Iterable[WantedCohort]) -> dict[tuple[str, str], int]:
         """Ids by (platform, idnumber); cohorts never heard of before are noted as wanted."""
         by_key = {(c.platform, c.idnumber): c for c in wanted}
 
@@ -166,9 +162,7 @@ class Deriver:
         return read()
 
 
-def _families(
-    connection: sa.Connection, students: Mapping[str, Trigger]
-) -> tuple[dict[str, str], dict[str, Trigger]]:
+def _families(connection: sa.Connection, students: Mapping[str, Trigger]) -> tuple[dict[str, str], dict[str, Trigger]]:
     """Numbers to survivors, for these students and everybody merged with them; and triggers for all of them."""
     columns = sa.select(student.c.student_id, student.c.survivor).where(student.c.survivor.is_not(None))
     found = select_in(connection, columns, student.c.student_id, students)

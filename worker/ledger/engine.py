@@ -102,9 +102,7 @@ def _engine(url: str) -> sa.Engine:
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     elif engine.dialect.name != "postgresql":
-        raise LedgerError(
-            f"{engine.dialect.name} is not a ledger; use sqlite:///FILE or postgresql+psycopg://…"
-        )
+        raise LedgerError(f"{engine.dialect.name} is not a ledger; use sqlite:///FILE or postgresql+psycopg://…")
     return engine
 
 

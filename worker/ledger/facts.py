@@ -94,9 +94,7 @@ def enrolments(
     upsert(connection, enrolment, list(rows.values()), update=_FACT)
 
 
-def logins(
-    connection: sa.Connection, batch: Iterable[Received], effects: Effects, uais: frozenset[str]
-) -> None:
+def logins(connection: sa.Connection, batch: Iterable[Received], effects: Effects, uais: frozenset[str]) -> None:
     """Keep the latest login of each student; a message without one says nothing about it."""
     said: dict[str, tuple[Instant, str, Trigger]] = {}
     for item in batch:
@@ -257,9 +255,7 @@ def _keep_etapes(
         effects.students.setdefault(found.student_id, triggers[found.etape])
 
 
-def _keep_components(
-    connection: sa.Connection, labels: dict[str, tuple[Instant, str]], effects: Effects
-) -> None:
+def _keep_components(connection: sa.Connection, labels: dict[str, tuple[Instant, str]], effects: Effects) -> None:
     known = {
         row.code: (row.label_at, row.label)
         for row in select_in(connection, sa.select(component), component.c.code, labels)

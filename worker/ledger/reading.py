@@ -84,9 +84,7 @@ def status(ledger: Ledger, platforms: Iterable[str], now: Instant) -> Status:
             enrolments=connection.scalar(sa.select(sa.func.count()).select_from(enrolment)) or 0,
             positions={
                 f"{row.topic}[{row.partition}]": row.next_offset
-                for row in connection.execute(
-                    sa.select(position).order_by(position.c.topic, position.c.partition)
-                )
+                for row in connection.execute(sa.select(position).order_by(position.c.topic, position.c.partition))
             },
             platforms=tuple(_platform(connection, name, now) for name in platforms),
         )
@@ -119,12 +117,8 @@ def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformSta
         if row.reason is not None:
             reasons[row.reason] = reasons.get(row.reason, 0) + row.n
     known = connection.execute(sa.select(platform).where(platform.c.name == name)).first()
-    members = (
-        sa.select(sa.func.count()).select_from(membership.join(cohort)).where(here, membership.c.desired)
-    )
-    cohorts = connection.execute(
-        sa.select(cohort.c.state, sa.func.count()).where(here).group_by(cohort.c.state)
-    )
+    members = sa.select(sa.func.count()).select_from(membership.join(cohort)).where(here, membership.c.desired)
+    cohorts = connection.execute(sa.select(cohort.c.state, sa.func.count()).where(here).group_by(cohort.c.state))
     late = [row.oldest for row in rows if row.state in {WAITING, READY, RETRYING}]
     return PlatformStatus(
         name=name,
@@ -151,9 +145,7 @@ def observed(ledger: Ledger, platform_name: str) -> dict[str, frozenset[str]]:
     return _members(ledger, platform_name, membership.c.observed.is_(sa.true()))
 
 
-def _members(
-    ledger: Ledger, platform_name: str, condition: sa.ColumnElement[bool]
-) -> dict[str, frozenset[str]]:
+def _members(ledger: Ledger, platform_name: str, condition: sa.ColumnElement[bool]) -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = {}
     with ledger.read() as connection:
         for row in connection.execute(
@@ -177,7 +169,5 @@ def applied(ledger: Ledger, platform_name: str, action: str) -> list[tuple[str, 
 def logins(ledger: Ledger) -> dict[str, str]:
     """Logins by student id, where a message has told them."""
     with ledger.read() as connection:
-        rows = connection.execute(
-            sa.select(student.c.student_id, student.c.login).where(student.c.login.is_not(None))
-        )
+        rows = connection.execute(sa.select(student.c.student_id, student.c.login).where(student.c.login.is_not(None)))
         return {row.student_id: row.login for row in rows}

@@ -77,8 +77,7 @@ class Workbook:
             leased = sa.update(cohort).where(cohort.c.id.in_(ids))
             connection.execute(leased.values(lease_holder=self._holder, lease_until=now + self._lease))
             cohorts = {
-                row.id: _cohort(row)
-                for row in connection.execute(sa.select(cohort).where(cohort.c.id.in_(ids)))
+                row.id: _cohort(row) for row in connection.execute(sa.select(cohort).where(cohort.c.id.in_(ids)))
             }
             rows = connection.execute(
                 sa.select(membership, student.c.login)
@@ -123,9 +122,7 @@ class Workbook:
         Returns those that are still to be closed and still leased to this holder; the others are not to be sent.
         """
         with self._ledger.write() as connection:
-            held = set(
-                connection.scalars(sa.select(cohort.c.id).where(self._mine, cohort.c.lease_until > now))
-            )
+            held = set(connection.scalars(sa.select(cohort.c.id).where(self._mine, cohort.c.lease_until > now)))
             connection.execute(sa.update(cohort).where(self._mine).values(lease_until=now + self._lease))
             wanted = {
                 (row.cohort_id, row.student_id): row.desired
@@ -139,9 +136,7 @@ class Workbook:
                 )
             }
             kept = [
-                (gap, user_id)
-                for gap, user_id in items
-                if wanted.get((gap.cohort_id, gap.student_id)) is gap.desired
+                (gap, user_id) for gap, user_id in items if wanted.get((gap.cohort_id, gap.student_id)) is gap.desired
             ]
             if kept:
                 connection.execute(
@@ -269,15 +264,11 @@ class Workbook:
     def wake(self, students: Collection[str], now: Instant) -> None:
         """Try at once what was parked for want of the accounts of these students."""
         here = sa.select(cohort.c.id).where(cohort.c.platform == self._platform)
-        parked = sa.and_(
-            gap, membership.c.cohort_id.in_(here), membership.c.reason.in_([r.value for r in Reason])
-        )
+        parked = sa.and_(gap, membership.c.cohort_id.in_(here), membership.c.reason.in_([r.value for r in Reason]))
         with self._ledger.write() as connection:
             for some in (list(students)[i : i + 5000] for i in range(0, len(students), 5000)):
                 connection.execute(
-                    sa.update(membership)
-                    .where(parked, membership.c.student_id.in_(some))
-                    .values(next_attempt_at=now)
+                    sa.update(membership).where(parked, membership.c.student_id.in_(some)).values(next_attempt_at=now)
                 )
 
     def stays(self, cohort_ids: Collection[int]) -> list[sa.Row[Any]]:

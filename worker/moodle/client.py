@@ -247,9 +247,7 @@ class MoodleWriter(MoodleReader):
             refused={pair: codes.get(code, code) for pair, code in refused.items()},
         )
 
-    def _paced(
-        self, pace: Pace, pairs: Sequence[Pair], ask: Callable[[Sequence[Pair]], None]
-    ) -> dict[Pair, str]:
+    def _paced(self, pace: Pace, pairs: Sequence[Pair], ask: Callable[[Sequence[Pair]], None]) -> dict[Pair, str]:
         started = time.perf_counter()
         try:
             refused = _halving(pairs, ask)

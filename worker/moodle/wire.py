@@ -85,9 +85,7 @@ class Wire:
             )
 
         # The only retry policy: some seconds. What lasts longer is the ledger's back-off.
-        for attempt in stamina.retry_context(
-            on=worth_it, attempts=3, timeout=15.0, wait_initial=0.3, wait_max=3.0
-        ):
+        for attempt in stamina.retry_context(on=worth_it, attempts=3, timeout=15.0, wait_initial=0.3, wait_max=3.0):
             with attempt:
                 return self._call(function, arguments)
         raise AssertionError("stamina re-raises the last error")  # pragma: no cover - unreachable
@@ -120,9 +118,7 @@ class Wire:
                 raise raised from None
             finally:
                 telemetry.MOODLE_CALLS.labels(self.platform, function, outcome).inc()
-                telemetry.MOODLE_CALL_SECONDS.labels(self.platform, function).observe(
-                    time.perf_counter() - started
-                )
+                telemetry.MOODLE_CALL_SECONDS.labels(self.platform, function).observe(time.perf_counter() - started)
 
     def _wait_turn(self) -> None:
         with self._turn:
@@ -136,13 +132,9 @@ class Wire:
         never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         timed_out = isinstance(error, httpx.TimeoutException) and not never_sent
         if timed_out:
-            sentence = (
-                f"{function} had no answer within {self.limits.timeout_seconds:g} s; it may have been applied"
-            )
+            sentence = f"{function} had no answer within {self.limits.timeout_seconds:g} s; it may have been applied"
             return MoodleUnavailable("timeout", f"{self.platform}: {sentence}", unknown=True)
-        sentence = (
-            f"{self.platform}: {function}: {type(error).__name__}; is the address right and the site up?"
-        )
+        sentence = f"{self.platform}: {function}: {type(error).__name__}; is the address right and the site up?"
         return MoodleUnavailable("transport", sentence, unknown=not never_sent)
 
     def _decode(self, function: str, answer: httpx.Response, fields: int) -> Any:  # noqa: ANN401 - any JSON
@@ -154,9 +146,7 @@ class Wire:
                 f"{where}: HTTP {status}; the platform's url must be the site's wwwroot, with its scheme and path",
             )
         if status == 413:  # noqa: PLR2004 - content too large
-            raise MoodleRejected(
-                "http-413", f"{where}: the web server refuses {len(answer.request.content)} bytes"
-            )
+            raise MoodleRejected("http-413", f"{where}: the web server refuses {len(answer.request.content)} bytes")
         if status != 200:  # noqa: PLR2004 - the only status of an answer by Moodle itself
             raise MoodleUnavailable(
                 f"http-{status}",

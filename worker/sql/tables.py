@@ -55,9 +55,7 @@ enrolment = Table(
     Column("version", BigInteger, nullable=False),
     Column("changed_at", Float, nullable=False, comment="instant that the message carries"),
     Column("student_id", Text, nullable=False, index=True, comment="as the source says, merges not applied"),
-    Column(
-        "status", Text, nullable=False, comment="model.Status; deleted ones stay, so that nothing comes back"
-    ),
+    Column("status", Text, nullable=False, comment="model.Status; deleted ones stay, so that nothing comes back"),
     Column("payment", Text, nullable=False, comment="model.Payment"),
     Column("academic_year", Integer),
     Column("etape", Text, index=True),
@@ -75,9 +73,7 @@ student = Table(
     Column("login_at", Float),
     Column("merged_into", Text, comment="the number that the source says it became"),
     Column("merged_at", Float),
-    Column(
-        "survivor", Text, index=True, comment="the last number of the chain of merges; null when not merged"
-    ),
+    Column("survivor", Text, index=True, comment="the last number of the chain of merges; null when not merged"),
 )
 
 etape = Table(
@@ -85,9 +81,7 @@ etape = Table(
     metadata,
     Column("code", Text, primary_key=True),
     Column("label", Text),
-    Column(
-        "label_version", Text, comment="version of the étape that the label was said of; the highest rules"
-    ),
+    Column("label_version", Text, comment="version of the étape that the label was said of; the highest rules"),
     Column("label_at", Float),
     Column("component", Text),
     Column("component_at", Float),
@@ -154,9 +148,7 @@ account = Table(
     "account",
     metadata,
     Column("platform", Text, primary_key=True),
-    Column(
-        "key", Text, primary_key=True, comment="username or idnumber, as the platform's template writes it"
-    ),
+    Column("key", Text, primary_key=True, comment="username or idnumber, as the platform's template writes it"),
     Column("user_id", BigInteger, comment="null: no account, or several"),
     Column("looked_up_at", Float, nullable=False),
 )

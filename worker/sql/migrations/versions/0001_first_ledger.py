@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0001"
-down_revision: str = None
+revision = "0001"
+down_revision = None
 branch_labels = None
 depends_on = None
 
@@ -82,9 +82,7 @@ def upgrade() -> None:
         sa.Column("etape", sa.Text(), nullable=True),
         sa.Column("etape_version", sa.Text(), nullable=True),
         sa.Column("component", sa.Text(), nullable=True),
-        sa.Column(
-            "origin", sa.Text(), nullable=False, comment="where the fact was read, e.g. enrolments[3]@1042"
-        ),
+        sa.Column("origin", sa.Text(), nullable=False, comment="where the fact was read, e.g. enrolments[3]@1042"),
         sa.Column("recorded_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("uai", "enrolment_id", "system", name=op.f("enrolment_pk")),
     )
@@ -156,9 +154,7 @@ def upgrade() -> None:
         sa.Column("student_id", sa.Text(), nullable=False),
         sa.Column("login", sa.Text(), nullable=True),
         sa.Column("login_at", sa.Float(), nullable=True),
-        sa.Column(
-            "merged_into", sa.Text(), nullable=True, comment="the number that the source says it became"
-        ),
+        sa.Column("merged_into", sa.Text(), nullable=True, comment="the number that the source says it became"),
         sa.Column("merged_at", sa.Float(), nullable=True),
         sa.Column(
             "survivor",

@@ -1,0 +1,147 @@
+"""Is everything in place? One finding a line, with the remedy."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from worker import broker
+from worker.app import open_ledger, wire
+from worker.config import PlatformSettings, Settings
+from worker.errors import BrokerError, LedgerError, MoodleError
+from worker.ledger import Ledger, reading
+from worker.moodle import MoodleReader
+from worker.rules import Mode
+
+READING = (
+    "core_webservice_get_site_info",
+    "core_cohort_get_cohorts",
+    "core_cohort_search_cohorts",
+    "core_cohort_get_cohort_members",
+    "core_user_get_users_by_field",
+)
+WRITING = (
+    "core_cohort_create_cohorts",
+    "core_cohort_update_cohorts",
+    "core_cohort_add_cohort_members",
+    "core_cohort_delete_cohort_members",
+)
+
+
+class Level(StrEnum):
+    """What a finding asks for."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line: what was looked at, what was found, and what to do about it."""
+
+    level: Level
+    subject: str
+    sentence: str
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Look at the broker, the ledger and every platform; one that fails doesn't keep the others from being seen."""
+    yield from _kafka(settings)
+    try:
+        ledger = open_ledger(settings)
+    except LedgerError as error:
+        yield Finding(level=Level.FAILURE, subject="ledger", sentence=str(error))
+    else:
+        yield from _ledger(settings, ledger)
+        ledger.close()
+    for name, platform in sorted(settings.platforms.items()):
+        yield from _platform(name, platform)
+
+
+def _kafka(settings: Settings) -> Iterator[Finding]:
+    topics = [*settings.kafka.topics, settings.kafka.dead_letters]
+    try:
+        cluster = broker.describe(settings.kafka.properties(), topics)
+    except BrokerError as error:
+        yield Finding(
+            level=Level.FAILURE,
+            subject="kafka",
+            sentence=f"{error}; see kafka.bootstrap and kafka.client",
+        )
+        return
+    yield Finding(level=Level.OK, subject="kafka", sentence=f"{cluster.brokers} broker(s), cluster {cluster.id}")
+    for name in topics:
+        topic = cluster.topics.get(name)
+        if topic is None:
+            yield Finding(level=Level.FAILURE, subject=f"kafka {name}", sentence="no such topic; create it")
+        else:
+            yield Finding(level=Level.OK, subject=f"kafka {name}", sentence=f"{topic.partitions} partition(s)")
+
+
+def _ledger(settings: Settings, ledger: Ledger) -> Iterator[Finding]:
+    status = reading.status(ledger, sorted(settings.platforms), time.time())
+    sentence = f"{ledger.name}, instance {status.instance}, {status.enrolments} enrolments"
+    yield Finding(level=Level.OK, subject="ledger", sentence=sentence)
+
+
+def _platform(name: str, platform: PlatformSettings) -> Iterator[Finding]:
+    if platform.mode is Mode.MANUAL:
+        sentence = "manual: never written"
+        yield Finding(level=Level.OK, subject=name, sentence=sentence)
+    if platform.url is None or platform.token is None:
+        return
+    connection = wire(name, platform)
+    try:
+        yield from _moodle(name, platform, MoodleReader(connection))
+    except MoodleError as error:
+        yield Finding(level=Level.FAILURE, subject=name, sentence=str(error))
+    finally:
+        connection.close()
+
+
+def _moodle(name: str, platform: PlatformSettings, reader: MoodleReader) -> Iterator[Finding]:
+    site = reader.site_info()
+    yield Finding(level=Level.OK, subject=name, sentence=f"{site.name}, Moodle {site.release}")
+    needed = READING + (WRITING if platform.mode is Mode.AUTOMATIC else ())
+    missing = [function for function in needed if function not in site.functions]
+    if missing:
+        sentence = f"the token may not call {', '.join(missing)}; add them to its external service"
+        yield Finding(level=Level.FAILURE, subject=f"{name} functions", sentence=sentence)
+        if set(missing) & set(READING):
+            return
+    else:
+        sentence = f"{len(needed)} of {len(needed)} needed are granted"
+        yield Finding(level=Level.OK, subject=f"{name} functions", sentence=sentence)
+    yield _sight(name, reader)
+    yield from _idnumbers(name, reader)
+
+
+def _sight(name: str, reader: MoodleReader) -> Finding:
+    subject = f"{name} accounts"
+    match reader.sees_people():
+        case True:
+            return Finding(level=Level.OK, subject=subject, sentence="a cohort's member is visible to the token")
+        case False:
+            sentence = (
+                "the token finds nobody, not even the members of cohorts (a missing right, not missing people); "
+                "give its role moodle/user:viewdetails and moodle/user:viewalldetails at system level"
+            )
+            return Finding(level=Level.FAILURE, subject=subject, sentence=sentence)
+        case None:
+            sentence = "no cohort has a member yet, so the right to see accounts could not be tried; check again later"
+            return Finding(level=Level.WARNING, subject=subject, sentence=sentence)
+
+
+def _idnumbers(name: str, reader: MoodleReader) -> Iterator[Finding]:
+    cohorts = reader.cohorts()
+    uses = Counter(cohort.idnumber for cohort in cohorts if cohort.idnumber)
+    twice = sorted(idnumber for idnumber, times in uses.items() if times > 1)
+    if twice:
+        shown = ", ".join(twice[:10]) + (f" and {len(twice) - 10} more" if len(twice) > 10 else "")  # noqa: PLR2004 - a line's worth
+        sentence = f"idnumbers carried by several cohorts, which stay untouched: {shown}; make them unique on Moodle"
+        yield Finding(level=Level.WARNING, subject=f"{name} cohorts", sentence=sentence)
+    else:
+        sentence = f"{len(cohorts)} cohorts, no duplicate idnumber"
+        yield Finding(level=Level.OK, subject=f"{name} cohorts", sentence=sentence)

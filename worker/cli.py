@@ -1,0 +1,294 @@
+"""The commands: arguments in, parts called, sentences out. No logic lives here."""
+
+import getpass
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import rich.progress
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from schemas import generate
+from worker import adoption, app, check, config, deadletters, telemetry
+from worker import publish as publishing
+from worker.errors import (
+    BrokerError,
+    CohortsError,
+    LedgerError,
+    MoodleError,
+    SettingsError,
+)
+from worker.ledger import Ledger, reading
+from worker.moodle import MoodleReader
+from worker.rules import Mode
+
+EXIT_CODES = {
+    0: "done",
+    1: "something isn't as it should be: a check failed, lines are invalid, the demo differs from the truth",
+    2: "the command line or the settings are wrong",
+    3: "Kafka is unreachable, refuses, or did not acknowledge",
+    4: "the ledger cannot be opened",
+    5: "a Moodle is unreachable, refuses, or may not be used so",
+}
+_EXITS: tuple[tuple[type[CohortsError], int], ...] = (
+    (SettingsError, 2), (BrokerError, 3), (LedgerError, 4), (MoodleError, 5),
+)  # fmt: skip
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Keep the cohorts of Moodle platforms in step with students' enrolments.",
+    epilog="Exit codes: " + "; ".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+)
+letters = typer.Typer(no_args_is_help=True, help="Messages that could never be read.")
+cli.add_typer(letters, name="dead-letters")
+out = Console()
+
+ConfigOption = Annotated[
+    Path,
+    typer.Option("--config", "-c", envvar="COHORTS_CONFIG", help="The settings file.", show_default=True),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_CONFIG = config.DEFAULT_FILE
+
+
+def main() -> None:
+    """Run a command; an error of ours is a sentence on standard error and an exit code."""
+    try:
+        cli()
+    except CohortsError as error:
+        Console(stderr=True).print(f"[red]cohorts:[/red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(next((code for kind, code in _EXITS if isinstance(error, kind)), 1))
+
+
+@cli.command()
+def run(
+    path: ConfigOption = DEFAULT_CONFIG,
+    level: Annotated[str, typer.Option("--log", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Consume, record and converge until SIGTERM; serves /metrics, /livez and /readyz."""
+    telemetry.configure_logging(level)
+    app.Worker(config.load(path)).run()
+
+
+@cli.command()
+def demo(
+    serve: Annotated[bool, typer.Option("--serve", help="Stay up afterwards, until Ctrl-C.")] = False,
+) -> None:
+    """Run the main job on an embedded broker, ledger and three Moodles, and verify every cohort at the end."""
+    from worker.sandbox import demo as demonstration  # noqa: PLC0415 - a worker in production doesn't load it
+
+    telemetry.configure_logging("error")
+    if not demonstration.run(serve=serve):
+        raise typer.Exit(1)
+
+
+@cli.command(name="check")
+def check_command(path: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Look at the settings, the broker, the ledger and each Moodle: one line each, with the remedy."""
+    marks = {
+        check.Level.OK: "[green]ok[/]",
+        check.Level.WARNING: "[yellow]warning[/]",
+        check.Level.FAILURE: "[red]FAILURE[/]",
+    }
+    settings = config.load(path)
+    out.print(f"{marks[check.Level.OK]} settings: {escape(str(path))}", soft_wrap=True)
+    failed = False
+    for finding in check.check(settings):
+        failed |= finding.level is check.Level.FAILURE
+        out.print(f"{marks[finding.level]} {escape(finding.subject)}: {escape(finding.sentence)}", soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@cli.command()
+def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Say how every platform stands: memberships, cohorts, gaps and what they wait for."""
+    settings = config.load(path)
+    with _ledger(settings) as ledger:
+        now = time.time()
+        found = reading.status(ledger, sorted(settings.platforms), now)
+    if as_json:
+        out.print_json(json.dumps(asdict(found)))
+        return
+    table = Table("platform", "mode", "state", "memberships", "cohorts", *reading.GAP_STATES, "oldest")
+    for platform in found.platforms:
+        table.add_row(
+            platform.name,
+            settings.platforms[platform.name].mode,
+            platform.state,
+            str(platform.memberships),
+            f"{platform.cohorts['owned']} of {sum(platform.cohorts.values())}",
+            *(str(platform.gaps[state]) for state in reading.GAP_STATES),
+            "" if platform.oldest is None else _ago(now - platform.oldest),
+        )
+    out.print(table)
+    for platform in found.platforms:
+        if platform.sentence is not None:
+            out.print(
+                f"{platform.name}: {escape(platform.sentence)} (tried again in "
+                f"{max(0.0, platform.next_attempt_at - now):.0f} s)",
+                soft_wrap=True,
+            )
+        for reason, number in sorted(platform.reasons.items()):
+            out.print(f"{platform.name}: {number} waiting for: {reason}", soft_wrap=True)
+    out.print(f"{found.enrolments} enrolments; positions " + (
+        ", ".join(f"{partition} {offset}" for partition, offset in found.positions.items()) or "none yet"
+    ), soft_wrap=True)  # fmt: skip
+
+
+@cli.command()
+def publish(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON lines: structured CloudEvents.")],
+    path: ConfigOption = DEFAULT_CONFIG,
+    topic: Annotated[str | None, typer.Option(help="Another topic than the first of kafka.topics.")] = None,
+) -> None:
+    """Validate a file of messages, then produce all of them; with an invalid line nothing is sent."""
+    settings = config.load(path)
+    target = topic or settings.kafka.topics[0]
+    try:
+        with rich.progress.open(file, "rb", description=target, disable=not out.is_terminal) as lines:
+            sent = publishing.publish(lines, settings.kafka.properties(), target)
+    except publishing.InvalidLines as error:
+        for number, problem in error.lines[:20]:
+            out.print(f"{file}:{number}: {problem}", soft_wrap=True, markup=False)
+        out.print(f"{len(error.lines)} invalid lines: nothing was sent")
+        raise typer.Exit(1) from None
+    out.print(f"{sent} messages published to {target}")
+
+
+@letters.command(name="list")
+def list_letters(
+    path: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """List dead letters: where each came from and what is wrong with it, never what it says."""
+    settings = config.load(path)
+    number = 0
+    for letter in deadletters.dead_letters(settings.kafka.properties(), settings.kafka.dead_letters):
+        number += 1
+        if as_json:
+            line = {"dead_letter": letter.record.origin, "origin": letter.origin, "problem": letter.problem}
+            out.print(json.dumps(line), soft_wrap=True, markup=False, highlight=False)
+        else:
+            out.print(
+                f"{letter.record.origin}  from {letter.origin}  {letter.problem}",
+                soft_wrap=True,
+                markup=False,
+            )
+    if not as_json:
+        out.print(f"{number} dead letters in {settings.kafka.dead_letters}")
+
+
+@letters.command()
+def replay(
+    path: ConfigOption = DEFAULT_CONFIG,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+) -> None:
+    """Send those that can be read by now back to their topic; nothing newer is ever reverted by it."""
+    settings = config.load(path)
+    counts = deadletters.replay(settings.kafka.properties(), settings.kafka.dead_letters, publish=not dry_run)
+    out.print(
+        f"{counts['sent']} {'would be ' if dry_run else ''}sent, {counts['unreadable']} still can't be read, "
+        f"{counts['homeless']} don't say where they came from"
+    )
+
+
+@cli.command()
+def adopt(
+    platform: Annotated[str, typer.Argument(help="The platform's name in the settings.")],
+    globs: Annotated[
+        list[str] | None, typer.Argument(help="Cohort idnumbers (globs); all of them unless said.")
+    ] = None,
+    path: ConfigOption = DEFAULT_CONFIG,
+    apply: Annotated[bool, typer.Option("--apply", help="Take them over; without it, only show them.")] = False,
+) -> None:
+    """Show the existing cohorts that carry our idnumbers, with their sizes, and with --apply take them over."""
+    settings = config.load(path)
+    policy = next((p for p in settings.policy().platforms if p.name == platform), None)
+    if policy is None or policy.mode is Mode.MANUAL:
+        raise SettingsError(f"{platform} is not a platform that is kept automatically; see platforms in {path}")
+    connection = app.wire(platform, settings.platforms[platform])
+    with _ledger(settings) as ledger, out.status(f"Reading {platform}"):
+        found = adoption.candidates(ledger, policy, MoodleReader(connection), globs or ["*"])
+        taken = adoption.adopt(ledger, policy, found, by=getpass.getuser()) if apply else 0
+    connection.close()
+    table = Table("idnumber", "name", "members", "desired and there", "to be added", "others (they stay)")
+    for item in found:
+        table.add_row(
+            item.idnumber,
+            escape(item.name),
+            *map(str, (item.members, item.present, item.absent, item.others)),
+        )
+    out.print(table)
+    if apply:
+        out.print(f"{taken} of {len(found)} cohorts adopted on {platform}")
+    else:
+        out.print(f"{len(found)} cohorts could be adopted on {platform}; add --apply to take them over")
+
+
+@cli.command(name="config")
+def show_config(
+    path: ConfigOption = DEFAULT_CONFIG,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Say what each setting is, its unit and default.")
+    ] = False,
+) -> None:
+    """Print the settings in force, secrets masked."""
+    for setting in config.effective(config.load(path)):
+        if describe:
+            out.print(f"# {setting.description}", soft_wrap=True, markup=False, highlight=False)
+        out.print(f"{setting.path} = {setting.value}", soft_wrap=True, markup=False, highlight=False)
+
+
+@cli.command()
+def positions(
+    path: ConfigOption = DEFAULT_CONFIG,
+    forget: Annotated[
+        str | None, typer.Option(help="Read this topic again from its beginning at the next start.")
+    ] = None,
+) -> None:
+    """Print where reading goes on. Reading again is always safe: what is known already changes nothing."""
+    with _ledger(config.load(path)) as ledger:
+        if forget is not None:
+            out.print(f"{reading.forget_positions(ledger, forget)} positions of {forget} forgotten")
+        for partition, offset in reading.status(ledger, (), time.time()).positions.items():
+            out.print(f"{partition} {offset}", markup=False)
+
+
+@cli.command()
+def schema(
+    what: Annotated[str, typer.Argument(help="json-schema, asyncapi or examples.")] = "json-schema",
+) -> None:
+    """Print the contract of the messages, for producers."""
+    documents: dict[str, Any] = {"json-schema": generate.json_schema, "asyncapi": generate.asyncapi}
+    if what in documents:
+        sys.stdout.write(generate.written(documents[what]()))
+    elif what == "examples":
+        sys.stdout.write((resources.files("schemas") / "examples.jsonl").read_text(encoding="utf-8"))
+    else:
+        raise typer.BadParameter(f"{what}: there are json-schema, asyncapi and examples")
+
+
+@contextmanager
+def _ledger(settings: config.Settings) -> Iterator[Ledger]:
+    ledger = app.open_ledger(settings)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def _ago(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return f"{minutes // 60} h {minutes % 60:02d}" if minutes >= 60 else f"{minutes} min"  # noqa: PLR2004 - an hour
