@@ -95,7 +95,7 @@ class CohortSettings(_Section):
     name: Annotated[str, _template("idnumber", "etape", "etape_label", "component", "component_label")] = (
         "{component_label}: {etape_label}"
     )
-    """Name, from {idnumber}, {etape}, {etape_label}, {component}, {component_label}; the idnumber until they are known."""
+    """Name, from {idnumber}, {etape}, {etape_label}, {component}, {component_label}; the idnumber until all is known."""
 
     @model_validator(mode="after")
     def _name_follows_from_idnumber(self) -> Self:
@@ -234,7 +234,7 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - given by pydantic-settings
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no .env file: one place for settings

@@ -50,7 +50,7 @@ def application(health: Health, refresh: Callable[[], None]) -> Starlette:
         return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def livez(_request: Request) -> Response:
-        return _verdict({loop: "no heartbeat" for loop in health.stuck()})
+        return _verdict(dict.fromkeys(health.stuck(), "no heartbeat"))
 
     async def readyz(_request: Request) -> Response:
         return _verdict(health.obstacles)
@@ -69,7 +69,8 @@ def _verdict(troubles: Mapping[str, str]) -> Response:
 def serving(app: Starlette, *, host: str, port: int) -> Iterator[str]:
     """Serve in a thread for as long as the context lasts; gives the address, with the port that was taken."""
     config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, lifespan="off", ws="none", http="h11", loop="asyncio"
+        app, host=host, port=port, log_config=None, access_log=False,
+        lifespan="off", ws="none", http="h11", loop="asyncio",
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="web", daemon=True)

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from worker.ledger.engine import select_in, upsert
-from worker.ledger.facts import Effects, Trigger
+from worker.ledger.facts import Trigger
 from worker.model import CohortState, Instant
 from worker.rules import Mapper, Mode, WantedCohort
 from worker.sql.tables import cohort, component, enrolment, etape, membership, student
