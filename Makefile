@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench reference lock clean
 
 help: ## Say what each target does
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -28,6 +28,9 @@ check: .venv/ready ## Lint, formatting, types and layers
 
 bench: .venv/ready ## Measure, as ratios within one run
 	$(BIN)/python -m tests.bench
+
+reference: .venv/ready ## Write deploy/reference.md anew from the code
+	$(BIN)/python -m tests.reference
 
 lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

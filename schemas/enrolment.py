@@ -58,15 +58,15 @@ class EtapeKey(Contract):
 
 
 class Etape(EtapeKey):
-    """A year of a diploma, with what its cohort's name needs."""
+    """A year of a diploma, with what its cohort's name needs, where the source knows it (a directory doesn't)."""
 
-    label: Text255
+    label: Text255 | None = None
     """APOGÉE `VERSION_ETAPE.LIB_WEB_VET`, else `ETAPE.LIB_ETP`."""
-    component: Component
+    component: Component | None = None
     """The component that teaches it."""
 
 
-class DescribedEtape(EtapeKey):
+class DescribedEtape(Etape):
     """What is known of a year of a diploma: a label, a component, or both."""
 
     model_config = ConfigDict(
@@ -77,11 +77,6 @@ class DescribedEtape(EtapeKey):
             ]
         }
     )
-
-    label: Text255 | None = None
-    """APOGÉE `VERSION_ETAPE.LIB_WEB_VET`, else `ETAPE.LIB_ETP`."""
-    component: Component | None = None
-    """The component that teaches it."""
 
     @model_validator(mode="after")
     def _describes(self) -> Self:

@@ -71,6 +71,7 @@ def _joined(attributes: Mapping[str, bytes], data: bytes) -> bytes:
 def _change(event: schemas.Event, origin: str) -> Change:
     match event:
         case schemas.EnrolmentState(data=data):
+            component = data.etape.component
             return EnrolmentChange(
                 uai=data.source.uai,
                 enrolment_id=data.enrolment_id,
@@ -85,8 +86,8 @@ def _change(event: schemas.Event, origin: str) -> Change:
                 etape=data.etape.code,
                 etape_version=data.etape.version,
                 etape_label=data.etape.label,
-                component=data.etape.component.code,
-                component_label=data.etape.component.label,
+                component=component.code if component else None,
+                component_label=component.label if component else None,
                 payment=Payment(data.payment),
             )
         case schemas.EnrolmentDeleted(data=data):

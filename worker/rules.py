@@ -212,12 +212,14 @@ class Mapper:
         component_label: str | None,
     ) -> str | None:
         """Name of a cohort on Moodle; None for as long as a label that it needs is unknown."""
-        template = self._platforms[cohort.platform].templates[cohort.template].name
+        templates = self._platforms[cohort.platform].templates
+        if cohort.template >= len(templates):
+            return None  # a cohort of earlier settings: it keeps its name
         values = {
             "idnumber": cohort.idnumber, "etape": cohort.etape, "etape_label": etape_label,
             "component": component, "component_label": component_label,
         }  # fmt: skip
-        name = _render(template, values)
+        name = _render(templates[cohort.template].name, values)
         return name[:NAME_LIMIT] if name else None
 
     def _cohorts(self, etape: str, version: str | None, component: str | None, year: int) -> tuple[WantedCohort, ...]:

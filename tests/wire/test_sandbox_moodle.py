@@ -1,8 +1,8 @@
 """The sandbox Moodle answers like the recorded Moodle 4.3: every case, status, content type and body.
 
-The cases are one history: they are replayed in the order of the file, with between them what the recorded ids imply that
-people did. Two things are not compared, because a sandbox can't know them: the host and revision in the addresses of
-profile images, and the markup of the maintenance page besides its title.
+The cases are one history: they are replayed in the order of the file, with, between them, what people must have done
+for the recorded ids. Two things are not compared, because a sandbox can't know them: the host and revision in the
+addresses of profile images, and the maintenance page's markup besides its title.
 """
 
 import json
@@ -20,14 +20,15 @@ import pytest
 from worker.sandbox.moodle import MEASURED, Call, Chaos, Cost, Fault, SandboxMoodle
 
 TOKEN = "0123456789abcdef"
-CASES: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent.parent / "moodle-transcripts.json").read_text()
-)["cases"]
+CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent.parent / "moodle-transcripts.json").read_text())[
+    "cases"
+]
 NAMES = [case["case"] for case in CASES]
 ADD, REMOVE, MEMBERS = (
     f"core_cohort_{name}" for name in ("add_cohort_members", "delete_cohort_members", "get_cohort_members")
 )
 Fields = dict[str, str]
+History = dict[str, httpx.Response | list[httpx.Response]]
 
 
 def fields(value: object, name: str = "") -> Fields:
@@ -65,9 +66,7 @@ class Caller:
     http: httpx.Client
     token: str = TOKEN
 
-    def send(
-        self, function: str, params: object, *, token_first: bool = False, timeout: float = 30
-    ) -> httpx.Response:
+    def send(self, function: str, params: object, *, token_first: bool = False, timeout: float = 30) -> httpx.Response:
         ours = {"wstoken": self.token, "wsfunction": function, "moodlewsrestformat": "json"}
         body = ours | fields(params) if token_first else fields(params) | ours
         return self.http.post("/webservice/rest/server.php", data=body, timeout=timeout)
@@ -125,9 +124,7 @@ BEFORE: dict[str, Callable[[SandboxMoodle], object]] = {
 
 LARGE: dict[str, Callable[[int], object]] = {  # by function, from the number of form fields
     ADD: lambda count: {"members": [addition("L2DROI", name) for name in students(range(1, count // 4 + 1))]},
-    REMOVE: lambda count: {
-        "members": [{"cohortid": 12, "userid": user} for user in range(4, 4 + count // 2)]
-    },
+    REMOVE: lambda count: {"members": [{"cohortid": 12, "userid": user} for user in range(4, 4 + count // 2)]},
     MEMBERS: lambda count: {"cohortids": [11] * count},
 }
 
@@ -223,30 +220,27 @@ def without_images(body: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def history() -> Iterator[dict[str, httpx.Response | list[httpx.Response]]]:
+def history() -> History:
     """Every case of the file, sent in its order: case -> reply, or replies."""
     moodle = SandboxMoodle(token=TOKEN)
-    replies = {}
+    replies: History = {}
     with moodle.serving() as url, httpx.Client(base_url=url) as http:
         for case in CASES:
             name = case["case"]
-            BEFORE.get(name, lambda _: None)(moodle)
+            if arrange := BEFORE.get(name):
+                arrange(moodle)
             replies[name] = SEND.get(name, send_as_recorded)(Caller(moodle, http), case)
     return replies
 
 
-def test_no_recorded_case_is_left_out(
-    history: dict[str, httpx.Response | list[httpx.Response]],
-) -> None:
+def test_no_recorded_case_is_left_out(history: History) -> None:
     assert list(history) == NAMES
     assert len(set(NAMES)) == len(NAMES)
     assert (BEFORE.keys() | SEND.keys() | DESCRIBE.keys()) <= set(NAMES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
-def test_the_sandbox_answers_as_recorded(
-    history: dict[str, httpx.Response | list[httpx.Response]], case: dict[str, Any]
-) -> None:
+def test_the_sandbox_answers_as_recorded(history: History, case: dict[str, Any]) -> None:
     name, expected, got = case["case"], case["response"], history[case["case"]]
     replies = got if isinstance(got, list) else [got]
     if case["status"] is not None:  # none: the client had given up
@@ -327,9 +321,7 @@ def test_without_viewalldetails_an_account_is_found_by_id_only_and_has_no_userna
         ("core_cohort_search_cohorts", {"query": "", "context": {"contextid": 1}}),
     ],
 )
-def test_without_the_capability_on_cohorts_a_call_is_refused(
-    caller: Caller, function: str, params: object
-) -> None:
+def test_without_the_capability_on_cohorts_a_call_is_refused(caller: Caller, function: str, params: object) -> None:
     caller.moodle.capabilities.remove("moodle/cohort:manage")
     answer = caller.call(function, params)
     assert (answer["exception"], answer["errorcode"]) == (
@@ -399,7 +391,6 @@ def test_two_writers_on_one_cohort_are_a_collision(caller: Caller) -> None:
 
 
 def test_writers_on_distinct_cohorts_and_readers_do_not_collide(caller: Caller) -> None:
-    caller.moodle.php_workers = 3
     add = (ADD, {"members": [addition("L1DROI", "e00000001")]})
     remove = (REMOVE, {"members": [{"cohortid": 2, "userid": 4}]})
     at_once(caller, add, remove)
@@ -420,7 +411,7 @@ def test_calls_are_recorded_with_what_they_did(caller: Caller) -> None:
     caller.call(REMOVE, {"members": [{"cohortid": 99, "userid": 4}]})
     added, refused = caller.moodle.calls
     assert isinstance(added, Call)
-    assert (added.function, added.items, added.cohorts, added.error) == (ADD, 3, {1}, None)
+    assert (added.function, added.items, added.cohorts, added.error) == (ADD, 3, frozenset({1}), None)
     assert added.started <= added.ended <= refused.started
     assert refused.error == "invalidrecord"
 
@@ -465,7 +456,7 @@ def test_a_fault_says_by_its_name_whether_the_call_was_applied(
 def test_a_late_answer_outlasts_the_client(caller: Caller) -> None:
     caller.moodle.fault = Fault.APPLIED_THEN_LATE
     with pytest.raises(httpx.ReadTimeout):
-        caller.send(ADD, {"members": [addition("L1DROI", "e00000001")]}, timeout=0.2)
+        caller.send(ADD, {"members": [addition("L1DROI", "e00000001")]}, timeout=0.5)
     assert caller.moodle.members(1) == {4}
 
 

@@ -1,16 +1,17 @@
 """Facts to desired memberships and wanted names: what must be, whatever the way it was learnt."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 
 from worker.ledger.engine import select_in, upsert
-from worker.ledger.facts import Trigger
-from worker.model import CohortState, Instant
-from worker.rules import Mapper, Mode, WantedCohort
-from worker.sql.tables import cohort, component, enrolment, etape, membership, student
+from worker.ledger.facts import Trigger, Triggers
+from worker.model import OF_ACCOUNTS, CohortState, Instant
+from worker.rules import Mapper, Mode, WantedCohort, canonical
+from worker.sql.tables import cohort, component, enrolment, etape, gap, membership, student
 
 PROMISE_SECONDS = 24 * 3600
 """A change is on Moodle this long after its publication, at most."""
@@ -24,8 +25,9 @@ class Deriver:
         self._coalesce = coalesce
         self._removal_delay = removal_delay
         self._platforms = [p.name for p in mapper.policy.platforms if p.mode is not Mode.MANUAL]
+        self._mine = sa.select(cohort).where(cohort.c.platform.in_(self._platforms))
 
-    def memberships(self, connection: sa.Connection, students: Mapping[str, Trigger], now: Instant) -> int:
+    def memberships(self, connection: sa.Connection, students: Mapping[str, Triggers], now: Instant) -> int:
         """Derive the memberships of these students, and of those merged with them; returns how many changed."""
         family, triggers = _families(connection, students)
         enrolments = _enrolments(connection, family)
@@ -40,24 +42,42 @@ class Deriver:
         }
         wanted = {number: self.mapper.desired(rows, components) for number, rows in enrolments.items()}
         ids = self._cohort_ids(connection, {cohort for cohorts in wanted.values() for cohort in cohorts})
-        desired = {(ids[c.platform, c.idnumber], who) for who, cohorts in wanted.items() for c in cohorts}
-        known = {
-            (row.cohort_id, row.student_id): row.desired
+        desired = {
+            (ids[c.platform, c.idnumber], who): c.etape for who, cohorts in wanted.items() for c in cohorts
+        }
+        has = {
+            (row.cohort_id, row.student_id): row.etape
             for row in select_in(
                 connection,
-                sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.desired)
+                sa.select(membership.c.cohort_id, membership.c.student_id, cohort.c.etape)
                 .join(cohort)
-                .where(cohort.c.platform.in_(self._platforms)),
+                .where(membership.c.desired, cohort.c.platform.in_(self._platforms)),
                 membership.c.student_id,
                 family.keys() | set(family.values()),
             )
         }
-        changes = [(key, True) for key in desired if not known.get(key, False)]
-        changes += [(key, False) for key, was in known.items() if was and key not in desired]
-        rows = [self._row(key, wants, triggers[key[1]], now) for key, wants in sorted(changes)]
+        changes = [(key, True, desired[key]) for key in desired.keys() - has.keys()]
+        changes += [(key, False, has[key]) for key in has.keys() - desired.keys()]
+        rows = [
+            self._row(key, wants, self._trigger(triggers[key[1]], code), now)
+            for key, wants, code in sorted(changes, key=itemgetter(0))
+        ]
         # `observed` is what Moodle showed and isn't for us to say: it is set for new rows alone.
         upsert(connection, membership, rows, update=_DESIRED)
         return len(rows)
+
+    def retry(self, connection: sa.Connection, students: Iterable[str], now: Instant) -> None:
+        """Try anew what is parked of these students, who have become known by another login."""
+        here = sa.select(cohort.c.id).where(cohort.c.platform.in_(self._platforms))
+        again = sa.update(membership).where(
+            gap,
+            membership.c.reason.in_([reason.value for reason in OF_ACCOUNTS]),
+            membership.c.cohort_id.in_(here),
+            membership.c.student_id == sa.bindparam("b_student"),
+        )
+        rows = [{"b_student": number} for number in sorted(students)]
+        if rows:
+            connection.execute(again.values(next_attempt_at=now + self._coalesce), rows)
 
     def names(self, connection: sa.Connection, etapes: Iterable[str], components: Iterable[str]) -> None:
         """Write anew the wanted names of the cohorts of these étapes and components."""
@@ -67,18 +87,22 @@ class Deriver:
         }
         if not codes and not components:
             return
-        mine = sa.select(cohort).where(cohort.c.platform.in_(self._platforms))
-        found = {row.id: row for row in select_in(connection, mine, cohort.c.etape, codes)}
-        found |= {row.id: row for row in select_in(connection, mine, cohort.c.component, components)}
+        found = {row.id: row for row in select_in(connection, self._mine, cohort.c.etape, codes)}
+        found |= {row.id: row for row in select_in(connection, self._mine, cohort.c.component, components)}
+        self._name(connection, list(found.values()))
+
+    def every_name(self, connection: sa.Connection) -> None:
+        """Write anew the wanted names of all cohorts."""
+        self._name(connection, connection.execute(self._mine).all())
+
+    def _name(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> None:
+        codes = {row.etape for row in rows if row.etape is not None}
         described = {
-            row.code: row
-            for row in select_in(
-                connection, sa.select(etape), etape.c.code, {row.etape for row in found.values() if row.etape}
-            )
+            row.code: row for row in select_in(connection, sa.select(etape), etape.c.code, codes)
         }
         labels = dict(row.tuple() for row in connection.execute(sa.select(component.c.code, component.c.label)))
         names = []
-        for row in found.values():
+        for row in rows:
             of = described.get(row.etape)
             code = row.component or (of.component if of is not None else None)
             name = self.mapper.name(
@@ -101,13 +125,19 @@ class Deriver:
 
     def follow_aliases(self, connection: sa.Connection) -> None:
         """Let the cohort of an old code live on under the new one, unless that one has a cohort already."""
-        mine = sa.select(cohort).where(cohort.c.etape.is_not(None), cohort.c.platform.in_(self._platforms))
+        mine = self._mine.where(cohort.c.etape.is_not(None))
         for row in connection.execute(mine.order_by(cohort.c.id)).all():
             etape_code, idnumber = self.mapper.successor(row.etape, row.idnumber)
             same = sa.and_(cohort.c.platform == row.platform, cohort.c.idnumber == idnumber)
             if connection.scalar(sa.select(cohort.c.id).where(same)) is None:
                 renamed = sa.update(cohort).where(cohort.c.id == row.id)
                 connection.execute(renamed.values(idnumber=idnumber, etape=etape_code, wanted_name=None))
+
+    def _trigger(self, triggers: Triggers, of: str | None) -> Trigger:
+        """Why the membership of a cohort of this étape changes: a message about that étape, if there was one."""
+        aliases = self.mapper.policy.aliases
+        about = [t for code, t in triggers.items() if code is not None and canonical(code, aliases) == of]
+        return about[-1] if about else triggers[None]
 
     def _row(
         self,
@@ -133,43 +163,38 @@ class Deriver:
 
     def _cohort_ids(self, connection: sa.Connection, wanted: Iterable[WantedCohort]) -> dict[tuple[str, str], int]:
         """Ids by (platform, idnumber); cohorts never heard of before are noted as wanted."""
-        by_key = {(c.platform, c.idnumber): c for c in wanted}
+        by_key = {(c.platform, c.idnumber): c for c in sorted(wanted, key=attrgetter("template"))}
 
-        def read() -> dict[tuple[str, str], int]:
-            columns = sa.select(cohort.c.id, cohort.c.platform, cohort.c.idnumber)
-            rows = select_in(connection, columns, cohort.c.idnumber, {idnumber for _, idnumber in by_key})
-            return {(row.platform, row.idnumber): row.id for row in rows}
+        def read() -> dict[tuple[str, str], sa.Row[Any]]:
+            rows = select_in(
+                connection, self._mine, cohort.c.idnumber, {idnumber for _, idnumber in by_key}
+            )
+            return {(row.platform, row.idnumber): row for row in rows}
 
-        ids = read()
-        new = [by_key[key] for key in sorted(by_key.keys() - ids.keys())]
-        if not new:
-            return ids
-        connection.execute(
-            sa.insert(cohort),
-            [
-                {
-                    "platform": c.platform,
-                    "idnumber": c.idnumber,
-                    "template": c.template,
-                    "etape": c.etape,
-                    "component": c.component,
-                    "state": CohortState.WANTED.value,
-                }
-                for c in new
-            ],
-        )
-        self.names(connection, {c.etape for c in new if c.etape}, {c.component for c in new if c.component})
-        return read()
+        known = read()
+        new = [by_key[key] for key in sorted(by_key.keys() - known.keys())]
+        if new:
+            state = {"state": CohortState.WANTED.value}
+            connection.execute(sa.insert(cohort), [_columns(c) | state for c in new])
+        # Templates may have changed since the cohort was first wanted.
+        moved = [key for key, row in known.items() if key in by_key and _columns(by_key[key]) != _columns(row)]
+        for key in moved:
+            mine = sa.update(cohort).where(cohort.c.id == known[key].id)
+            connection.execute(mine.values(_columns(by_key[key])))
+        if new or moved:
+            known = read()
+            self._name(connection, [known[c.platform, c.idnumber] for c in new] + [known[key] for key in moved])
+        return {key: row.id for key, row in known.items()}
 
 
-def _families(connection: sa.Connection, students: Mapping[str, Trigger]) -> tuple[dict[str, str], dict[str, Trigger]]:
+def _families(connection: sa.Connection, students: Mapping[str, Triggers]) -> tuple[dict[str, str], dict[str, Triggers]]:
     """Numbers to survivors, for these students and everybody merged with them; and triggers for all of them."""
     columns = sa.select(student.c.student_id, student.c.survivor).where(student.c.survivor.is_not(None))
     found = select_in(connection, columns, student.c.student_id, students)
     merged = {row.student_id: row.survivor for row in found}
     triggers = dict(students)
     for number, survivor in merged.items():
-        triggers.setdefault(survivor, students[number])
+        triggers[survivor] = students[number] | triggers.get(survivor, {})
     for row in select_in(connection, columns, student.c.survivor, set(triggers)):
         merged[row.student_id] = row.survivor
         triggers.setdefault(row.student_id, triggers[row.survivor])
@@ -178,29 +203,36 @@ def _families(connection: sa.Connection, students: Mapping[str, Trigger]) -> tup
 
 def _enrolments(connection: sa.Connection, family: Mapping[str, str]) -> dict[str, list[sa.Row[Any]]]:
     """Enrolments by surviving student. When several sources speak of one, the latest to have changed is taken."""
-    newest: dict[tuple[str, str], sa.Row[Any]] = {}
-    for row in select_in(connection, sa.select(*_READ), enrolment.c.student_id, family):
-        key = (row.uai, row.enrolment_id)
-        old = newest.get(key)
-        if old is None or (row.changed_at, row.system) > (old.changed_at, old.system):
-            newest[key] = row
     by_student: dict[str, list[sa.Row[Any]]] = defaultdict(list)
-    for row in newest.values():
+    for row in select_in(connection, _LATEST, enrolment.c.student_id, family):
         by_student[family[row.student_id]].append(row)
     return by_student
 
 
+def _columns(of: WantedCohort | sa.Row[Any]) -> dict[str, Any]:
+    """Say what a cohort's row and the rules both say of it."""
+    return {name: getattr(of, name) for name in ("platform", "idnumber", "template", "etape", "component")}
+
+
 _DESIRED = [c.name for c in membership.c if not c.primary_key and c.name not in {"observed", "user_id"}]
-_READ = (
+_other = enrolment.alias("other")
+_LATEST = sa.select(
     enrolment.c.uai,
-    enrolment.c.enrolment_id,
-    enrolment.c.system,
     enrolment.c.student_id,
-    enrolment.c.changed_at,
     enrolment.c.status,
     enrolment.c.payment,
     enrolment.c.academic_year,
     enrolment.c.etape,
     enrolment.c.etape_version,
     enrolment.c.component,
+).where(
+    ~sa.exists().where(
+        _other.c.uai == enrolment.c.uai,
+        _other.c.enrolment_id == enrolment.c.enrolment_id,
+        sa.or_(
+            _other.c.changed_at > enrolment.c.changed_at,
+            sa.and_(_other.c.changed_at == enrolment.c.changed_at, _other.c.system > enrolment.c.system),
+        ),
+    )
 )
+"""What the latest source says of each enrolment, perhaps that it is another student's."""

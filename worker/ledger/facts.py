@@ -4,9 +4,10 @@ Each function takes a batch, writes what is newer, and notes in `Effects` whom a
 depends on the order of the messages: versions and instants decide, and equal instants are told apart by the text.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -14,6 +15,21 @@ from worker.ledger.engine import select_in, upsert
 from worker.model import Cause, EnrolmentChange, EtapeDescribed, Instant, Received, StudentRekeyed
 from worker.rules import survivors
 from worker.sql.tables import component, enrolment, etape, student
+
+
+AS_A_WHOLE = "*"
+"""The `label_version` of a label that was said of an étape as a whole."""
+_Label = tuple[bool, int, str, Instant, str]
+"""Labels in rising order: whether of the étape as a whole; version by length and text; instant; the label."""
+
+
+class _Known(NamedTuple):
+    """What a source has said of an enrolment; the names are those of the columns."""
+
+    version: int
+    changed_at: Instant
+    student_id: str
+    etape: str | None
 
 
 @dataclass(slots=True)
@@ -39,13 +55,24 @@ class Trigger:
     published_at: Instant
 
 
+Triggers = dict[str | None, Trigger]
+"""Why one student is derived anew, by étape; under None for all others."""
+
+
 @dataclass(slots=True)
 class Effects:
     """What the facts of a batch touch."""
 
-    students: dict[str, Trigger] = field(default_factory=dict)
+    students: dict[str, Triggers] = field(default_factory=dict)
+    renamed: set[str] = field(default_factory=set)
+    """Students who have another login: what was parked for want of it is worth a try."""
     etapes: set[str] = field(default_factory=set)
     components: set[str] = field(default_factory=set)
+
+    def touch(self, student_id: str, trigger: Trigger, *etapes: str | None) -> None:
+        """Have a student derived anew; a wider reason than one étape's, if there was one before, stays."""
+        triggers = self.students.setdefault(student_id, {None: trigger})
+        triggers |= dict.fromkeys((code for code in etapes if code is not None), trigger)
 
 
 def enrolments(
@@ -53,29 +80,28 @@ def enrolments(
 ) -> None:
     """Keep the newest version of each enrolment of each source."""
     changes = [(item.change, item) for item in batch if isinstance(item.change, EnrolmentChange)]
-    known = {
-        (row.uai, row.enrolment_id, row.system): (row.version, row.changed_at, row.student_id)
-        for row in select_in(
-            connection,
-            sa.select(*enrolment.primary_key, *_ORDER),
-            enrolment.c.enrolment_id,
-            {change.enrolment_id for change, _ in changes},
-        )
-    }
+    known: dict[tuple[str, str], dict[str, _Known]] = defaultdict(dict)
+    for row in select_in(
+        connection,
+        sa.select(*enrolment.primary_key, *(enrolment.c[name] for name in _Known._fields)),
+        enrolment.c.enrolment_id,
+        {change.enrolment_id for change, _ in changes},
+    ):
+        known[row.uai, row.enrolment_id][row.system] = _Known(*row[3:])
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for change, item in changes:
-        key = (change.uai, change.enrolment_id, change.system)
-        old = known.get(key)
-        if old is not None and (change.version, change.changed_at) <= old[:2]:
+        sources = known[change.uai, change.enrolment_id]
+        old = sources.get(change.system)
+        if old is not None and (change.version, change.changed_at) <= (old.version, old.changed_at):
             counts.stale += 1
             continue
         counts.applied += 1
-        known[key] = (change.version, change.changed_at, change.student_id)
         trigger = Trigger(Cause(change.status), change.origin, item.published_at)
-        effects.students[change.student_id] = trigger
-        if old is not None:
-            effects.students[old[2]] = trigger
-        rows[key] = {
+        effects.touch(change.student_id, trigger, change.etape)
+        for said in sources.values():  # perhaps of another student, or another étape
+            effects.touch(said.student_id, trigger, change.etape, said.etape)
+        sources[change.system] = _Known(change.version, change.changed_at, change.student_id, change.etape)
+        rows[change.uai, change.enrolment_id, change.system] = {
             "uai": change.uai,
             "enrolment_id": change.enrolment_id,
             "system": change.system,
@@ -96,26 +122,24 @@ def enrolments(
 
 def logins(connection: sa.Connection, batch: Iterable[Received], effects: Effects, uais: frozenset[str]) -> None:
     """Keep the latest login of each student; a message without one says nothing about it."""
-    said: dict[str, tuple[Instant, str, Trigger]] = {}
+    said: dict[str, tuple[Instant, str]] = {}
     for item in batch:
         change = item.change
         if isinstance(change, EnrolmentChange) and change.login is not None and change.uai in uais:
-            old = said.get(change.student_id)
-            if old is None or (change.changed_at, change.login) > old[:2]:
-                trigger = Trigger(Cause(change.status), change.origin, item.published_at)
-                said[change.student_id] = (change.changed_at, change.login, trigger)
+            new = (change.changed_at, change.login)
+            said[change.student_id] = max(new, said.get(change.student_id, new))
     columns = sa.select(student.c.student_id, student.c.login_at, student.c.login)
     known = {
         row.student_id: (row.login_at or 0.0, row.login or "")
         for row in select_in(connection, columns, student.c.student_id, said)
     }
     rows = []
-    for number, (at, login, trigger) in said.items():
+    for number, (at, login) in said.items():
         old_at, old_login = known.get(number, (0.0, ""))
         if (at, login) > (old_at, old_login):
             rows.append({"student_id": number, "login": login, "login_at": at})
             if login != old_login:
-                effects.students.setdefault(number, trigger)
+                effects.renamed.add(number)
     upsert(connection, student, rows, update=["login", "login_at"])
 
 
@@ -154,7 +178,7 @@ def merges(
     for number, survivor in after.items():  # a new merge may lead whole chains elsewhere
         if before.get(number, number) != survivor:
             for concerned in (number, before.get(number, number), survivor):
-                effects.students.setdefault(concerned, newer[-1])
+                effects.touch(concerned, newer[-1])
     upsert(
         connection,
         student,
@@ -181,9 +205,10 @@ def descriptions(
     """Keep the label of the highest version of each étape, and the latest component and component label.
 
     Versions of one étape may carry different labels (APOGEE's VERSION_ETAPE.LIB_WEB_VET): were the latest message to
-    decide, their cohort would be renamed back and forth.
+    decide, their cohort would be renamed back and forth. A description of the étape as a whole, without a version,
+    is above all versions: it is how a new name is announced.
     """
-    labels: dict[str, tuple[int, str, Instant, str]] = {}
+    labels: dict[str, _Label] = {}
     components: dict[str, tuple[Instant, str]] = {}
     component_labels: dict[str, tuple[Instant, str]] = {}
     triggers: dict[str, Trigger] = {}
@@ -194,8 +219,9 @@ def descriptions(
         if change.etape is None:
             continue
         if change.etape_label is not None:
-            version = change.etape_version or ""
-            label = (len(version), version, change.changed_at, change.etape_label)
+            whole = isinstance(change, EtapeDescribed) and change.etape_version is None
+            version = AS_A_WHOLE if whole else change.etape_version or ""
+            label = _label(version, change.changed_at, change.etape_label)
             labels[change.etape] = max(label, labels.get(change.etape, label))
         if change.component is not None:
             new = (change.changed_at, change.component)
@@ -212,7 +238,7 @@ def descriptions(
 
 def _keep_etapes(
     connection: sa.Connection,
-    labels: dict[str, tuple[int, str, Instant, str]],
+    labels: dict[str, _Label],
     components: dict[str, tuple[Instant, str]],
     triggers: dict[str, Trigger],
     effects: Effects,
@@ -222,28 +248,24 @@ def _keep_etapes(
     rows, moved = [], set()
     for code in sorted(codes):
         row = known.get(code)
-        old_version = (row.label_version or "") if row is not None else ""
-        old_label = (
-            len(old_version),
-            old_version,
-            (row.label_at or 0.0) if row is not None else 0.0,
-            (row.label or "") if row is not None else "",
-        )
-        old_component = (row.component_at or 0.0, row.component or "") if row is not None else (0.0, "")
+        old_label, old_component = _label("", 0.0, ""), (0.0, "")
+        if row is not None:
+            old_label = _label(row.label_version or "", row.label_at or 0.0, row.label or "")
+            old_component = (row.component_at or 0.0, row.component or "")
         label = max(old_label, labels.get(code, old_label))
         new_component = max(old_component, components.get(code, old_component))
         if (label, new_component) == (old_label, old_component):
             continue
-        if label[3] != old_label[3] or new_component[1] != old_component[1]:
+        if label[-1] != old_label[-1] or new_component[1] != old_component[1]:
             effects.etapes.add(code)
         if new_component[1] != old_component[1]:
             moved.add(code)
         rows.append(
             {
                 "code": code,
-                "label": label[3] or None,
-                "label_version": label[1] or None,
-                "label_at": label[2],
+                "label": label[-1] or None,
+                "label_version": label[2] or None,
+                "label_at": label[3],
                 "component": new_component[1] or None,
                 "component_at": new_component[0],
             }
@@ -252,7 +274,7 @@ def _keep_etapes(
     # Routes go by component: whoever relies on that of the étape is derived anew.
     relying = sa.select(enrolment.c.student_id, enrolment.c.etape).where(enrolment.c.component.is_(None))
     for found in select_in(connection, relying.distinct(), enrolment.c.etape, moved):
-        effects.students.setdefault(found.student_id, triggers[found.etape])
+        effects.touch(found.student_id, triggers[found.etape])
 
 
 def _keep_components(connection: sa.Connection, labels: dict[str, tuple[Instant, str]], effects: Effects) -> None:
@@ -266,5 +288,8 @@ def _keep_components(connection: sa.Connection, labels: dict[str, tuple[Instant,
     upsert(connection, component, rows, update=["label", "label_at"])
 
 
-_ORDER = (enrolment.c.version, enrolment.c.changed_at, enrolment.c.student_id)
+def _label(version: str, at: Instant, label: str) -> _Label:
+    return version == AS_A_WHOLE, len(version), version, at, label
+
+
 _FACT = [c.name for c in enrolment.c if not c.primary_key]

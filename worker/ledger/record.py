@@ -7,10 +7,10 @@ import sqlalchemy as sa
 from worker.ledger import facts
 from worker.ledger.derive import Deriver
 from worker.ledger.engine import Ledger, upsert
-from worker.ledger.facts import Counts, Effects, Trigger
+from worker.ledger.facts import Counts, Effects, Trigger, Triggers
 from worker.model import Cause, Instant, Received, Tombstone
 from worker.rules import Mapper
-from worker.sql.tables import enrolment, etape, meta, position
+from worker.sql.tables import enrolment, meta, position
 
 REFOLD_STUDENTS = 2_000
 """Students derived anew in one step after a change of settings."""
@@ -43,6 +43,7 @@ class Recorder:
             facts.logins(connection, batch, effects, self._uais)
             facts.enrolments(connection, batch, effects, counts, now)
             counts.memberships = self._derive.memberships(connection, effects.students, now)
+            self._derive.retry(connection, effects.renamed, now)
             self._derive.names(connection, effects.etapes, effects.components)
             _advance(connection, positions or {}, topic_ids or {})
         counts.tombstone = sum(isinstance(item.change, Tombstone) for item in batch)
@@ -63,9 +64,11 @@ class Recorder:
             students = connection.scalars(sa.select(enrolment.c.student_id).distinct()).all()
             changed = 0
             for start in range(0, len(students), REFOLD_STUDENTS):
-                some = dict.fromkeys(students[start : start + REFOLD_STUDENTS], trigger)
+                some: dict[str, Triggers] = {
+                    number: {None: trigger} for number in students[start : start + REFOLD_STUDENTS]
+                }
                 changed += self._derive.memberships(connection, some, now)
-            self._derive.names(connection, connection.scalars(sa.select(etape.c.code)).all(), ())
+            self._derive.every_name(connection)
             upsert(connection, meta, [{"key": "policy", "value": fingerprint}], update=["value"])
         return changed
 
@@ -75,11 +78,16 @@ def _advance(
     positions: Mapping[tuple[str, int], int],
     topic_ids: Mapping[str, str | None],
 ) -> None:
-    """Advance the positions; a slow worker that has lost its partition never moves one back."""
+    """Advance the positions; a slow worker that has lost its partition never moves one back.
+
+    Those in a topic that was re-created since are forgotten.
+    """
+    for topic in {topic for topic, _ in positions}:
+        other = position.c.topic_id.is_distinct_from(topic_ids.get(topic))
+        connection.execute(sa.delete(position).where(position.c.topic == topic, other))
     known = {
         (row.topic, row.partition): row.next_offset
         for row in connection.execute(sa.select(position))
-        if row.topic_id == topic_ids.get(row.topic)
     }
     rows = [
         {"topic": topic, "partition": partition, "next_offset": offset, "topic_id": topic_ids.get(topic)}

@@ -18,7 +18,7 @@ from worker.sandbox.moodle_session import (
     email,
     integer,
     login,
-    one_of,
+    matching,
     raw,
     word,
 )
@@ -48,7 +48,7 @@ CONTEXT: Shape = {
 }
 USER: Shape = {
     "username": login,
-    "auth": Default(one_of("manual|cas|ldap|shibboleth|oauth2"), "manual"),
+    "auth": Default(matching("manual|cas|ldap|shibboleth|oauth2"), "manual"),
     "password": Default(raw),
     "createpassword": Default(boolean),
     "firstname": raw,
@@ -225,15 +225,14 @@ def delete_cohort_members(call: Session, params: Params) -> None:
 def get_users_by_field(call: Session, params: Params) -> object:
     """Find accounts, deleted ones included, in the order of ids; one unclean value fails the call.
 
-    Without viewdetails nobody is found. Without viewalldetails some fields are missing, username and idnumber among
-    them, and who was looked for by one of those isn't found.
+    Without viewdetails nobody is found. Without viewalldetails some fields are missing, username and idnumber
+    among them, and who was looked for by one of those isn't found.
     """
     by = params["field"]
     if by not in {"id", "idnumber", "username", "email"}:
         raise WebServiceError(
             "codingerror",
-            "invalid field parameter: "
-            f"The search field '{by}' is not supported, look at the web service documentation",
+            f"invalid field parameter: The search field '{by}' is not supported, look at the web service documentation",
         )
     cleaner: Callable[[str], object] = {"id": integer, "username": login}.get(by, raw)
     wanted = {cleaner(value) for value in params["values"]}
@@ -324,9 +323,7 @@ FUNCTIONS = {
         search_cohorts,
     ),
     "core_cohort_create_cohorts": Function({"cohorts": [COHORT]}, create_cohorts, writes=True),
-    "core_cohort_update_cohorts": Function(
-        {"cohorts": [{"id": integer} | COHORT]}, update_cohorts, writes=True
-    ),
+    "core_cohort_update_cohorts": Function({"cohorts": [{"id": integer} | COHORT]}, update_cohorts, writes=True),
     "core_cohort_get_cohort_members": Function({"cohortids": [integer]}, get_cohort_members),
     "core_cohort_add_cohort_members": Function(
         {"members": [{"cohorttype": NAMED, "usertype": NAMED}]}, add_cohort_members, writes=True

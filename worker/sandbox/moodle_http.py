@@ -1,4 +1,4 @@
-"""How PHP reads a form, and how Moodle's REST server and nginx answer: as recorded in `moodle-transcripts.json`."""
+"""How PHP reads a form, and how Moodle's REST server and nginx answer (as recorded)."""
 
 import html
 import json
@@ -65,7 +65,7 @@ def page_of(fault: Fault | None, site_name: str) -> Response | None:
 
 
 def read_form(encoded: bytes, limit: int) -> dict[str, Any]:
-    """Decode `a[0][b]=c` into nested dicts as PHP does; fields after the first `limit` are dropped in silence.
+    """Decode `a[0][b]=c` into nested dicts as PHP does; fields beyond `limit` are dropped in silence.
 
     `a[]` appends. Names with unbalanced brackets are kept flat.
     """

@@ -1,7 +1,7 @@
-"""One call to a web service of Moodle: its parameters checked, its rights, its errors, and what it will change.
+"""One call to a web service of Moodle: its parameters, its rights, its errors, and what it will change.
 
-A call first reads and computes (`Session.run`), is then in flight for as long as it costs, and only then commits:
-so that two calls at once do to each other what PostgreSQL lets them do.
+A call first reads and computes (`Session.run`), is then in flight for as long as it costs, and only then
+commits: so that two calls at once do to each other what PostgreSQL lets them do.
 """
 
 import re
@@ -93,7 +93,8 @@ def _clean_key(key: str, shape: Shape, value: Mapping[str, object]) -> object:
     raise WebServiceError("invalidparameter")
 
 
-def one_of(pattern: str) -> Callable[[str], str]:
+def matching(pattern: str) -> Callable[[str], str]:
+    """Make a cleaner that takes only what matches as a whole."""
     compiled = re.compile(pattern)
 
     def cleaner(value: str) -> str:
@@ -119,11 +120,11 @@ def boolean(value: str) -> bool:
     return _BOOLEAN(value) == "1"
 
 
-_INTEGER = one_of(r"0|-?[1-9][0-9]{0,17}")
-_BOOLEAN = one_of("[01]")
-word = one_of("[A-Za-z0-9_-]*")
-login = one_of("[-.@_a-z0-9]*")
-email = one_of(r"[^@\s]+@[^@\s]+")
+_INTEGER = matching(r"0|-?[1-9][0-9]{0,17}")
+_BOOLEAN = matching("[01]")
+word = matching("[A-Za-z0-9_-]*")
+login = matching("[-.@_a-z0-9]*")
+email = matching(r"[^@\s]+@[^@\s]+")
 
 
 # --- One call ---
@@ -133,7 +134,8 @@ email = one_of(r"[^@\s]+@[^@\s]+")
 class Session:
     """One call: what it answers, what it has touched and spent, and what it will change when it commits.
 
-    `spent` counts by the names of the fields of `Cost`. `touched` holds cohort ids and, for a creation, idnumbers.
+    `spent` counts by the names of the fields of `Cost`. `touched` holds the ids of cohorts and, for a creation,
+    their idnumbers.
     """
 
     site: Site

@@ -214,8 +214,4 @@ class Site:
 
     def context_of(self, cohort: Cohort) -> int:
         """Give the id of the context that the cohort lives in."""
-        return (
-            SYSTEM_CONTEXT
-            if cohort.category is None
-            else CATEGORY_CONTEXTS + self.categories[cohort.category]
-        )
+        return SYSTEM_CONTEXT if cohort.category is None else CATEGORY_CONTEXTS + self.categories[cohort.category]

@@ -96,7 +96,7 @@ def upgrade() -> None:
             "label_version",
             sa.Text(),
             nullable=True,
-            comment="version of the étape that the label was said of; the highest rules",
+            comment="version of the étape that the label was said of: the highest rules, * above all",
         ),
         sa.Column("label_at", sa.Float(), nullable=True),
         sa.Column("component", sa.Text(), nullable=True),

@@ -1,0 +1,271 @@
+"""An installation as a person would have it: a settings file, the `cohorts` commands, worker processes."""
+# ruff: noqa: S603 -- the programs and their arguments are our own
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.servers.kafka import Kafka
+from worker import broker
+from worker.broker import Headers, Partition, Record, RecordProducer
+from worker.ledger import Ledger, reading
+from worker.model import PlatformState
+from worker.sandbox.moodle import SandboxMoodle
+from worker.sandbox.records import Message
+
+PROGRAM = str(Path(sys.executable).with_name("cohorts"))
+PATIENCE = 60.0  # seconds for what takes a few
+UAI, YEAR = "0141408E", 2026
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], *, within: float = PATIENCE, every: float = 0.1) -> T:
+    """Look until something is found; an AssertionError of the look is what is still wrong."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            if found := look():
+                return found
+            wrong = f"not within {within:g} s"
+        except AssertionError as error:
+            wrong = str(error)
+        if time.monotonic() > deadline:
+            raise AssertionError(wrong)
+        time.sleep(every)
+
+
+def toml(value: Any) -> str:  # noqa: ANN401 - what TOML can hold
+    """Write a value as inline TOML, whose strings, numbers and lists are JSON's."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
+
+
+class Process:
+    """A running `cohorts run`; `name` is its log's."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.log_file = log
+        with log.open("wb") as stderr:
+            self._popen = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, env=environment()
+            )
+
+    @property
+    def runs(self) -> bool:
+        """Whether it hasn't ended yet."""
+        return self._popen.poll() is None
+
+    def log(self) -> list[dict[str, Any]]:
+        """Give what it logged; each whole line is a JSON object."""
+        lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """Give the log lines of one event."""
+        return [line for line in self.log() if line["event"] == event]
+
+    def started(self) -> str:
+        """Wait until it is up; gives the address of its web pages."""
+
+        def address() -> str:
+            assert self.runs, f"ended with {self._popen.returncode}:\n{self.log_file.read_text(encoding='utf-8')}"
+            return next((str(line["web"]) for line in self.said("started")), "")
+
+        return eventually(address)
+
+    def get(self, path: str) -> httpx.Response:
+        """Ask its web server."""
+        return httpx.get(f"{self.started()}/{path}", timeout=10)
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Give every sample of /metrics by its name and the values of its labels."""
+        return {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(self.get("metrics").text)
+            for sample in family.samples
+        }
+
+    def kill(self) -> None:
+        """End it at once, as a power cut does."""
+        self._popen.kill()
+        self._popen.wait()
+
+    def terminate(self) -> int:
+        """Ask it to stop, as a supervisor does; gives its exit code."""
+        self._popen.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; gives its exit code."""
+        return self._popen.wait(PATIENCE)
+
+
+def environment() -> dict[str, str]:
+    """Give the environment of a process of ours, without any settings of whoever runs the tests."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("COHORTS_")}
+    return ours | {"COLUMNS": "200"}
+
+
+@dataclass
+class Installation:
+    """One university's: settings, topics, ledger. What it starts is gone at the end of `running`."""
+
+    directory: Path
+    kafka: Kafka
+    topic: str
+    settings: dict[str, Any]
+    partitions: int = 3
+    processes: list[Process] = field(default_factory=list)
+    ledgers: list[Ledger] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def dead_letters(self) -> str:
+        """The topic of messages that can't be read."""
+        return f"{self.topic}.dead-letters"
+
+    @property
+    def file(self) -> Path:
+        """The settings file."""
+        return self.directory / "cohorts.toml"
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, opened beside the workers."""
+        if not self.ledgers:
+            self.ledgers.append(Ledger(self.settings["ledger"]["url"]))
+        return self.ledgers[0]
+
+    def write_settings(self) -> None:
+        """Write the settings file anew."""
+        lines = [f"{name} = {toml(value)}\n" for name, value in self.settings.items()]
+        self.file.write_text("".join(lines), encoding="utf-8")
+
+    def run(self, *arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, as a person does."""
+        return subprocess.run(
+            [PROGRAM, *arguments, "--config", str(config or self.file)],
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
+            env=environment(),
+            timeout=PATIENCE,
+        )
+
+    def worker(self) -> Process:
+        """Start a worker."""
+        log = self.directory / f"worker-{next(self.numbers)}.log"
+        self.processes.append(Process([PROGRAM, "run", "--config", str(self.file)], log))
+        return self.processes[-1]
+
+    def publish(self, messages: Iterable[Message]) -> None:
+        """Produce messages as the records' software does."""
+        self.produce((message.key.encode(), message.payload(), ()) for message in messages)
+
+    def produce(self, records: Iterable[tuple[bytes | None, bytes | None, Headers]]) -> None:
+        """Produce any records: key, value and headers."""
+        RecordProducer(self.kafka.properties).send((self.topic, *record) for record in records)
+
+    def letters(self) -> list[Record]:
+        """Give the dead letters."""
+        return list(broker.read_to_end(self.kafka.properties, self.dead_letters))
+
+    def published(self) -> dict[Partition, int]:
+        """Count the records of each partition, of a topic without transactions: the offset of its end."""
+        counts = {(self.topic, number): 0 for number in range(self.partitions)}
+        for record in broker.read_to_end(self.kafka.properties, self.topic):
+            counts[record.topic, record.partition] = record.offset + 1
+        return {partition: count for partition, count in counts.items() if count}
+
+    def recorded(self) -> dict[Partition, int]:
+        """Say where the ledger has got to."""
+        ids = {name: topic.id for name, topic in broker.describe(self.kafka.properties, [self.topic]).topics.items()}
+        return reading.positions(self.ledger, ids)
+
+    def status(self) -> reading.Status:
+        """Say how the ledger stands."""
+        return reading.status(self.ledger, sorted(self.settings["platforms"]), time.time())
+
+    def state_of(self, platform: str) -> reading.PlatformStatus:
+        """Say how one platform stands."""
+        return next(each for each in self.status().platforms if each.name == platform)
+
+    def is_up(self, platform: str) -> bool:
+        """Say whether a platform answered last time."""
+        return self.state_of(platform).state is PlatformState.UP
+
+    def missing(self, platform: str) -> set[tuple[str, str]]:
+        """Give the memberships (cohort, student) that are desired and not known to be on Moodle."""
+        there = pairs(reading.observed(self.ledger, platform))
+        return pairs(reading.desired(self.ledger, platform)) - there
+
+
+@contextmanager
+def installed(
+    directory: Path,
+    kafka: Kafka,
+    topic: str,
+    platforms: Mapping[str, Any],
+    *,
+    partitions: int = 3,
+    **more: Mapping[str, Any],
+) -> Iterator[Installation]:
+    """Install for these platforms, with delays of seconds; `more` is by section of the settings."""
+    delays = {"coalesce_seconds": 0.2, "removal_delay_seconds": 1.0, "poll_seconds": 0.2}
+    retries = {"park_seconds": 1.0, "park_most_seconds": 5.0}
+    sections: dict[str, dict[str, Any]] = {
+        "kafka": {
+            "bootstrap": kafka.bootstrap,
+            "topics": [topic],
+            "dead_letters": f"{topic}.dead-letters",
+            "group": topic,
+        },
+        "ledger": {"url": f"sqlite:///{directory / 'ledger.db'}"},
+        "converge": delays | retries,
+        "web": {"port": 0},
+    }
+    for section, values in more.items():
+        sections[section] |= values
+    settings = {"uais": [UAI], "active_years": [YEAR], "platforms": dict(platforms), **sections}
+    there = Installation(directory, kafka, topic, settings, partitions)
+    kafka.create_topic(topic, partitions)
+    kafka.create_topic(there.dead_letters, 1)
+    there.write_settings()
+    try:
+        yield there
+    finally:
+        for process in there.processes:
+            process.kill()
+        for ledger in there.ledgers:
+            ledger.close()
+
+
+def platform(moodle: SandboxMoodle, *, timeout: float = 5.0, **more: object) -> dict[str, object]:
+    """Give the settings of an automatic platform whose accounts are named e and the student number."""
+    return {
+        "mode": "automatic",
+        "url": moodle.url,
+        "token": moodle.token,
+        "account": {"template": "e{student_id}"},
+        "limits": {"calls_per_second": 1000, "timeout_seconds": timeout},
+    } | more
+
+
+def pairs(members: Mapping[str, Iterable[str]]) -> set[tuple[str, str]]:
+    """Give (cohort, member) for every member of every cohort."""
+    return {(cohort, member) for cohort, some in members.items() for member in some}

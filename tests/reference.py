@@ -1,0 +1,124 @@
+"""Writes deploy/reference.md from the code: `make reference`. A test fails when it is out of date."""
+
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args
+
+import typer
+from prometheus_client.metrics import MetricWrapperBase
+from pydantic import BaseModel, SecretStr
+from pydantic_core import PydanticUndefined
+
+from worker import cli, telemetry
+from worker.config import Settings
+from worker.ledger import reading
+from worker.model import Reason
+
+PAGE = Path(__file__).parent.parent / "deploy" / "reference.md"
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([*_head(), *_commands(), *_settings(), *_metrics(), *_words()]) + "\n"
+
+
+def _head() -> Iterator[str]:
+    yield "# Reference"
+    yield ""
+    yield "Written from the code by `make reference`: every command, setting, metric and reason."
+
+
+def _commands() -> Iterator[str]:
+    yield from ("", "## Commands", "", "| command | what it does |", "| --- | --- |")
+    yield from _group("cohorts", typer.main.get_command(cli.cli))
+    yield from ("", "| exit code | meaning |", "| --- | --- |")
+    for code, meaning in cli.EXIT_CODES.items():
+        yield f"| {code} | {meaning} |"
+
+
+def _group(prefix: str, command: Any) -> Iterator[str]:
+    for name, child in sorted(command.commands.items()):
+        if hasattr(child, "commands"):
+            yield from _group(f"{prefix} {name}", child)
+        else:
+            options = " ".join(
+                f"`{max(parameter.opts, key=len)}`" for parameter in child.params if parameter.opts[0].startswith("-")
+            )
+            arguments = "".join(
+                f" {parameter.name.upper()}" for parameter in child.params if not parameter.opts[0].startswith("-")
+            )
+            yield f"| `{prefix} {name}{arguments}` {options} | {' '.join((child.help or '').split())} |"
+
+
+def _settings() -> Iterator[str]:
+    yield from ("", "## Settings", "")
+    yield "One TOML file (`cohorts.toml`, or `--config`, or `COHORTS_CONFIG`). Each of them can come from the environment"
+    yield "instead, as `COHORTS_` and its path in capitals with `__` for a dot (`COHORTS_PLATFORMS__ECAMPUS__TOKEN`), or"
+    yield "from a file of that name in the directory that `CREDENTIALS_DIRECTORY` names, which comes first."
+    yield from ("", "| setting | default | what it is |", "| --- | --- | --- |")
+    yield from _section("", Settings)
+
+
+def _section(prefix: str, section: type[BaseModel]) -> Iterator[str]:
+    for name, info in section.model_fields.items():
+        nested = next(_models(info.annotation), None)
+        if nested is not None:
+            many = {dict: "*NAME*.", tuple: "*n*."}.get(getattr(info.annotation, "__origin__", None), "")
+            if info.description:
+                yield f"| `{prefix}{name}` | | {info.description} |"
+            yield from _section(f"{prefix}{name}.{many}", nested)
+        else:
+            yield f"| `{prefix}{name}` | {_default(info.default, info.default_factory)} | {info.description} |"
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
+def _default(default: Any, factory: Any) -> str:
+    if factory is not None:
+        default = factory()
+    if default is PydanticUndefined:
+        return "required"
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
+    if isinstance(default, frozenset | tuple):
+        return "`[" + ", ".join(f'"{_plain(item)}"' for item in sorted(default)) + "]`"
+    return "none" if default is None or default == {} else f"`{_plain(default)}`"
+
+
+def _plain(value: Any) -> str:
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def _metrics() -> Iterator[str]:
+    yield from ("", "## Metrics", "", "| metric | labels | what it is |", "| --- | --- | --- |")
+    for metric in metrics():
+        (family,) = metric.describe()
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # noqa: SLF001 - no public name for it
+        yield f"| `{name}` | {labels} | {family.documentation} |"
+
+
+def metrics() -> list[MetricWrapperBase]:
+    """Every metric that the worker declares."""
+    return [value for value in vars(telemetry).values() if isinstance(value, MetricWrapperBase)]
+
+
+def _words() -> Iterator[str]:
+    yield from ("", "## States of a gap", "", "| state | waits for |", "| --- | --- |")
+    for state, meaning in reading.GAP_STATES.items():
+        yield f"| `{state}` | {meaning} |"
+    yield from ("", "## Reasons", "", "Why a membership waits. Besides these, the errorcode that Moodle gave.", "")
+    for reason in Reason:
+        yield f"- `{reason}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"{PAGE} written\n")
