@@ -111,7 +111,7 @@ def test_description_keeps_label_and_component() -> None:
         changed_at=1788243151.482,
         origin=ORIGIN,
         etape_version="101",
-        label="Licence 1 Informatique et applications",
+        etape_label="Licence 1 Informatique et applications",
         component="U99",
         component_label="UFR des Sciences",
     )
