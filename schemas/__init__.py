@@ -7,10 +7,11 @@ To check what another program wrote: `EVENTS.validate_json(value)`, and `problem
 `ValidationError`.
 """
 
-from schemas.catalogue import EVENTS, MODELS, Event, message_key
+from schemas.catalogue import EVENTS, MODELS, SNAPSHOT_EVENTS, SNAPSHOT_MODELS, Event, SnapshotEvent, message_key
 from schemas.enrolment import (
     Component,
     DescribedEtape,
+    EnrolmentData,
     EnrolmentDeleted,
     EnrolmentDeletedData,
     EnrolmentState,
@@ -25,20 +26,44 @@ from schemas.enrolment import (
     StudentRekeyedData,
 )
 from schemas.envelope import problems
+from schemas.snapshot import (
+    EnrolmentRow,
+    Scope,
+    SnapshotBegin,
+    SnapshotBeginData,
+    SnapshotEnd,
+    SnapshotEndData,
+    SnapshotEnrolment,
+    SnapshotEnrolmentData,
+    SnapshotId,
+)
 
 __all__ = [
     "EVENTS",
     "MODELS",
+    "SNAPSHOT_EVENTS",
+    "SNAPSHOT_MODELS",
     "Component",
     "DescribedEtape",
+    "EnrolmentData",
     "EnrolmentDeleted",
     "EnrolmentDeletedData",
+    "EnrolmentRow",
     "EnrolmentState",
     "EnrolmentStateData",
     "Etape",
     "EtapeDescribed",
     "EtapeDescribedData",
     "Event",
+    "Scope",
+    "SnapshotBegin",
+    "SnapshotBeginData",
+    "SnapshotEnd",
+    "SnapshotEndData",
+    "SnapshotEnrolment",
+    "SnapshotEnrolmentData",
+    "SnapshotEvent",
+    "SnapshotId",
     "Source",
     "Student",
     "StudentKey",

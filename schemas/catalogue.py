@@ -1,6 +1,6 @@
-"""The messages that exist.
+"""The messages that exist, on each of the two topics: a reader refuses those of the other.
 
-A new type is one more member of `_Message`; mypy then asks for its key here and for its reader in the worker.
+A new type is one more member of a union below; mypy then asks for its key here and for its reader in the worker.
 """
 
 from typing import Annotated, get_args
@@ -9,17 +9,30 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from schemas.enrolment import EnrolmentDeleted, EnrolmentState, EtapeDescribed, StudentRekeyed
 from schemas.envelope import Envelope
+from schemas.snapshot import SnapshotBegin, SnapshotEnd, SnapshotEnrolment
 
 _Message = EnrolmentState | EnrolmentDeleted | StudentRekeyed | EtapeDescribed
+_OfSnapshot = SnapshotBegin | SnapshotEnrolment | SnapshotEnd
 Event = Annotated[_Message, Field(discriminator="type")]
+SnapshotEvent = Annotated[_OfSnapshot, Field(discriminator="type")]
+_HIDDEN = ConfigDict(hide_input_in_errors=True)
 
-EVENTS: TypeAdapter[_Message] = TypeAdapter(Event, config=ConfigDict(hide_input_in_errors=True))
-"""Reads any message: `EVENTS.validate_json(bytes)`."""
+EVENTS: TypeAdapter[_Message] = TypeAdapter(Event, config=_HIDDEN)
+"""Reads any message of the enrolments' topic: `EVENTS.validate_json(bytes)`."""
 
-MODELS: dict[str, type[Envelope]] = {
-    get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(_Message)
-}
-"""The model of each `type`."""
+SNAPSHOT_EVENTS: TypeAdapter[_OfSnapshot] = TypeAdapter(SnapshotEvent, config=_HIDDEN)
+"""Reads any message of the snapshots' topic."""
+
+
+def _by_type(union: object) -> dict[str, type[Envelope]]:
+    return {get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(union)}
+
+
+MODELS = _by_type(_Message)
+"""The model of each `type` on the enrolments' topic."""
+
+SNAPSHOT_MODELS = _by_type(_OfSnapshot)
+"""The model of each `type` on the snapshots' topic."""
 
 
 def message_key(event: Event) -> str:

@@ -10,6 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from schemas.envelope import Contract, Envelope, Text16, Text32, Text100, Text128, Text255
 
+Uai = Annotated[str, Field(pattern="^[0-9]{7}[A-Z]$")]
+System = Literal["apogee", "supann", "pegase"]
 AcademicYear = Annotated[int, Field(strict=True, ge=2000, le=2100)]
 Version = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 
@@ -17,9 +19,9 @@ Version = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 class Source(Contract):
     """Where a fact is recorded."""
 
-    system: Literal["apogee", "supann", "pegase"]
+    system: System
     """The system that holds the record: APOGÉE, a SupAnn directory, or PEGASE."""
-    uai: Annotated[str, Field(pattern="^[0-9]{7}[A-Z]$")]
+    uai: Uai
     """UAI of the establishment: seven digits and a capital letter, e.g. `0141408E`."""
 
 
@@ -85,8 +87,8 @@ class DescribedEtape(Etape):
         return self
 
 
-class EnrolmentStateData(Contract):
-    """The whole state of one enrolment at one source."""
+class EnrolmentData(Contract):
+    """The whole state of one enrolment at one source, but for its version."""
 
     enrolment_id: Text128
     """Names the enrolment for ever at its source, e.g. the key of APOGÉE's `INS_ADM_ETP` joined by colons."""
@@ -102,6 +104,11 @@ class EnrolmentStateData(Contract):
     """Fees (APOGÉE `ETA_PMT_IAE`): P is paid, A due, anything else unknown."""
     source: Source
     """Where the enrolment is recorded."""
+
+
+class EnrolmentStateData(EnrolmentData):
+    """The whole state of one enrolment at one source."""
+
     version: Version
     """Grows with every change of this enrolment at this source (SCN, modification time, counter), in 63 bits.
 

@@ -53,9 +53,7 @@ Time = Annotated[
 class Contract(BaseModel):
     """A frozen value that refuses every field it does not know."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class Envelope(Contract):
@@ -75,9 +73,7 @@ class Envelope(Contract):
     """URI of the schema that `data` follows."""
     subject: Text255 | None = None
     """What the message is about: the enrolment id, the student id or the étape, as codes."""
-    traceparent: (
-        Annotated[str, Field(pattern="^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | None
-    ) = None
+    traceparent: Annotated[str, Field(pattern="^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | None = None
     """W3C Trace Context: the trace that this message continues."""
     tracestate: Annotated[str, Field(max_length=512, pattern="^[ -~]*$")] | None = None
     """W3C Trace Context: what each tracing system adds."""
@@ -89,23 +85,23 @@ MOST_PROBLEMS = 20
 _SAFE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 
 
-def problems(error: ValidationError) -> tuple[tuple[str, str], ...]:
+def problems(error: ValidationError, *, depth: int = 1) -> tuple[tuple[str, str], ...]:
     """Say what is wrong in a message as (dotted field, type of error), without any value that it held.
 
     At most `MOST_PROBLEMS` of them. A field's name may come from the sender: it is cut to 40 characters, and
     becomes `?` when it does not look like a name (a number, an address). `value` is the message as a whole.
+    `depth` is how many parts of a place come before the field: 1 in a message, whose model was chosen by its type.
     Types are those of https://docs.pydantic.dev/latest/errors/validation_errors/, and `same_student` and
     `nothing_described`.
     """
     details = error.errors(include_url=False, include_context=False, include_input=False)
-    return tuple((_field(detail), detail["type"]) for detail in details[:MOST_PROBLEMS])
+    return tuple((_field(detail, depth), detail["type"]) for detail in details[:MOST_PROBLEMS])
 
 
-def _field(detail: ErrorDetails) -> str:
+def _field(detail: ErrorDetails, depth: int) -> str:
     if detail["type"].startswith("union_tag_"):
         return "type"
-    path = detail["loc"][1:]  # the first is the type of the message, by which its model was chosen
-    return ".".join(_part(part) for part in path) or "value"
+    return ".".join(_part(part) for part in detail["loc"][depth:]) or "value"
 
 
 def _part(part: int | str) -> str:

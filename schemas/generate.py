@@ -1,24 +1,27 @@
 """The contract in the languages of others: JSON Schema 2020-12 and AsyncAPI 3.0.0, generated from the models.
 
-`python -m schemas.generate` writes both files beside this one; a test compares them with the models.
+`python -m schemas.generate` writes the files beside this one; tests compare them with the models.
 """
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from schemas.catalogue import EVENTS, MODELS
+from schemas import snapshot
+from schemas.catalogue import EVENTS, MODELS, SNAPSHOT_EVENTS, SNAPSHOT_MODELS
 
 HERE = Path(__file__).parent
 JSON_SCHEMA = HERE / "etape-cohorts.schema.json"
+SNAPSHOT_JSON_SCHEMA = HERE / "snapshots.schema.json"
 ASYNCAPI = HERE / "asyncapi.json"
 
 _STRUCTURED = "application/cloudevents+json"
-_KEY = (
-    "Student id (for a merge, the number that lives on); for `etape.described`, the code of the étape. UTF-8."
-)
+_KEY = "Student id (for a merge, the number that lives on); for `etape.described`, the code of the étape. UTF-8."
+_SNAPSHOT_KEY = "Student id of a row; `begin` and `end` have none, and are sent to each partition. UTF-8."
 _ATTRIBUTES = ("specversion", "id", "source", "type", "time")
 _FAILURE = {
     "topic": "Topic that the message was read from.",
@@ -31,22 +34,33 @@ _FAILURE = {
 
 
 def json_schema() -> dict[str, Any]:
-    """Give the JSON Schema of every message in its structured form."""
+    """Give the JSON Schema of every message of the enrolments' topic in its structured form."""
+    return _json_schema("messages", "Messages of étape cohorts", EVENTS)
+
+
+def snapshot_json_schema() -> dict[str, Any]:
+    """Give the JSON Schema of every message of the snapshots' topic in its structured form."""
+    return _json_schema("snapshots", "Snapshots of étape cohorts", SNAPSHOT_EVENTS)
+
+
+def _json_schema(name: str, title: str, events: TypeAdapter[Any]) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "urn:etape-cohorts:messages:v1",
-        "title": "Messages of étape cohorts",
+        "$id": f"urn:etape-cohorts:{name}:v1",
+        "title": title,
         "description": "CloudEvents 1.0 in JSON. Generated from the models of the Python package `schemas`.",
-        **EVENTS.json_schema(),
+        **events.json_schema(),
     }
 
 
 def asyncapi() -> dict[str, Any]:
     """Give the AsyncAPI document: topics, keys, headers and messages. Settings may rename the topics."""
     _, definitions = models_json_schema(
-        [(model, "validation") for model in MODELS.values()], ref_template="#/components/schemas/{model}"
+        [(model, "validation") for model in [*MODELS.values(), *SNAPSHOT_MODELS.values()]],
+        ref_template="#/components/schemas/{model}",
     )
     names = {kind: model.__name__ for kind, model in MODELS.items()}
+    of_snapshots = {kind: model.__name__ for kind, model in SNAPSHOT_MODELS.items()}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -65,6 +79,11 @@ def asyncapi() -> dict[str, Any]:
                 ),
                 "messages": {name: _ref("messages", name) for name in names.values()},
             },
+            "snapshots": {
+                "address": "enrolments.snapshots",
+                "description": inspect.cleandoc(snapshot.__doc__ or ""),
+                "messages": {name: _ref("messages", name) for name in of_snapshots.values()},
+            },
             "deadLetters": {
                 "address": "enrolments.dead-letters",
                 "description": "Messages that can never be read, with key, value and headers as they were.",
@@ -73,10 +92,12 @@ def asyncapi() -> dict[str, Any]:
         },
         "operations": {
             "readEnrolments": {"action": "receive", "channel": {"$ref": "#/channels/enrolments"}},
+            "readSnapshots": {"action": "receive", "channel": {"$ref": "#/channels/snapshots"}},
             "writeDeadLetters": {"action": "send", "channel": {"$ref": "#/channels/deadLetters"}},
         },
         "components": {
-            "messages": {name: _message(kind, name) for kind, name in names.items()}
+            "messages": {name: _message(kind, name, _KEY) for kind, name in names.items()}
+            | {name: _message(kind, name, _SNAPSHOT_KEY) for kind, name in of_snapshots.items()}
             | {"DeadLetter": _dead_letter()},
             "schemas": definitions["$defs"],
         },
@@ -91,7 +112,7 @@ def _kafka_key(description: str) -> dict[str, Any]:
     return {"kafka": {"key": _text(description), "bindingVersion": "0.5.0"}}
 
 
-def _message(kind: str, name: str) -> dict[str, Any]:
+def _message(kind: str, name: str, key: str) -> dict[str, Any]:
     content_type = _text(f"`{_STRUCTURED}` (assumed) when structured, `application/json` when binary.")
     attributes = {f"ce_{name}": _text(f"Binary form only: `{name}` of the envelope.") for name in _ATTRIBUTES}
     return {
@@ -99,7 +120,7 @@ def _message(kind: str, name: str) -> dict[str, Any]:
         "contentType": _STRUCTURED,
         "headers": {"type": "object", "properties": {"content-type": content_type, **attributes}},
         "payload": _ref("schemas", name),
-        "bindings": _kafka_key(_KEY),
+        "bindings": _kafka_key(key),
     }
 
 
@@ -125,4 +146,5 @@ def written(document: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     JSON_SCHEMA.write_text(written(json_schema()), encoding="utf-8")
+    SNAPSHOT_JSON_SCHEMA.write_text(written(snapshot_json_schema()), encoding="utf-8")
     ASYNCAPI.write_text(written(asyncapi()), encoding="utf-8")

@@ -1,12 +1,13 @@
 """The composition root: settings to parts, parts to threads, signals to a graceful stop."""
 
 import os
+import secrets
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -25,6 +26,12 @@ from worker.rules import Mapper, Mode
 from worker.web import Health, application, serving
 
 INGEST_BEAT_SECONDS = 120.0
+TOPICS_SECONDS = 15.0
+"""How often to see whether the topics are still those that the positions are of."""
+POSITION_REMEDY = (
+    "messages may be lost, so have them published again; "
+    "`cohorts positions --forget TOPIC`, then a restart, reads what is left"
+)
 STOP_SECONDS = 25.0
 """How long a call in flight may delay the end; after that the lease covers it."""
 
@@ -63,7 +70,8 @@ def wire(name: str, platform: PlatformSettings) -> Wire:
 
 def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: ExitStack) -> Iterator[tuple[str, Lane]]:
     """Build the lanes of every platform that is not manual: one a connection, one where nothing is written."""
-    me = f"{socket.gethostname()}:{os.getpid()}"
+    # In a container that is restarted, host and process are those of the dead one, whose leases are not ours.
+    me = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     patience = Patience(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
     for policy in settings.policy().platforms:
         platform = settings.platforms[policy.name]
@@ -88,6 +96,7 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stop = threading.Event()
+        self._signal: int | None = None
         self._health = Health()
 
     def stop(self) -> None:
@@ -96,7 +105,10 @@ class Worker:
 
     @contextmanager
     def running(self) -> Iterator[Callable[[], None]]:
-        """Start everything; gives a function that waits for the end, and raises what ended it."""
+        """Start everything; gives a function that waits until told to stop, or until a part fails.
+
+        At the end everything is stopped, and what a part failed with is raised.
+        """
         with ExitStack() as stack:
             ledger = open_ledger(self._settings)
             stack.callback(ledger.close)
@@ -112,33 +124,37 @@ class Worker:
                 serving(application(self._health, lambda: self._gauges(ledger)), host=web.host, port=web.port)
             )
             log.info("started", web=address, instance=ledger.instance, lanes=len(loops) - 1)
-            pool = stack.enter_context(ThreadPoolExecutor(len(loops), thread_name_prefix="cohorts"))
-            futures = [pool.submit(loop) for loop in loops.values()]
-            stack.callback(self.stop)
-            yield lambda: self._wait(futures)
+            parts = [_spawn(name, loop) for name, loop in loops.items()]
+            try:
+                yield lambda: self._wait(parts)
+            finally:
+                self._end(parts)
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, or until a part fails: then that error is raised."""
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
-            log.info("stopping", signal=signal.Signals(number).name)
-            self.stop()
+            self._signal = number  # no more: a log or an event may be locked by what the signal interrupted
 
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
         with self.running() as wait_for_end:
             wait_for_end()
 
-    def _wait(self, futures: list[Future[None]]) -> None:
-        done: set[Future[None]] = set()
-        while not done and not self._stop.is_set():
-            done, _ = wait(futures, timeout=0.2, return_when=FIRST_COMPLETED)
+    def _wait(self, parts: Sequence[Future[None]]) -> None:
+        while not self._stop.is_set() and self._signal is None:
+            if wait(parts, timeout=0.2, return_when=FIRST_COMPLETED).done:
+                return
+        if self._signal is not None:
+            log.info("stopping", signal=signal.Signals(self._signal).name)
+
+    def _end(self, parts: Sequence[Future[None]]) -> None:
         self.stop()
-        finished, late = wait(futures, timeout=STOP_SECONDS)
+        finished, late = wait(parts, timeout=STOP_SECONDS)
         if late:
             log.warning("calls still in flight are left to their leases", lanes=len(late))
-        for future in finished:
-            future.result()
+        for part in finished:
+            part.result()
 
     def _consume(self, ledger: Ledger, stack: ExitStack) -> Callable[[], None]:
         kafka = self._settings.kafka
@@ -166,25 +182,35 @@ class Worker:
             invalid_limit=kafka.invalid_limit,
         )
 
-        def loop() -> None:
-            try:
-                while not self._stop.is_set():
-                    self._health.beat("ingest", within=INGEST_BEAT_SECONDS)
-                    ingest.step()
-                    lag: dict[str, int] = dict.fromkeys(kafka.topics, 0)
-                    for (topic, _), messages in consumer.lag().items():
-                        lag[topic] += messages
-                    for topic, messages in lag.items():
-                        telemetry.LAG.labels(topic).set(messages)
-            except (ContractBroken, PositionLost) as error:
-                reason = "contract_broken" if isinstance(error, ContractBroken) else "position_lost"
-                telemetry.CONSUMPTION_STOPPED.labels(reason).set(1)
-                self._health.forget("ingest")
-                self._health.obstacles["ingest"] = str(error)
-                log.error("consumption stopped; converging goes on", reason=reason, error=str(error))
-                self._stop.wait()
+        return lambda: self._read(ingest, consumer, topic_ids)
 
-        return loop
+    def _read(self, ingest: Ingest, consumer: broker.RecordConsumer, topic_ids: Mapping[str, str | None]) -> None:
+        properties = self._settings.kafka.properties()
+        look_at = time.monotonic() + TOPICS_SECONDS
+        try:
+            while not self._stop.is_set():
+                self._health.beat("ingest", within=INGEST_BEAT_SECONDS)
+                ingest.step()
+                lag = dict.fromkeys(topic_ids, 0)
+                for (topic, _), messages in consumer.lag().items():
+                    lag[topic] += messages
+                for topic, messages in lag.items():
+                    telemetry.LAG.labels(topic).set(messages)
+                if time.monotonic() >= look_at:
+                    _same_topics(properties, topic_ids)
+                    look_at = time.monotonic() + TOPICS_SECONDS
+        except PositionLost as error:
+            _same_topics(properties, topic_ids)
+            self._stop_consumption("position_lost", f"{error}; {POSITION_REMEDY}")
+        except ContractBroken as error:
+            self._stop_consumption("contract_broken", str(error))
+
+    def _stop_consumption(self, reason: str, sentence: str) -> None:
+        telemetry.CONSUMPTION_STOPPED.labels(reason).set(1)
+        self._health.forget("ingest")
+        self._health.obstacles["ingest"] = sentence
+        log.error("consumption stopped; converging goes on", reason=reason, error=sentence)
+        self._stop.wait()
 
     def _converge(self, holder: str, lane: Lane) -> Callable[[], None]:
         poll = self._settings.converge.poll_seconds
@@ -215,3 +241,31 @@ class Worker:
                     telemetry.OLDEST_GAP.remove(*with_label)
             else:
                 telemetry.OLDEST_GAP.labels(platform.name).set(platform.oldest)
+
+
+def _same_topics(properties: broker.Properties, ids: Mapping[str, str | None]) -> None:
+    """Raise BrokerError when a topic is no more, or another of its name: its positions would skip messages there."""
+    try:
+        found = broker.describe(properties, ids).topics
+    except BrokerError:
+        return  # an outage: reading goes on by itself afterwards
+    if gone := ids.keys() - found.keys():
+        raise BrokerError(f"topics were deleted: {', '.join(sorted(gone))}; create them")
+    if other := [name for name, topic in found.items() if topic.id != ids[name] and None not in {topic.id, ids[name]}]:
+        raise BrokerError(f"topics were re-created: {', '.join(other)}; a restart reads them from their beginning")
+
+
+def _spawn(name: str, loop: Callable[[], None]) -> Future[None]:
+    """Run a loop in a thread that doesn't outlive the process, as a pool's would."""
+    part: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001 - raised where the part is waited for
+            part.set_exception(error)
+        else:
+            part.set_result(None)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return part

@@ -34,7 +34,9 @@ Properties = Mapping[str, str | int | float | bool]
 
 Partition = tuple[str, int]
 Headers = tuple[tuple[str, bytes | None], ...]
+_Outgoing = tuple[str, int, bytes | None, bytes | None, Headers]  # topic, partition, key, value
 
+ANY_PARTITION = -1  # RD_KAFKA_PARTITION_UA: the partitioner chooses, by the key
 REQUEST_SECONDS = 10.0
 SILENCE_SECONDS = 30.0
 READING: Properties = {
@@ -264,6 +266,13 @@ class RecordProducer:
 
         Raises BrokerError when one is not, within delivery.timeout.ms; then the rest may not have been sent.
         """
+        self._send((topic, ANY_PARTITION, key, value, headers) for topic, key, value, headers in records)
+
+    def send_to(self, topic: str, records: Iterable[tuple[int, bytes | None, bytes | None, Headers]]) -> None:
+        """As `send`, of (partition, key, value, headers): the key doesn't choose the partition."""
+        self._send((topic, *record) for record in records)
+
+    def _send(self, records: Iterable[_Outgoing]) -> None:
         sent = 0
         failures: list[tuple[KafkaError, str]] = []
 
@@ -272,8 +281,8 @@ class RecordProducer:
                 failures.append((error, cast("str", message.topic())))
 
         with _translated("Kafka refuses a record"):
-            for topic, key, value, headers in records:
-                self._enqueue(topic, key, value, headers, on_delivery)
+            for record in records:
+                self._enqueue(record, on_delivery)
                 sent += 1
                 if failures:
                     break
@@ -284,16 +293,14 @@ class RecordProducer:
             raise _broker_error(f"{len(failures)} of {sent} records were not acknowledged", error, topic)
 
     def _enqueue(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers,
-        on_delivery: Callable[[KafkaError | None, Message], None],
+        self, record: _Outgoing, on_delivery: Callable[[KafkaError | None, Message], None]
     ) -> None:
+        topic, partition, key, value, headers = record
         while True:
             try:
-                self._producer.produce(topic, value, key, headers=list(headers), on_delivery=on_delivery)
+                self._producer.produce(
+                    topic, value, key, partition, headers=list(headers), on_delivery=on_delivery
+                )
             except BufferError:  # the queue is full until some are acknowledged, or time out
                 self._producer.poll(0.1)
             else:
@@ -342,12 +349,10 @@ def read_to_end(properties: Properties, topic: str) -> Iterator[Record]:
     """Give every record of a topic, from the beginning to the end that each partition has when it is reached.
 
     The end is where a reader of committed records must stop: an open transaction hides what follows it.
-    Raises BrokerError when the topic does not exist, Kafka refuses, or nothing comes for 30 s.
+    Raises BrokerError when the topic does not exist, Kafka refuses, or nothing comes for 30 s, PositionLost when
+    records vanish faster than they are read.
     """
-    found = describe(properties, [topic]).topics.get(topic)
-    if found is None:
-        raise BrokerError(f"The topic {topic} does not exist; create it")
-    unfinished = {(topic, number) for number in range(found.partitions)}
+    unfinished = {(topic, number) for number in range(count_partitions(properties, topic))}
     with _translated(f"Kafka cannot read {topic}"):
         # Assigned by hand, it joins no group and commits nothing; librdkafka wants a name all the same.
         consumer = Consumer({**properties, **READING, "group.id": "unused", "logger": librdkafka_log})
@@ -366,10 +371,33 @@ def read_to_end(properties: Properties, topic: str) -> Iterator[Record]:
                     yield _record(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unfinished.discard(_partition(message))
+                elif error.code() in LOST:
+                    raise PositionLost(f"Records of {topic} were removed while it was being read")
                 elif not _passes(error):
                     raise _broker_error(f"Kafka cannot read {topic}", error, topic)
     finally:
         consumer.close()
+
+
+def count_partitions(properties: Properties, topic: str) -> int:
+    """Count the partitions of a topic; raises BrokerError when it does not exist."""
+    found = describe(properties, [topic]).topics.get(topic)
+    if found is None:
+        raise BrokerError(f"The topic {topic} does not exist; create it")
+    return found.partitions
+
+
+def first_offsets(properties: Properties, topic: str) -> dict[int, int]:
+    """Give by partition where it begins now: retention has removed every record before."""
+    with _translated(f"Kafka does not say where {topic} begins"):
+        consumer = Consumer({**properties, **READING, "group.id": "unused", "logger": librdkafka_log})
+        try:
+            return {
+                number: consumer.get_watermark_offsets(TopicPartition(topic, number), REQUEST_SECONDS)[0]
+                for number in range(count_partitions(properties, topic))
+            }
+        finally:
+            consumer.close()
 
 
 def _admin(properties: Mapping[str, Any]) -> AdminClient:

@@ -5,8 +5,9 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from schemas import generate
-from worker import adoption, app, check, config, deadletters, telemetry
+from worker import adoption, app, check, config, deadletters, snapshots, telemetry
 from worker import publish as publishing
 from worker.errors import (
     BrokerError,
@@ -26,10 +27,14 @@ from worker.errors import (
     LedgerError,
     MoodleError,
     SettingsError,
+    SnapshotRefused,
+    SourceIncomplete,
 )
 from worker.ledger import Ledger, reading
+from worker.model import SnapshotScope
 from worker.moodle import MoodleReader
 from worker.rules import Mode
+from worker.sources import files
 
 EXIT_CODES = {
     0: "done",
@@ -38,9 +43,11 @@ EXIT_CODES = {
     3: "Kafka is unreachable, refuses, or did not acknowledge",
     4: "the ledger cannot be opened",
     5: "a Moodle is unreachable, refuses, or may not be used so",
+    6: "a snapshot, or what it is made from, is refused: nothing was changed",
 }
 _EXITS: tuple[tuple[type[CohortsError], int], ...] = (
     (SettingsError, 2), (BrokerError, 3), (LedgerError, 4), (MoodleError, 5),
+    (SnapshotRefused, 6), (SourceIncomplete, 6),
 )  # fmt: skip
 
 cli = typer.Typer(
@@ -52,6 +59,8 @@ cli = typer.Typer(
 )
 letters = typer.Typer(no_args_is_help=True, help="Messages that could never be read.")
 cli.add_typer(letters, name="dead-letters")
+snapshot = typer.Typer(no_args_is_help=True, help="Complete images of all enrolments, on their topic.")
+cli.add_typer(snapshot, name="snapshot")
 out = Console()
 
 ConfigOption = Annotated[
@@ -204,6 +213,106 @@ def replay(
     )
 
 
+def _instant(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text} is no time; write it as 2026-09-01T01:00:00+02:00") from None
+    if at.tzinfo is None:
+        raise typer.BadParameter(f"{text} has no offset from UTC; add it, as in {text}+02:00")
+    if at > datetime.now(UTC):
+        raise typer.BadParameter(f"{text} is yet to come")
+    return at
+
+
+@snapshot.command(name="publish")
+def publish_snapshot(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON lines or CSV, one enrolment a row.")],
+    *,
+    taken_at: Annotated[
+        datetime,
+        typer.Option(parser=_instant, metavar="TIME", help="When the source began to be read, e.g. `date -Iseconds`."),
+    ],
+    path: ConfigOption = DEFAULT_CONFIG,
+    years: Annotated[
+        list[int] | None, typer.Option(help="Academic years that it is complete for [default: active_years].")
+    ] = None,
+    uai: Annotated[list[str] | None, typer.Option(help="Universities that it is complete for [default: uais].")] = None,
+    etapes: Annotated[
+        list[str] | None, typer.Option(help="Étapes (globs) that it is complete for [default: all].")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=0, help="How many rows the file must have.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and count everything, send nothing.")] = False,
+) -> None:
+    """Publish a file as a snapshot of all enrolments, unless it isn't whole: then nothing is sent."""
+    settings = config.load(path)
+    topic = settings.kafka.snapshots
+    quiet = not out.is_terminal
+    scope = SnapshotScope(
+        uais=frozenset(uai or settings.uais),
+        academic_years=frozenset(years or settings.active_years),
+        etapes=tuple(etapes) if etapes else None,
+    )
+    with ExitStack() as stack:
+        with rich.progress.open(file, "rb", description="reading", disable=quiet) as lines:
+            image = stack.enter_context(snapshots.collected(files.read(lines, expected=count), scope))
+        shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(image.rows_by_year.items()))
+        said = f"{image.rows} enrolments ({shown}), {image.repeated} of them told twice"
+        if dry_run:
+            out.print(f"{said}: whole, and not sent", soft_wrap=True)
+            return
+        snapshot_id = snapshots.new_id(image.system, taken_at)
+        partitions = snapshots.publish(
+            image,
+            settings.kafka.properties(),
+            topic,
+            snapshot_id=snapshot_id,
+            taken_at=taken_at,
+            progress=lambda rows: rich.progress.track(rows, topic, total=image.rows, disable=quiet),
+        )
+    out.print(f"{said}: published to {topic} over {partitions} partitions as {snapshot_id}", soft_wrap=True)
+
+
+@snapshot.command()
+def show(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Judge the snapshots on the topic, whatever was accepted before: the newest whole one, or why there is none."""
+    settings = config.load(path)
+    found = snapshots.latest(
+        settings.kafka.properties(),
+        settings.kafka.snapshots,
+        now=time.time(),
+        accepted=None,
+        uais=settings.uais,
+        years=settings.active_years,
+        limits=snapshots.Limits(
+            max_age_seconds=settings.snapshot.max_age_hours * 3600,
+            max_shrink_percent=settings.snapshot.max_shrink_percent,
+        ),
+    )
+    summary = found.accepted()
+    if as_json:
+        out.print_json(
+            json.dumps(
+                {
+                    "id": found.id,
+                    "taken_at": found.taken_at,
+                    "system": found.system,
+                    "rows_by_year": summary.rows_by_year,
+                    "passed_over": [asdict(refusal) for refusal in found.passed_over],
+                    "ignored": found.ignored,
+                }
+            )
+        )
+        return
+    for refusal in found.passed_over:
+        out.print(f"passed over: {refusal}", soft_wrap=True, markup=False)
+    shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(summary.rows_by_year.items()))
+    out.print(
+        f"{found.id}: whole, {len(found.rows)} enrolments ({shown}), taken {_ago(time.time() - found.taken_at)} ago",
+        soft_wrap=True,
+    )
+
+
 @cli.command()
 def adopt(
     platform: Annotated[str, typer.Argument(help="The platform's name in the settings.")],
@@ -268,16 +377,23 @@ def positions(
 
 @cli.command()
 def schema(
-    what: Annotated[str, typer.Argument(help="json-schema, asyncapi or examples.")] = "json-schema",
+    what: Annotated[
+        str, typer.Argument(help="json-schema, examples, snapshot-json-schema, snapshot-examples or asyncapi.")
+    ] = "json-schema",
 ) -> None:
     """Print the contract of the messages, for producers."""
-    documents: dict[str, Any] = {"json-schema": generate.json_schema, "asyncapi": generate.asyncapi}
+    documents: dict[str, Any] = {
+        "json-schema": generate.json_schema,
+        "snapshot-json-schema": generate.snapshot_json_schema,
+        "asyncapi": generate.asyncapi,
+    }
+    examples = {"examples": "examples.jsonl", "snapshot-examples": "snapshot-examples.jsonl"}
     if what in documents:
         sys.stdout.write(generate.written(documents[what]()))
-    elif what == "examples":
-        sys.stdout.write((resources.files("schemas") / "examples.jsonl").read_text(encoding="utf-8"))
+    elif what in examples:
+        sys.stdout.write((resources.files("schemas") / examples[what]).read_text(encoding="utf-8"))
     else:
-        raise typer.BadParameter(f"{what}: there are json-schema, asyncapi and examples")
+        raise typer.BadParameter(f"{what}: there are {', '.join([*documents, *examples])}")
 
 
 @contextmanager

@@ -149,6 +149,8 @@ class KafkaSettings(_Section):
     """Brokers, host:port, comma-separated."""
     topics: Annotated[tuple[str, ...], Field(min_length=1)] = ("enrolments",)
     """Topics of enrolment messages."""
+    snapshots: str = "enrolments.snapshots"
+    """Topic of the snapshots: complete images of all enrolments."""
     dead_letters: str = "enrolments.dead-letters"
     """Topic for messages that can never be read."""
     group: str = "etape-cohorts"
@@ -168,6 +170,15 @@ class KafkaSettings(_Section):
         if self.password is not None:
             more["sasl.password"] = self.password.get_secret_value()
         return {"bootstrap.servers": self.bootstrap, **more}
+
+
+class SnapshotSettings(_Section):
+    """Which snapshots are accepted."""
+
+    max_age_hours: float = Field(20.0, gt=0, le=24 * 31)
+    """Hours since the source was read, at most. Above 24 the promise of a day can't be kept."""
+    max_shrink_percent: float = Field(10.0, ge=0, le=100)
+    """Percent of a year's rows that may be gone since the last accepted snapshot; 100 switches the limit off."""
 
 
 class LedgerSettings(_Section):
@@ -227,6 +238,7 @@ class Settings(BaseSettings):
     platforms: Annotated[dict[str, PlatformSettings], Field(min_length=1)]
     """The Moodle platforms, by a short name of your choice."""
     kafka: KafkaSettings = KafkaSettings()
+    snapshot: SnapshotSettings = SnapshotSettings()
     ledger: LedgerSettings = LedgerSettings()
     converge: ConvergeSettings = ConvergeSettings()
     web: WebSettings = WebSettings()

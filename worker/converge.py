@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,13 @@ from worker.rules import AccountField, PlatformPolicy, account_key
 
 DENIED_RETRY_SECONDS = 300.0
 """A platform that denies is tried again this often, in case somebody has put it right."""
+RETRY_AFTER_MOST_SECONDS = 3600.0
+"""What a platform may ask for: within a day there is more than one attempt, whatever it says."""
 OBSERVE_RETRY_SECONDS = 3600.0
+SIGHT_SECONDS = 600.0
+"""For how long a token that sees people is trusted to, when it then finds nobody."""
+RENAMES = 50
+"""Cohorts renamed in one turn, each by a call: well within a lease."""
 CLAIM_BATCHES = 4
 """Batches' worth of gaps that are claimed at once."""
 CLEAN_USERNAME = re.compile(r"[-.@_a-z0-9]+")
@@ -75,7 +82,7 @@ class Lane:
         self._patience = patience
         self._stop = stop or threading.Event()
         self._clock = clock
-        self._sighted = False
+        self._sighted_until = 0.0
         self._log = log.bind(platform=platform.name)
 
     def turn(self) -> bool:
@@ -105,10 +112,10 @@ class Lane:
         attempts = self._book.report(state, now, code=error.code, sentence=str(error))
         if state is PlatformState.DENIED:
             seconds = DENIED_RETRY_SECONDS
-        elif isinstance(error, MoodleUnavailable) and error.retry_after is not None:
-            seconds = error.retry_after
         else:
             seconds = UNAVAILABLE.after(attempts - 1)
+            if isinstance(error, MoodleUnavailable) and error.retry_after is not None:
+                seconds = max(seconds, min(error.retry_after, RETRY_AFTER_MOST_SECONDS))
         self._book.postpone(now + seconds)
         self._log.warning("platform paused", state=state.value, code=error.code, seconds=round(seconds))
 
@@ -121,10 +128,12 @@ class Lane:
         joined = {gap.cohort_id for gap in work.gaps if gap.desired}
         if wanted:
             ready |= self._find_or_create([cohort for cohort in wanted if cohort.id in joined])
-        if self._writer is not None:
-            misnamed = [cohort for cohort in work.cohorts.values() if _misnamed(cohort)]
-            if misnamed:
-                self._rename(self._writer, misnamed)
+        misnamed = [cohort for cohort in work.cohorts.values() if _misnamed(cohort)]
+        if misnamed and self._writer is not None:
+            self._rename(self._writer, misnamed[:RENAMES])
+        elif misnamed:
+            later = self._clock() + OBSERVE_RETRY_SECONDS
+            self._book.write_cohorts([(cohort, {"next_attempt_at": later}) for cohort in misnamed], self._clock())
         return ready
 
     def _find_or_create(self, wanted: Sequence[Cohort]) -> dict[int, int]:
@@ -150,7 +159,8 @@ class Lane:
             return ready | {cohort.id: 0 for cohort in new}  # so that what would be done in them is planned
         if not new:
             return ready
-        created, refused = self._writer.create([(c.idnumber, c.wanted_name or c.idnumber) for c in new])
+        with self._writing(c.id for c in new):
+            created, refused = self._writer.create([(c.idnumber, c.wanted_name or c.idnumber) for c in new])
         made = [
             (c, _owned(created[c.idnumber], c.wanted_name or c.idnumber, c.idnumber))
             for c in new
@@ -185,16 +195,21 @@ class Lane:
             if remote is None:
                 self._vanish(cohort)
                 continue
-            ours = cohort.name_is_ours and remote.name == cohort.moodle_name and remote.id in movable
+            # Already as wanted: an earlier call did it, and its answer was lost.
+            unchanged = remote.name in {cohort.moodle_name, cohort.wanted_name}
+            ours = cohort.name_is_ours and unchanged and remote.id in movable
             name = (cohort.wanted_name or remote.name) if ours else remote.name
             free = idnumbers.get(cohort.idnumber, remote.id) == remote.id and remote.id in movable
             idnumber = cohort.idnumber if free else remote.idnumber
-            values: dict[str, Any] = {"name_is_ours": ours, "moodle_name": name, "moodle_idnumber": idnumber}
+            values: dict[str, Any] = {
+                "name_is_ours": ours, "moodle_name": name, "moodle_idnumber": idnumber, "attempts": 0
+            }  # fmt: skip
             action = None
             if (name, idnumber) != (remote.name, remote.idnumber):
                 action = Action.RENAME_COHORT
                 try:
-                    writer.update(remote, name=name, idnumber=idnumber)
+                    with self._writing([cohort.id]):
+                        writer.update(remote, name=name, idnumber=idnumber)
                 except MoodleRejected as error:
                     self._log.error("cohort cannot be renamed", cohort=cohort.idnumber, code=error.code)
                     values, action = {"attempts": cohort.attempts + 1}, None
@@ -216,7 +231,7 @@ class Lane:
         accounts = self._book.remembered(askable)
         unknown = sorted(askable - accounts.keys())
         found = self._reader.users(self._platform.account_field, unknown) if unknown else {}
-        if unknown and not accounts:
+        if unknown:
             self._check_sight(found)
         single = {key: ids[0] for key, ids in found.items() if len(ids) == 1}
         if unknown:
@@ -232,13 +247,14 @@ class Lane:
 
     def _check_sight(self, found: dict[str, list[int]]) -> None:
         """Tell a missing right from missing people before anybody is parked for want of an account."""
-        if not found and not self._sighted and self._reader.sees_people() is False:
+        now = self._clock()
+        if not found and now >= self._sighted_until and self._reader.sees_people() is False:
             raise MoodleDenied(
                 "blind",
                 f"{self._platform.name}: the token finds nobody, not even the members of cohorts; "
                 "give its role moodle/user:viewdetails and moodle/user:viewalldetails at system level",
             )
-        self._sighted = True
+        self._sighted_until = now + SIGHT_SECONDS
 
     def _park(
         self, gaps: Iterable[Gap], keys: dict[str, str | None], accounts: dict[str, int], ambiguous: set[str]
@@ -252,7 +268,12 @@ class Lane:
 
         now = self._clock()
         parked = [
-            self._parked(gap, reason(keys[gap.student_id]), now + self._patience.after(gap.attempts), False)
+            self._parked(
+                gap,
+                reason(keys[gap.student_id]),
+                now + self._patience.after(gap.attempts),
+                None if gap.user_id is not None else False,  # it may have been given to an earlier account
+            )
             for gap in gaps
             if keys[gap.student_id] not in accounts
         ]
@@ -273,7 +294,7 @@ class Lane:
             self._book.settle(
                 parked=[
                     self._parked(gap, Reason.OBSERVE, later, not gap.desired)
-                    for gap, _ in planned.additions + planned.removals
+                    for gap, _ in planned.additions + planned.removals + planned.kept
                 ],
                 now=self._clock(),
             )
@@ -311,21 +332,23 @@ class Lane:
             if not batch:
                 continue
             pairs = {(cohorts[gap.cohort_id], user_id): gap for gap, user_id in batch}
-            try:
+            gaps = [gap for gap, _ in batch]
+            with self._writing((gap.cohort_id for gap in gaps), gaps):
                 outcome = call(list(pairs))
-            except MoodleUnavailable as error:
-                self._unsure(error, [gap for gap, _ in batch])
-                raise
             self._settle(work, pairs, outcome)
 
-    def _unsure(self, error: MoodleUnavailable, gaps: Sequence[Gap]) -> None:
-        """Leave what was sent unknown; a call that may still run keeps its cohorts for itself."""
-        if error.unknown:
-            until = self._clock() + self._reader.wire.limits.timeout_seconds
-            self._book.settle(
-                parked=[self._parked(gap, Reason.TIMEOUT, until, None) for gap in gaps], now=self._clock()
-            )
-            self._book.rest({gap.cohort_id for gap in gaps}, until)
+    @contextmanager
+    def _writing(self, cohort_ids: Iterable[int], gaps: Sequence[Gap] = ()) -> Iterator[None]:
+        """Make a call that changes these cohorts: when its outcome is unknown it may still run, and keeps them."""
+        try:
+            yield
+        except MoodleUnavailable as error:
+            if error.unknown:
+                now = self._clock()
+                until = now + self._reader.wire.limits.timeout_seconds
+                self._book.settle(parked=[self._parked(gap, Reason.TIMEOUT, until, None) for gap in gaps], now=now)
+                self._book.rest(set(cohort_ids), until)
+            raise
 
     def _settle(self, work: Work, pairs: dict[tuple[int, int], Gap], outcome: Outcome) -> None:
         now = self._clock()

@@ -6,6 +6,8 @@ CohortsError
 ├── ContractBroken        too many invalid messages in a row: consumption stops, converging goes on
 ├── BrokerError           Kafka is unreachable or refuses; consumption stops, the supervisor restarts
 │   └── PositionLost      messages may be gone from the topic: a person decides, then a reconciliation
+├── SnapshotRefused       not whole, not of ours, too old…: nothing changes; the next one may do
+├── SourceIncomplete      what a snapshot is made from isn't whole: nothing was published
 ├── LedgerError           the ledger cannot be opened or is of another version
 └── MoodleError
     ├── MoodleUnavailable come back later (transport, 5xx, 429, maintenance, database down)
@@ -16,7 +18,9 @@ CohortsError
 No error text holds a value that came from a message, a name of a person, or a token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 class CohortsError(Exception):
@@ -56,6 +60,54 @@ class BrokerError(CohortsError):
 
 class PositionLost(BrokerError):
     """The position to read from no longer exists in the topic: messages may have been lost."""
+
+
+class SnapshotFault(StrEnum):
+    """Why a snapshot is refused."""
+
+    ABSENT = "absent"
+    """The topic holds no snapshot at all."""
+    INCOMPLETE = "incomplete"
+    """A begin, an end or rows are missing: its producer was stopped, or lost some."""
+    FORGOTTEN = "forgotten"
+    """The topic's retention has removed its head."""
+    CONTRADICTORY = "contradictory"
+    """Its messages don't agree with each other."""
+    INVALID = "invalid"
+    """Messages under its id break the contract."""
+    EMPTY = "empty"
+    FUTURE = "future"
+    OLD = "old"
+    NOT_NEWER = "not_newer"
+    """It is the one that was accepted last, or was taken before it."""
+    SCOPE = "scope"
+    """It speaks of another university or year, or its rows lie outside what it announces."""
+    SHRUNK = "shrunk"
+    """Too many rows fewer than in the one that was accepted last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why one snapshot can't be accepted; the sentence names partition, count or gap, and never a person."""
+
+    snapshot_id: str
+    fault: SnapshotFault
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"snapshot {self.snapshot_id}: {self.sentence}"
+
+
+class SnapshotRefused(CohortsError):
+    """No snapshot of the topic can be accepted; `refusals` says why of each, newest first."""
+
+    def __init__(self, sentence: str, *, refusals: Sequence[Refusal] = ()) -> None:
+        self.refusals = tuple(refusals)
+        super().__init__(sentence)
+
+
+class SourceIncomplete(CohortsError):
+    """The source of a snapshot isn't whole, by its own count or because rows of it can't be read."""
 
 
 class LedgerError(CohortsError):

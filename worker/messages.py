@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 import schemas
 from worker.errors import InvalidMessage, Problem
-from worker.model import Change, EnrolmentChange, EtapeDescribed, Payment, Status, StudentRekeyed, Tombstone
+from worker.model import Change, EnrolmentChange, EtapeDescribed, Instant, Payment, Status, StudentRekeyed, Tombstone
 
 _STRUCTURED = b"application/cloudevents+json"
 _JSON = (b"", b"application/json")
@@ -35,7 +35,7 @@ def parse(*, value: bytes | None, headers: Iterable[tuple[str, bytes | None]] = 
     if value is None:
         return Tombstone(origin=origin)
     try:
-        event = schemas.EVENTS.validate_json(_structured(value, dict(headers)))
+        event = schemas.EVENTS.validate_json(structured(value, dict(headers)))
     except ValidationError as error:
         problems = schemas.problems(error)
     else:
@@ -43,8 +43,8 @@ def parse(*, value: bytes | None, headers: Iterable[tuple[str, bytes | None]] = 
     raise InvalidMessage(*(Problem(field, kind) for field, kind in problems))
 
 
-def _structured(value: bytes, headers: Mapping[str, bytes | None]) -> bytes:
-    """Give the message as one CloudEvents JSON document, whatever form it came in."""
+def structured(value: bytes, headers: Mapping[str, bytes | None]) -> bytes:
+    """Give a message as one CloudEvents JSON document, whatever form it came in; raises InvalidMessage."""
     document = value[_FRAME:] if value.startswith(_MAGIC) else value
     media_type = (headers.get("content-type") or b"").partition(b";")[0].strip().lower()
     if media_type == _STRUCTURED:
@@ -68,28 +68,33 @@ def _joined(attributes: Mapping[str, bytes], data: bytes) -> bytes:
     raise InvalidMessage(problem)
 
 
+def enrolment(data: schemas.EnrolmentData, *, version: int, changed_at: Instant, origin: str) -> EnrolmentChange:
+    """Give the state of an enrolment as a change, whether a message or a snapshot tells it."""
+    component = data.etape.component
+    return EnrolmentChange(
+        uai=data.source.uai,
+        enrolment_id=data.enrolment_id,
+        system=data.source.system,
+        version=version,
+        changed_at=changed_at,
+        student_id=data.student.student_id,
+        status=Status(data.status),
+        origin=origin,
+        academic_year=data.academic_year,
+        login=data.student.login,
+        etape=data.etape.code,
+        etape_version=data.etape.version,
+        etape_label=data.etape.label,
+        component=component.code if component else None,
+        component_label=component.label if component else None,
+        payment=Payment(data.payment),
+    )
+
+
 def _change(event: schemas.Event, origin: str) -> Change:
     match event:
         case schemas.EnrolmentState(data=data):
-            component = data.etape.component
-            return EnrolmentChange(
-                uai=data.source.uai,
-                enrolment_id=data.enrolment_id,
-                system=data.source.system,
-                version=data.version,
-                changed_at=event.time.timestamp(),
-                student_id=data.student.student_id,
-                status=Status(data.status),
-                origin=origin,
-                academic_year=data.academic_year,
-                login=data.student.login,
-                etape=data.etape.code,
-                etape_version=data.etape.version,
-                etape_label=data.etape.label,
-                component=component.code if component else None,
-                component_label=component.label if component else None,
-                payment=Payment(data.payment),
-            )
+            return enrolment(data, version=data.version, changed_at=event.time.timestamp(), origin=origin)
         case schemas.EnrolmentDeleted(data=data):
             return EnrolmentChange(
                 uai=data.source.uai,

@@ -3,8 +3,13 @@
 Instants are seconds since the epoch (UTC) as float, so that SQLite and PostgreSQL store and compare them alike.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from fnmatch import fnmatchcase
+
+from worker.errors import Refusal
 
 Instant = float
 
@@ -94,6 +99,67 @@ Change = EnrolmentChange | StudentRekeyed | EtapeDescribed | Tombstone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotScope:
+    """What a snapshot is complete for: within it, absence means that the enrolment is over.
+
+    `etapes` are globs on the étape's code; None is every étape.
+    """
+
+    uais: frozenset[str]
+    academic_years: frozenset[int]
+    etapes: tuple[str, ...] | None = None
+
+    def covers(self, *, uai: str, academic_year: int | None, etape: str | None) -> bool:
+        """Say whether an enrolment lies within; one whose étape isn't known only lies within every étape."""
+        return uai in self.uais and academic_year in self.academic_years and self.covers_etape(etape)
+
+    def covers_etape(self, etape: str | None) -> bool:
+        """Say the same of an étape."""
+        if self.etapes is None:
+            return True
+        return etape is not None and any(fnmatchcase(etape, glob) for glob in self.etapes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedSnapshot:
+    """What is remembered of a snapshot once it was accepted: the next one is held against it."""
+
+    id: str
+    taken_at: Instant
+    system: str
+    scope: SnapshotScope
+    rows_by_year: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The complete image of all enrolments of a scope, as one system held them at `taken_at`.
+
+    A row's `changed_at` is `taken_at`, its version the source's, or 0 where the source has none: it orders nothing,
+    for a snapshot overrules by time. Its origin is `snapshot ID[partition]#row`. No enrolment is told twice.
+    `passed_over` says why newer snapshots were not accepted, `ignored` counts messages that belong to no snapshot.
+    """
+
+    id: str
+    taken_at: Instant
+    system: str
+    scope: SnapshotScope
+    rows: Sequence[EnrolmentChange]
+    passed_over: Sequence[Refusal] = ()
+    ignored: int = 0
+
+    def accepted(self) -> AcceptedSnapshot:
+        """Give what to remember of it."""
+        return AcceptedSnapshot(
+            id=self.id,
+            taken_at=self.taken_at,
+            system=self.system,
+            scope=self.scope,
+            rows_by_year=Counter(row.academic_year for row in self.rows if row.academic_year is not None),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
     """A change and the instant at which it was published: the clock of the promise starts there."""
 
@@ -158,6 +224,10 @@ class Reason(StrEnum):
     """The platform is in observe mode: this is what would be done."""
     TIMEOUT = "timeout"
     """The call's outcome is unknown; it will be repeated."""
+
+
+OF_ACCOUNTS = frozenset({Reason.NO_ACCOUNT, Reason.AMBIGUOUS_ACCOUNT, Reason.NO_LOGIN, Reason.BAD_ACCOUNT_NAME})
+"""Reasons that end when an account, or another name for it, becomes known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

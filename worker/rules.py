@@ -152,7 +152,9 @@ def canonical(etape: str, aliases: Mapping[str, str]) -> str:
     return etape
 
 
-def eligibility(enrolment: Enrolment, component: str | None, policy: Policy) -> Verdict:
+def eligibility(  # noqa: PLR0911 - a verdict each
+    enrolment: Enrolment, component: str | None, policy: Policy
+) -> Verdict:
     """Say whether an enrolment counts. `component` is the enrolment's own or, failing that, its étape's."""
     if enrolment.uai not in policy.uais:
         return Verdict.FOREIGN_UAI

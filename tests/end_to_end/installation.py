@@ -22,12 +22,14 @@ from worker import broker
 from worker.broker import Headers, Partition, Record, RecordProducer
 from worker.ledger import Ledger, reading
 from worker.model import PlatformState
+from worker.sandbox.catalogue import Component, Etape
 from worker.sandbox.moodle import SandboxMoodle
-from worker.sandbox.records import Message
+from worker.sandbox.records import Enrolment, Message, enrolled
 
 PROGRAM = str(Path(sys.executable).with_name("cohorts"))
 PATIENCE = 60.0  # seconds for what takes a few
 UAI, YEAR = "0141408E", 2026
+LAW = Etape("L1DROI", "Licence 1 Droit", Component("DRT", "UFR Droit"), ("101",), 0)
 T = TypeVar("T")
 
 
@@ -55,25 +57,40 @@ def toml(value: Any) -> str:  # noqa: ANN401 - what TOML can hold
     return json.dumps(value)
 
 
-class Process:
-    """A running `cohorts run`; `name` is its log's."""
+class EndedError(Exception):
+    """A worker ended by itself; the text is the end of what it logged."""
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
-        self.log_file = log
-        with log.open("wb") as stderr:
+
+class Process:
+    """A running `cohorts run`."""
+
+    def __init__(self, arguments: list[str], errors: Path) -> None:
+        self._errors = errors
+        with errors.open("wb") as stderr:
             self._popen = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, env=environment()
             )
 
-    @property
-    def runs(self) -> bool:
-        """Whether it hasn't ended yet."""
-        return self._popen.poll() is None
+    def must_run(self) -> None:
+        """Raise EndedError if it has ended: then there is nothing to wait for."""
+        if self._popen.poll() is not None:
+            end = "\n".join(line[:500] for line in self.text().splitlines()[-30:])
+            raise EndedError(f"exit code {self._popen.returncode}: …{end}")
+
+    def text(self) -> str:
+        """Give what it wrote on standard error."""
+        return self._errors.read_text(encoding="utf-8")
 
     def log(self) -> list[dict[str, Any]]:
-        """Give what it logged; each whole line is a JSON object."""
-        lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """Give what it logged; each whole line is a JSON object, unless it is strange."""
+        return [json.loads(line) for line in self._lines() if line.startswith("{")]
+
+    def strange(self) -> list[str]:
+        """Give the lines on standard error that aren't of its log."""
+        return [line for line in self._lines() if not line.startswith("{")]
+
+    def _lines(self) -> list[str]:
+        return [line for line in self.text().splitlines(keepends=True) if line.endswith("\n")]
 
     def said(self, event: str) -> list[dict[str, Any]]:
         """Give the log lines of one event."""
@@ -83,7 +100,7 @@ class Process:
         """Wait until it is up; gives the address of its web pages."""
 
         def address() -> str:
-            assert self.runs, f"ended with {self._popen.returncode}:\n{self.log_file.read_text(encoding='utf-8')}"
+            self.must_run()
             return next((str(line["web"]) for line in self.said("started")), "")
 
         return eventually(address)
@@ -167,10 +184,15 @@ class Installation:
             timeout=PATIENCE,
         )
 
-    def worker(self) -> Process:
+    def outputs(self, *arguments: str) -> list[str]:
+        """Run a command that takes no settings and succeeds; gives the lines that it prints."""
+        done = subprocess.run([PROGRAM, *arguments], capture_output=True, check=True, encoding="utf-8")
+        return done.stdout.splitlines()
+
+    def worker(self, *options: str) -> Process:
         """Start a worker."""
-        log = self.directory / f"worker-{next(self.numbers)}.log"
-        self.processes.append(Process([PROGRAM, "run", "--config", str(self.file)], log))
+        errors = self.directory / f"worker-{next(self.numbers)}.log"
+        self.processes.append(Process([PROGRAM, "run", "--config", str(self.file), *options], errors))
         return self.processes[-1]
 
     def publish(self, messages: Iterable[Message]) -> None:
@@ -221,9 +243,9 @@ def installed(
     kafka: Kafka,
     topic: str,
     platforms: Mapping[str, Any],
+    more: Mapping[str, Mapping[str, Any]],
     *,
     partitions: int = 3,
-    **more: Mapping[str, Any],
 ) -> Iterator[Installation]:
     """Install for these platforms, with delays of seconds; `more` is by section of the settings."""
     delays = {"coalesce_seconds": 0.2, "removal_delay_seconds": 1.0, "poll_seconds": 0.2}
@@ -269,3 +291,34 @@ def platform(moodle: SandboxMoodle, *, timeout: float = 5.0, **more: object) -> 
 def pairs(members: Mapping[str, Iterable[str]]) -> set[tuple[str, str]]:
     """Give (cohort, member) for every member of every cohort."""
     return {(cohort, member) for cohort, some in members.items() for member in some}
+
+
+# The students of the small tests: all of them in law, each known by a rank.
+
+
+def number(rank: int) -> str:
+    return f"22{rank:06}"
+
+
+def enrolment(rank: int, *, status: str = "active", revision: int = 1) -> Message:
+    """Tell the enrolment in law of the student of this rank."""
+    return enrolled(
+        Enrolment(
+            uai=UAI, person=rank, number=number(rank), year=YEAR, etape=LAW, etape_version="101",
+            status=status, revision=revision, at=1_788_000_000.0 + revision,
+        )
+    )  # fmt: skip
+
+
+def welcome(moodle: SandboxMoodle, ranks: Iterable[int]) -> None:
+    """Give these students their accounts."""
+    moodle.add_users((f"e{number(rank)}", number(rank)) for rank in ranks)
+
+
+def lawyers(moodle: SandboxMoodle) -> set[str]:
+    """Give the student numbers of the members of the cohort of law."""
+    return {username.removeprefix("e") for username in moodle.memberships().get("L1DROI", set())}
+
+
+def numbers(ranks: Iterable[int]) -> set[str]:
+    return {number(rank) for rank in ranks}

@@ -28,6 +28,7 @@ TRACE: Headers = (("trace", b"31f2"), ("nothing", None))
 QUIET = 180.0  # seconds until all is in step, once nothing more is killed
 
 Image = dict[str, frozenset[str]]
+Told = tuple[bytes, bytes, Headers]
 
 
 @dataclass
@@ -137,19 +138,19 @@ def test_after_a_september_day_with_killed_workers_and_a_flaky_moodle_every_coho
 ) -> None:
     random = Random(SEED)
     university = University(seed=SEED, students=STUDENTS, etapes=ETAPES)
-    initial = [(message.key.encode(), message.payload(), ()) for message in university.initial()]
-    patience = {"removal_delay_seconds": 20.0, "park_seconds": 2.0, "park_most_seconds": 10.0}
+    initial: list[Told] = [(message.key.encode(), message.payload(), ()) for message in university.initial()]
+    patience = {"converge": {"removal_delay_seconds": 20.0, "park_seconds": 2.0, "park_most_seconds": 10.0}}
     with (
         sites(university) as found,
-        installed(tmp_path, kafka, topic, settings(found), partitions=PARTITIONS, converge=patience) as here,
+        installed(tmp_path, kafka, topic, settings(found), patience, partitions=PARTITIONS) as here,
     ):
         worker = here.worker()
         here.produce(initial)
         for _ in range(KILLS_BEFORE):
             worker = killed_and_replaced(here, found, worker, after=random.randint(10, 110))
-        poison = [(key.encode(), payload, TRACE) for key, payload in university.poison()]
+        poison: list[Told] = [(key.encode(), payload, TRACE) for key, payload in university.poison()]
         day = list(university.september_day(CHANGES))
-        records = [(message.key.encode(), message.payload(), ()) for message in day]
+        records: list[Told] = [(message.key.encode(), message.payload(), ()) for message in day]
         here.produce(shuffled_in(records, poison, random))
         for number in range(KILLS_DURING):
             worker = killed_and_replaced(here, found, worker, after=random.randint(10, 70))
@@ -159,7 +160,7 @@ def test_after_a_september_day_with_killed_workers_and_a_flaky_moodle_every_coho
         truth = university.truth()
 
         def in_step() -> bool:
-            assert worker.runs
+            worker.must_run()
             assert here.recorded() == published
             for name in ("ecampus", "collegium"):
                 site = found[name]
@@ -191,7 +192,7 @@ def killed_and_replaced(here: Installation, found: Mapping[str, Site], worker: P
     """Kill the worker once it has done so much more, whatever it is doing then, and start another."""
 
     def done() -> int:
-        assert worker.runs, worker.log_file.read_text(encoding="utf-8")[-2000:]
+        worker.must_run()
         recorded = sum(int(offset) for offset in here.status().positions.values())
         return sum(len(site.moodle.calls) for site in found.values()) + recorded // 500
 
@@ -201,9 +202,7 @@ def killed_and_replaced(here: Installation, found: Mapping[str, Site], worker: P
     return here.worker()
 
 
-def shuffled_in(
-    records: list[tuple[bytes, bytes, Headers]], poison: list[tuple[bytes, bytes, Headers]], random: Random
-) -> list[tuple[bytes, bytes, Headers]]:
+def shuffled_in(records: list[Told], poison: list[Told], random: Random) -> list[Told]:
     """Put each of the poison somewhere among the records, which stay in their order."""
     mixed = list(records)
     for record in poison:
@@ -224,9 +223,7 @@ def waiting_here(here: Installation, name: str, site: Site) -> set[tuple[str, st
     return {pair for pair in here.missing(name) if pair[0] not in site.taken()}
 
 
-def assert_dead_letters_are(
-    letters: list[Record], poison: list[tuple[bytes, bytes, Headers]], here: Installation
-) -> None:
+def assert_dead_letters_are(letters: list[Record], poison: list[Told], here: Installation) -> None:
     """Each poison message is there, whole, under the place that it came from; and nothing else is."""
     places: dict[tuple[str | None, ...], tuple[bytes | None, bytes | None]] = {}
     for letter in letters:

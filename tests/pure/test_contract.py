@@ -13,8 +13,7 @@ from worker.errors import InvalidMessage
 from worker.messages import parse
 
 EXAMPLES: list[dict[str, Any]] = [
-    json.loads(line)
-    for line in Path(schemas.__file__).with_name("examples.jsonl").read_text("utf-8").splitlines()
+    json.loads(line) for line in Path(schemas.__file__).with_name("examples.jsonl").read_text("utf-8").splitlines()
 ]
 ACCEPTED = [example["message"] for example in EXAMPLES if example["verdict"] == "accepted"]
 BEYOND_JSON_SCHEMA = {

@@ -55,7 +55,9 @@ def test_pages_speak_of_commands_metrics_and_files_that_exist(page: Path) -> Non
 def test_pages_speak_of_settings_that_exist(page: Path) -> None:
     known = {re.sub(r"\*\w+\*\.", "", path) for path in re.findall(r"^\| `([a-z_.*A-Zn]+)`", REFERENCE, re.MULTILINE)}
     known |= {path.split(".", 1)[1] for path in known if "." in path}
-    said = re.findall(r"`((?:kafka|ledger|web|limits|converge|eligibility)\.[a-z_]+)`", page.read_text(encoding="utf-8"))
+    said = re.findall(
+        r"`((?:kafka|ledger|web|limits|converge|eligibility)\.[a-z_]+)`", page.read_text(encoding="utf-8")
+    )
     assert set(said) <= known
 
 

@@ -26,9 +26,7 @@ STRUCTURED = ("content-type", b"application/cloudevents+json; charset=utf-8")
 BINARY = ("content-type", b"application/json")
 ACCEPTED: list[dict[str, Any]] = [
     example["message"]
-    for example in map(
-        json.loads, Path(schemas.__file__).with_name("examples.jsonl").read_text("utf-8").splitlines()
-    )
+    for example in map(json.loads, Path(schemas.__file__).with_name("examples.jsonl").read_text("utf-8").splitlines())
     if example["verdict"] == "accepted"
 ]
 STATE = ACCEPTED[0]
@@ -191,9 +189,7 @@ def test_binary_header_that_is_not_utf_8_is_refused() -> None:
 
 def test_binary_attribute_that_the_contract_does_not_name_is_refused() -> None:
     data, attributes = in_binary(STATE)
-    assert (
-        str(refusal(data, [*attributes, ("ce_mail", b"prenom.martin@example.fr")])) == "mail: extra_forbidden"
-    )
+    assert str(refusal(data, [*attributes, ("ce_mail", b"prenom.martin@example.fr")])) == "mail: extra_forbidden"
 
 
 @pytest.mark.parametrize("tail", [b"}", b', "id": "forged"', b"{}"])
@@ -228,12 +224,8 @@ def test_list_of_problems_has_an_end() -> None:
     assert len(refusal(encoded(STATE | {f"field_{n}": n for n in range(1000)})).problems) == 20
 
 
-HEADER_NAMES = (
-    st.sampled_from(["content-type", "ce_id", "ce_type", "ce_time", "ce_specversion", "x"]) | st.text()
-)
-HEADERS = st.lists(
-    st.tuples(HEADER_NAMES, st.none() | st.binary() | st.sampled_from([BINARY[1], STRUCTURED[1]]))
-)
+HEADER_NAMES = st.sampled_from(["content-type", "ce_id", "ce_type", "ce_time", "ce_specversion", "x"]) | st.text()
+HEADERS = st.lists(st.tuples(HEADER_NAMES, st.none() | st.binary() | st.sampled_from([BINARY[1], STRUCTURED[1]])))
 
 
 @given(value=st.binary(), headers=HEADERS)

@@ -129,12 +129,8 @@ def test_even_a_small_university_has_every_kind_of_enrolment(seed: int) -> None:
     assert {row["status"] for row in current} == {"active", "pending", "cancelled", "resigned"}
     assert {row["payment"] for row in current if row["status"] == "active"} == {"paid", "due", "unknown"}
     assert max(by_student_and_etape.values()) > 1
-    assert any(
-        (row["student"]["student_id"], row["etape"]["code"]) in by_student_and_etape for row in last_year
-    )
-    assert {row["student"]["student_id"] for row in last_year} - {
-        student for student, _ in by_student_and_etape
-    }
+    assert any((row["student"]["student_id"], row["etape"]["code"]) in by_student_and_etape for row in last_year)
+    assert {row["student"]["student_id"] for row in last_year} - {student for student, _ in by_student_and_etape}
     assert {row["etape"]["code"] for row in elsewhere} & {row["etape"]["code"] for row in ours}
     assert {row["enrolment_id"] for row in elsewhere} & {row["enrolment_id"] for row in ours}
     assert any(row["student"]["student_id"].startswith("0") for row in current)
@@ -156,9 +152,7 @@ def test_even_a_quiet_day_has_every_kind_of_change(seed: int) -> None:
 def test_a_merged_number_is_heard_of_again_after_the_merge() -> None:
     day = [message.value for message in small().september_day(100)]
     merged = {v["data"]["previous_student_id"]: v["time"] for v in day if v["type"] == REKEYED}
-    assert any(
-        v["type"] == STATE and v["time"] > merged.get(v["data"]["student"]["student_id"], "9") for v in day
-    )
+    assert any(v["type"] == STATE and v["time"] > merged.get(v["data"]["student"]["student_id"], "9") for v in day)
 
 
 def test_disorder_repeats_and_swaps_but_loses_nothing() -> None:
@@ -197,9 +191,7 @@ def test_whoever_waits_a_minute_before_removing_removes_only_what_was_asked(seed
         clock = max(clock, message.value["time"])
         now = datetime.fromisoformat(clock)
         after = pairs(fold(told)[0])
-        missing_since = {
-            pair: missing_since.get(pair, now) for pair in (before | missing_since.keys()) - after
-        }
+        missing_since = {pair: missing_since.get(pair, now) for pair in (before | missing_since.keys()) - after}
         waited = {pair for pair, since in missing_since.items() if now - since >= timedelta(minutes=1)}
         assert waited <= university.removals_asked()
         before = after
@@ -217,9 +209,7 @@ def test_some_students_get_their_account_late_and_some_never() -> None:
     assert later > late
     assert {state["student"]["student_id"] for state in states(messages)} - early - later
     merged = [message.value["data"] for message in messages if message.value["type"] == REKEYED]
-    assert {
-        number for data in merged for number in (data["previous_student_id"], data["student_id"])
-    } <= early
+    assert {number for data in merged for number in (data["previous_student_id"], data["student_id"])} <= early
     assert all((name, id_) == (f"e{student}", student) for name, id_, student in university.accounts())
 
 

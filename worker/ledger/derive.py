@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.ledger.engine import select_in, upsert
+from worker.ledger.engine import chunks, select_in, upsert
 from worker.ledger.facts import Trigger, Triggers
 from worker.model import OF_ACCOUNTS, CohortState, Instant
 from worker.rules import Mapper, Mode, WantedCohort, canonical
@@ -42,9 +42,7 @@ class Deriver:
         }
         wanted = {number: self.mapper.desired(rows, components) for number, rows in enrolments.items()}
         ids = self._cohort_ids(connection, {cohort for cohorts in wanted.values() for cohort in cohorts})
-        desired = {
-            (ids[c.platform, c.idnumber], who): c.etape for who, cohorts in wanted.items() for c in cohorts
-        }
+        desired = {(ids[c.platform, c.idnumber], who): c.etape for who, cohorts in wanted.items() for c in cohorts}
         has = {
             (row.cohort_id, row.student_id): row.etape
             for row in select_in(
@@ -69,15 +67,10 @@ class Deriver:
     def retry(self, connection: sa.Connection, students: Iterable[str], now: Instant) -> None:
         """Try anew what is parked of these students, who have become known by another login."""
         here = sa.select(cohort.c.id).where(cohort.c.platform.in_(self._platforms))
-        again = sa.update(membership).where(
-            gap,
-            membership.c.reason.in_([reason.value for reason in OF_ACCOUNTS]),
-            membership.c.cohort_id.in_(here),
-            membership.c.student_id == sa.bindparam("b_student"),
-        )
-        rows = [{"b_student": number} for number in sorted(students)]
-        if rows:
-            connection.execute(again.values(next_attempt_at=now + self._coalesce), rows)
+        parked = sa.and_(gap, membership.c.reason.in_(OF_ACCOUNTS), membership.c.cohort_id.in_(here))
+        for some in chunks(students):
+            again = sa.update(membership).where(parked, membership.c.student_id.in_(some))
+            connection.execute(again.values(next_attempt_at=now + self._coalesce))
 
     def names(self, connection: sa.Connection, etapes: Iterable[str], components: Iterable[str]) -> None:
         """Write anew the wanted names of the cohorts of these étapes and components."""
@@ -97,10 +90,8 @@ class Deriver:
 
     def _name(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> None:
         codes = {row.etape for row in rows if row.etape is not None}
-        described = {
-            row.code: row for row in select_in(connection, sa.select(etape), etape.c.code, codes)
-        }
-        labels = dict(row.tuple() for row in connection.execute(sa.select(component.c.code, component.c.label)))
+        described = {row.code: row for row in select_in(connection, sa.select(etape), etape.c.code, codes)}
+        labels = {row.code: row.label for row in connection.execute(sa.select(component))}
         names = []
         for row in rows:
             of = described.get(row.etape)
@@ -142,9 +133,9 @@ class Deriver:
     def _row(
         self,
         key: tuple[int, str],
-        wants: bool,
+        wants: bool,  # noqa: FBT001 - a column
         trigger: Trigger,
-        now: Instant,  # noqa: FBT001 - a column
+        now: Instant,
     ) -> dict[str, Any]:
         return {
             "cohort_id": key[0],
@@ -166,9 +157,7 @@ class Deriver:
         by_key = {(c.platform, c.idnumber): c for c in sorted(wanted, key=attrgetter("template"))}
 
         def read() -> dict[tuple[str, str], sa.Row[Any]]:
-            rows = select_in(
-                connection, self._mine, cohort.c.idnumber, {idnumber for _, idnumber in by_key}
-            )
+            rows = select_in(connection, self._mine, cohort.c.idnumber, {idnumber for _, idnumber in by_key})
             return {(row.platform, row.idnumber): row for row in rows}
 
         known = read()
@@ -187,7 +176,9 @@ class Deriver:
         return {key: row.id for key, row in known.items()}
 
 
-def _families(connection: sa.Connection, students: Mapping[str, Triggers]) -> tuple[dict[str, str], dict[str, Triggers]]:
+def _families(
+    connection: sa.Connection, students: Mapping[str, Triggers]
+) -> tuple[dict[str, str], dict[str, Triggers]]:
     """Numbers to survivors, for these students and everybody merged with them; and triggers for all of them."""
     columns = sa.select(student.c.student_id, student.c.survivor).where(student.c.survivor.is_not(None))
     found = select_in(connection, columns, student.c.student_id, students)

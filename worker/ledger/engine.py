@@ -8,6 +8,7 @@ from typing import Any
 
 import alembic.command
 import alembic.config
+import alembic.util
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -29,21 +30,32 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
+        where = _parsed(url)
+        public = where.set(query={}).render_as_string(hide_password=True)
         try:
-            self.engine = _engine(url)
+            self.engine = _engine(where)
+        except (sa.exc.SQLAlchemyError, ImportError) as error:
+            raise LedgerError(f"{public}: the ledger cannot be opened: {error}") from None
+        try:
             with self.write() as connection:
                 _migrate(connection)
                 self.instance = _instance(connection)
-        except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as error:
-            where = sa.make_url(url).render_as_string(hide_password=True) if _is_url(url) else "ledger.url"
+        except sa.exc.SQLAlchemyError as error:
+            self.close()
             reason = getattr(error, "orig", None) or error
-            raise LedgerError(f"{where}: the ledger cannot be opened: {reason}") from None
+            raise LedgerError(f"{public}: the ledger cannot be opened: {reason}") from None
+        except alembic.util.CommandError as error:
+            self.close()
+            raise LedgerError(f"{public}: another version of this program wrote the ledger: {error}") from None
         self.name = self.engine.dialect.name
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Give a consistent view, without waiting for writers."""
-        with self.engine.begin() as connection:
+        engine = self.engine
+        if engine.dialect.name == "postgresql":  # whose statements see each what is newest, unless asked
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -77,32 +89,37 @@ def select_in(
 ) -> list[sa.Row[Any]]:
     """Rows whose column is among the values, however many there are."""
     rows: list[sa.Row[Any]] = []
-    for chunk in _chunks(values):
+    for chunk in chunks(values):
         rows += connection.execute(statement.where(column.in_(chunk)))
     return rows
 
 
-def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
+def chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
+    """Cut values into as many as one IN can hold."""
     ordered = list(values)
     for start in range(0, len(ordered), IN_LIMIT):
         yield ordered[start : start + IN_LIMIT]
 
 
-def _is_url(text: str) -> bool:
+def _parsed(url: str) -> sa.URL:
+    wanted = "use sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
     try:
-        sa.make_url(text)
-    except sa.exc.ArgumentError:
-        return False
-    return True
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):  # whose text may hold the password
+        raise LedgerError(f"ledger.url: not an address; {wanted}") from None
+    kind = parsed.get_backend_name()
+    if kind not in {"sqlite", "postgresql"}:
+        raise LedgerError(f"ledger.url: {kind} is not a ledger; {wanted}")
+    if kind == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise LedgerError(f"ledger.url: a ledger in memory would forget everything; {wanted}")
+    return parsed
 
 
-def _engine(url: str) -> sa.Engine:
+def _engine(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(url, pool_size=8, max_overflow=24)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
-    elif engine.dialect.name != "postgresql":
-        raise LedgerError(f"{engine.dialect.name} is not a ledger; use sqlite:///FILE or postgresql+psycopg://…")
     return engine
 
 

@@ -16,7 +16,6 @@ from worker.model import Cause, EnrolmentChange, EtapeDescribed, Instant, Receiv
 from worker.rules import survivors
 from worker.sql.tables import component, enrolment, etape, student
 
-
 AS_A_WHOLE = "*"
 """The `label_version` of a label that was said of an étape as a whole."""
 _Label = tuple[bool, int, str, Instant, str]
@@ -87,7 +86,8 @@ def enrolments(
         enrolment.c.enrolment_id,
         {change.enrolment_id for change, _ in changes},
     ):
-        known[row.uai, row.enrolment_id][row.system] = _Known(*row[3:])
+        said = _Known(row.version, row.changed_at, row.student_id, row.etape)
+        known[row.uai, row.enrolment_id][row.system] = said
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for change, item in changes:
         sources = known[change.uai, change.enrolment_id]
@@ -231,9 +231,14 @@ def descriptions(
             if change.component_label is not None:
                 new = (change.changed_at, change.component_label)
                 component_labels[change.component] = max(new, component_labels.get(change.component, new))
-        counts.applied += isinstance(change, EtapeDescribed)
-    _keep_etapes(connection, labels, components, triggers, effects)
-    _keep_components(connection, component_labels, effects)
+    changed = _keep_etapes(connection, labels, components, triggers, effects)
+    changed_components = _keep_components(connection, component_labels, effects)
+    for item in batch:
+        change = item.change
+        if isinstance(change, EtapeDescribed) and change.uai in uais:
+            news = change.etape in changed or change.component in changed_components
+            counts.applied += news
+            counts.stale += not news
 
 
 def _keep_etapes(
@@ -242,10 +247,12 @@ def _keep_etapes(
     components: dict[str, tuple[Instant, str]],
     triggers: dict[str, Trigger],
     effects: Effects,
-) -> None:
+) -> set[str]:
+    """Write what is newer; returns the étapes concerned."""
     codes = labels.keys() | components.keys()
     known = {row.code: row for row in select_in(connection, sa.select(etape), etape.c.code, codes)}
-    rows, moved = [], set()
+    rows: list[dict[str, Any]] = []
+    moved = set()
     for code in sorted(codes):
         row = known.get(code)
         old_label, old_component = _label("", 0.0, ""), (0.0, "")
@@ -275,9 +282,11 @@ def _keep_etapes(
     relying = sa.select(enrolment.c.student_id, enrolment.c.etape).where(enrolment.c.component.is_(None))
     for found in select_in(connection, relying.distinct(), enrolment.c.etape, moved):
         effects.touch(found.student_id, triggers[found.etape])
+    return {row["code"] for row in rows}
 
 
-def _keep_components(connection: sa.Connection, labels: dict[str, tuple[Instant, str]], effects: Effects) -> None:
+def _keep_components(connection: sa.Connection, labels: dict[str, tuple[Instant, str]], effects: Effects) -> set[str]:
+    """Write what is newer; returns the components concerned."""
     known = {
         row.code: (row.label_at, row.label)
         for row in select_in(connection, sa.select(component), component.c.code, labels)
@@ -286,6 +295,7 @@ def _keep_components(connection: sa.Connection, labels: dict[str, tuple[Instant,
     effects.components |= {code for code, new in newer.items() if new[1] != known.get(code, (0.0, ""))[1]}
     rows = [{"code": code, "label": label, "label_at": at} for code, (at, label) in sorted(newer.items())]
     upsert(connection, component, rows, update=["label", "label_at"])
+    return set(newer)
 
 
 def _label(version: str, at: Instant, label: str) -> _Label:

@@ -85,10 +85,7 @@ def _advance(
     for topic in {topic for topic, _ in positions}:
         other = position.c.topic_id.is_distinct_from(topic_ids.get(topic))
         connection.execute(sa.delete(position).where(position.c.topic == topic, other))
-    known = {
-        (row.topic, row.partition): row.next_offset
-        for row in connection.execute(sa.select(position))
-    }
+    known = {(row.topic, row.partition): row.next_offset for row in connection.execute(sa.select(position))}
     rows = [
         {"topic": topic, "partition": partition, "next_offset": offset, "topic_id": topic_ids.get(topic)}
         for (topic, partition), offset in sorted(positions.items())

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.ledger.engine import Ledger, select_in, upsert
+from worker.ledger.engine import Ledger, chunks, select_in, upsert
 from worker.model import Action, Cohort, CohortState, Gap, Instant, PlatformState, Reason
 from worker.sql.tables import account, cohort, gap, journal, membership, platform, student
 
@@ -266,7 +266,7 @@ class Workbook:
         here = sa.select(cohort.c.id).where(cohort.c.platform == self._platform)
         parked = sa.and_(gap, membership.c.cohort_id.in_(here), membership.c.reason.in_([r.value for r in Reason]))
         with self._ledger.write() as connection:
-            for some in (list(students)[i : i + 5000] for i in range(0, len(students), 5000)):
+            for some in chunks(students):
                 connection.execute(
                     sa.update(membership).where(parked, membership.c.student_id.in_(some)).values(next_attempt_at=now)
                 )
@@ -337,13 +337,13 @@ class Workbook:
         asked = sa.select(platform).where(platform.c.name == self._platform)
         with self._ledger.read() as connection:
             known = connection.execute(asked).first()
-        if known is not None and known.state == state:
-            if state is PlatformState.UP:
-                return 1  # nothing to write at every turn
-            since, attempts = known.since, int(known.attempts) + 1
-        else:
-            since, attempts = now, 1
+        if known is not None and known.state == state == PlatformState.UP:
+            return 1  # nothing to write at every turn
         with self._ledger.write() as connection:
+            known = connection.execute(asked).first()
+            since, attempts = now, 1
+            if known is not None and known.state == state:
+                since, attempts = known.since, int(known.attempts) + 1
             values = {
                 "name": self._platform,
                 "state": state.value,

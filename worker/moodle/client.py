@@ -1,7 +1,7 @@
 """The functions that we use, in batches. Reading and writing are two classes: see `MoodleWriter`."""
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -126,7 +126,8 @@ class MoodleReader:
         for some in self._slices(ids, fields=1, most=50):
             for user_ids in self.members(some).values():
                 for user_id in user_ids:
-                    return bool(self.wire.read("core_user_get_users_by_field", field="id", values=[user_id]))
+                    found = self.wire.read("core_user_get_users_by_field", field="id", values=[user_id])
+                    return any("username" in user for user in found)  # hidden without viewalldetails
         return None
 
     def _slices(self, items: Iterable[Item], *, fields: int, most: int | None = None) -> Iterator[list[Item]]:
@@ -183,7 +184,7 @@ class MoodleWriter(MoodleReader):
                     for idnumber, name in some
                 ],
             )
-            created.update((item["idnumber"], item["id"]) for item in answer)
+            created.update((item["idnumber"], item["id"]) for item in answer.content)
 
         refused: dict[str, str] = {}
         for batch in self._slices(cohorts, fields=_CREATE_FIELDS, most=CREATE):
@@ -224,40 +225,39 @@ class MoodleWriter(MoodleReader):
                     for cohort_id, user_id in some
                 ],
             )
-            warned |= any(warning["warningcode"] != _ALREADY_MEMBER for warning in answer["warnings"])
+            self.additions.took(len(some), answer.seconds)
+            warned |= any(warning["warningcode"] != _ALREADY_MEMBER for warning in answer.content["warnings"])
 
-        refused = self._paced(self.additions, pairs, ask)
+        with _learning(self.additions):
+            refused = _halving(pairs, ask)
         if warned:  # warnings carry no item, only a sentence: see who is there
             refused |= self._absent(pair for pair in pairs if pair not in refused)
         return Outcome(done=frozenset(pairs) - refused.keys(), refused=refused)
 
     def remove(self, pairs: Sequence[Pair]) -> Outcome:
-        """Remove members; removing somebody who isn't a member succeeds. Raises as `add` does."""
+        """Remove members; removing somebody who isn't a member succeeds. Raises as `add` does.
+
+        One deleted account or cohort fails the call for all; then those who aren't members, as a deleted account
+        never is, are refused as unknown without being asked for again.
+        """
+        if not pairs:
+            return Outcome()
 
         def ask(some: Sequence[Pair]) -> None:
-            self.wire.write(
+            answer = self.wire.write(
                 "core_cohort_delete_cohort_members",
                 members=[{"cohortid": cohort_id, "userid": user_id} for cohort_id, user_id in some],
             )
+            self.removals.took(len(some), answer.seconds)
 
-        codes = {"invaliduser": UNKNOWN_USER, "invalidrecord": UNKNOWN_COHORT}
-        refused = self._paced(self.removals, pairs, ask)
-        return Outcome(
-            done=frozenset(pairs) - refused.keys(),
-            refused={pair: codes.get(code, code) for pair, code in refused.items()},
-        )
-
-    def _paced(self, pace: Pace, pairs: Sequence[Pair], ask: Callable[[Sequence[Pair]], None]) -> dict[Pair, str]:
-        started = time.perf_counter()
-        try:
-            refused = _halving(pairs, ask)
-        except MoodleUnavailable as error:
-            if error.unknown:
-                pace.gave_up()
-            raise
-        if not refused:
-            pace.took(len(pairs), time.perf_counter() - started)
-        return refused
+        refused: dict[Pair, str] = {}
+        with _learning(self.removals):
+            try:
+                ask(pairs)
+            except MoodleRejected:
+                refused = self._absent(pairs)
+                refused |= _halving([pair for pair in pairs if pair not in refused], ask)
+        return Outcome(done=frozenset(pairs) - refused.keys(), refused=refused)
 
     def _absent(self, pairs: Iterable[Pair]) -> dict[Pair, str]:
         asked = list(pairs)
@@ -272,8 +272,20 @@ class MoodleWriter(MoodleReader):
         return refused
 
 
+@contextmanager
+def _learning(pace: Pace) -> Iterator[None]:
+    try:
+        yield
+    except MoodleUnavailable as error:
+        if error.unknown:
+            pace.gave_up()
+        raise
+
+
 def _halving(items: Sequence[Item], ask: Callable[[Sequence[Item]], None]) -> dict[Item, str]:
     """Ask for all of them; when the call is refused, for each half, until the refused ones are alone."""
+    if not items:
+        return {}
     try:
         ask(items)
     except MoodleRejected as error:

@@ -27,6 +27,10 @@ _ACT = {
 }  # fmt: skip
 
 
+_GAVE_UP = {500, 502, 504}
+"""A web server that stopped waiting for PHP, which may go on: nginx and Apache's modules don't say it alike."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How hard a platform may be used: see `config.LimitSettings` for units and defaults."""
@@ -36,6 +40,14 @@ class Limits:
     fields: int = 900
     timeout_seconds: float = 60.0
     batch_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a call gave, and the seconds that it took Moodle: waiting for one's turn aside."""
+
+    content: Any
+    seconds: float
 
 
 class Wire:
@@ -65,9 +77,9 @@ class Wire:
 
     def read(self, function: str, **arguments: Any) -> Any:  # noqa: ANN401 - any JSON
         """Call a function that changes nothing: a lost answer is asked for again."""
-        return self._retried(function, arguments, repeat_unknown=True)
+        return self._retried(function, arguments, repeat_unknown=True).content
 
-    def write(self, function: str, **arguments: Any) -> Any:  # noqa: ANN401 - any JSON
+    def write(self, function: str, **arguments: Any) -> Answer:  # noqa: ANN401 - any argument of a call
         """Call a function that changes something: when its outcome is unknown, that is for the caller to handle."""
         return self._retried(function, arguments, repeat_unknown=False)
 
@@ -75,7 +87,7 @@ class Wire:
         """Close the connections."""
         self._http.close()
 
-    def _retried(self, function: str, arguments: dict[str, Any], *, repeat_unknown: bool) -> Any:  # noqa: ANN401
+    def _retried(self, function: str, arguments: dict[str, Any], *, repeat_unknown: bool) -> Answer:
         def worth_it(error: Exception) -> bool:
             return (
                 isinstance(error, MoodleUnavailable)
@@ -90,7 +102,7 @@ class Wire:
                 return self._call(function, arguments)
         raise AssertionError("stamina re-raises the last error")  # pragma: no cover - unreachable
 
-    def _call(self, function: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON
+    def _call(self, function: str, arguments: dict[str, Any]) -> Answer:
         # The token comes last: should PHP cut the request at max_input_vars, the call fails whole.
         form = [
             *_flatten("", arguments),
@@ -108,11 +120,12 @@ class Wire:
                 answer = self._http.post(
                     self._url, content=body, headers={"content-type": "application/x-www-form-urlencoded"}
                 )
-                return self._decode(function, answer, len(form))
+                content = self._decode(function, answer, len(form))
+                return Answer(content=content, seconds=time.perf_counter() - started)
             except MoodleError as error:
                 outcome = error.code
                 raise
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 raised = self._transport(function, error)
                 outcome = raised.code
                 raise raised from None
@@ -128,7 +141,7 @@ class Wire:
         if wait:
             self._sleep(wait)
 
-    def _transport(self, function: str, error: httpx.TransportError) -> MoodleUnavailable:
+    def _transport(self, function: str, error: httpx.RequestError) -> MoodleUnavailable:
         never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         timed_out = isinstance(error, httpx.TimeoutException) and not never_sent
         if timed_out:
@@ -152,7 +165,7 @@ class Wire:
                 f"http-{status}",
                 f"{where}: HTTP {status}",
                 retry_after=_retry_after(answer),
-                unknown=status == 504,  # noqa: PLR2004 - the proxy gave up, PHP may go on
+                unknown=status in _GAVE_UP,
             )
         if answer.content.startswith(b"<?xml"):
             if fields >= TRUNCATION_FIELDS:

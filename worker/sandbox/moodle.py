@@ -67,7 +67,7 @@ MEASURED = Cost(
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One call received. Instants are of `time.monotonic()`; `ended` is that of the commit, NaN until then.
 
@@ -251,9 +251,8 @@ class SandboxMoodle(Site):
             for other, theirs in self._in_flight:
                 if call.writes and other.writes and call.cohorts & other.cohorts:
                     self.collisions.append((other, call))
-                if (
-                    not theirs.error and session.added.keys() & theirs.added.keys()
-                ):  # the unique index of memberships, as recorded
+                # A membership is unique: who inserts it second waits for the first, and fails (recorded).
+                if not theirs.error and session.added.keys() & theirs.added.keys():
                     session.error = WebServiceError("dmlwriteexception")
             self._in_flight.append((call, session))
             self._changed.notify_all()

@@ -130,7 +130,7 @@ email = matching(r"[^@\s]+@[^@\s]+")
 # --- One call ---
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Session:
     """One call: what it answers, what it has touched and spent, and what it will change when it commits.
 

@@ -81,7 +81,9 @@ etape = Table(
     metadata,
     Column("code", Text, primary_key=True),
     Column("label", Text),
-    Column("label_version", Text, comment="version of the étape that the label was said of: the highest rules, * above all"),
+    Column(
+        "label_version", Text, comment="version of the étape that the label was said of: the highest rules, * above all"
+    ),
     Column("label_at", Float),
     Column("component", Text),
     Column("component_at", Float),

@@ -1,0 +1,103 @@
+"""Messages of a snapshot: the image of all enrolments of a scope, as one source held them at one instant.
+
+`begin` and `end` are in every partition of the topic; rows lie between them, numbered from 0 in each partition. A
+snapshot counts only when every partition is whole: what is absent from it, within its scope, has ended.
+
+The digest of a partition is the sum, modulo 2**256, of the SHA-256 of the value of each row's message, byte for byte
+as the topic holds it, each row once. Whoever sends a snapshot again sends the same bytes or takes another id.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.enrolment import AcademicYear, EnrolmentData, System, Uai, Version
+from schemas.envelope import Contract, Envelope, Text32, Time
+
+SnapshotId = Annotated[str, Field(max_length=100, pattern="^[A-Za-z0-9][A-Za-z0-9:._+-]*$")]
+Count = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
+
+
+class EnrolmentRow(EnrolmentData):
+    """The state of one enrolment in a snapshot."""
+
+    version: Version | None = None
+    """As in `enrolment.state`, where the source has one: a file or a directory may not.
+
+    It orders nothing here: a snapshot overrules by the instant at which it was taken."""
+
+
+class Scope(Contract):
+    """What a snapshot is complete for: within it, absence means that the enrolment is over."""
+
+    uais: Annotated[tuple[Uai, ...], Field(min_length=1)]
+    """Codes UAI of the establishments."""
+    academic_years: Annotated[tuple[AcademicYear, ...], Field(min_length=1)]
+    """The years in which the academic years start."""
+    etapes: Annotated[tuple[Text32, ...], Field(min_length=1)] | None = None
+    """Étape codes (globs: `*`, `?`, `[XY]`); every étape when absent."""
+
+
+class _OfOne(Contract):
+    snapshot_id: SnapshotId
+    """Names the snapshot: the same in all its messages, and never used for another. Codes only, it shows in logs."""
+
+
+class SnapshotBeginData(_OfOne):
+    """What a snapshot is going to be; the same in every partition."""
+
+    taken_at: Time
+    """When the source was read: the instant that the image shows. When the reading took a while, its start."""
+    partitions: Annotated[int, Field(strict=True, ge=1, le=10_000)]
+    """Over how many partitions the snapshot is spread: 0 to this number, excluded."""
+    system: System
+    """The system that was read; every row has it as its source's."""
+    scope: Scope
+    """What the snapshot is complete for; every row lies within."""
+
+
+class SnapshotEnrolmentData(_OfOne):
+    """A row of a snapshot."""
+
+    row: Count
+    """Number of the row within its partition, from 0, without gaps."""
+    enrolment: EnrolmentRow
+    """The enrolment. Two rows may tell the same enrolment only if they tell the same of it."""
+
+
+class SnapshotEndData(_OfOne):
+    """How many rows there were."""
+
+    rows: Count
+    """Rows of the snapshot in this partition."""
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Digest of the rows in this partition, 256 bits in hexadecimal: see the description of the topic."""
+    total: Count
+    """Rows of the snapshot in all partitions together."""
+
+
+class SnapshotBegin(Envelope):
+    """A snapshot begins in this partition."""
+
+    type: Literal["fr.etape-cohorts.snapshot.begin.v1"]
+    """What the message says: rows of a snapshot follow."""
+    data: SnapshotBeginData
+    """The snapshot."""
+
+
+class SnapshotEnrolment(Envelope):
+    """An enrolment as the snapshot shows it."""
+
+    type: Literal["fr.etape-cohorts.snapshot.enrolment.v1"]
+    """What the message says: the state of an enrolment, among all of them."""
+    data: SnapshotEnrolmentData
+    """The row."""
+
+
+class SnapshotEnd(Envelope):
+    """A snapshot is complete in this partition."""
+
+    type: Literal["fr.etape-cohorts.snapshot.end.v1"]
+    """What the message says: no more rows of the snapshot follow."""
+    data: SnapshotEndData
+    """The counts."""

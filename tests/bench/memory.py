@@ -1,0 +1,86 @@
+"""Memory and time of a whole worker that starts with an empty ledger and the messages of a university."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tests.bench import Figure
+from tests.bench.parts import DEAD_LETTERS, PLATFORM, PROCESSES, TOPIC, served, settings
+from worker import telemetry
+from worker.app import Worker, open_ledger
+from worker.broker import RecordProducer
+from worker.config import Settings
+from worker.ledger import reading
+from worker.sandbox.broker import EmbeddedBroker
+from worker.sandbox.moodle import Cost
+from worker.sandbox.university import University
+
+PARTITIONS = 16  # the embedded broker keeps 5 MiB in each
+LOOK_SECONDS = 0.5
+
+
+def run() -> Iterator[Figure]:
+    """Publish everything, then start the worker in a process of its own and watch it to the end."""
+    university = University()
+    with ExitStack() as stack:
+        broker = stack.enter_context(EmbeddedBroker())
+        broker.create_topic(TOPIC, PARTITIONS)
+        broker.create_topic(DEAD_LETTERS, 1)
+        messages = [(TOPIC, m.key.encode(), m.payload(), ()) for m in university.initial()]
+        RecordProducer(broker.properties).send(messages)
+        numbers = sorted(frozenset().union(*university.truth().values()))
+        moodle = stack.enter_context(served([f"e{number}" for number in numbers], cost=Cost()))
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        ours = settings(
+            ledger=f"sqlite:///{Path(directory) / 'ledger.db'}",
+            moodle=moodle.url,
+            kafka={"bootstrap": broker.bootstrap},
+            limits={"calls_per_second": 1000},
+        )
+        theirs, pipe = PROCESSES.Pipe()
+        process = PROCESSES.Process(target=_work, args=(pipe, ours, len(messages)))
+        process.start()
+        before, recorded, after_recording, closed, at_the_end = theirs.recv()
+        process.join()
+    what = f"a worker, {len(messages):,} messages from an empty ledger"
+    yield Figure(what=what, value=f"{before:.0f} MiB", against="peak of memory before it starts")
+    yield Figure(
+        what=what, value=f"{after_recording:.0f} MiB", against=f"idem, when all are recorded, after {recorded:.1f} s"
+    )
+    yield Figure(
+        what=what,
+        value=f"{at_the_end:.0f} MiB",
+        against=f"idem, with all on a Moodle whose calls cost nothing, after {closed:.1f} s",
+    )
+
+
+def _work(pipe: Connection, ours: Settings, messages: int) -> None:
+    """Run a worker until no message and no gap is left."""
+    telemetry.configure_logging("warning")
+    before, started = _peak(), time.monotonic()
+    worker = Worker(ours)
+    with worker.running() as wait_for_end:
+        ledger = open_ledger(ours)
+        while sum((status := reading.status(ledger, [PLATFORM], time.time())).positions.values()) < messages:
+            time.sleep(LOOK_SECONDS)
+        recorded, after_recording = time.monotonic() - started, _peak()
+        while any(status.platforms[0].gaps.values()):
+            time.sleep(LOOK_SECONDS)
+            status = reading.status(ledger, [PLATFORM], time.time())
+        pipe.send((before, recorded, after_recording, time.monotonic() - started, _peak()))
+        ledger.close()
+        worker.stop()
+        wait_for_end()
+
+
+def _peak() -> float:
+    """Give the most that this process has held in memory, in MiB.
+
+    Not by getrusage, whose maximum is inherited from the process that started this one.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    [peak] = [line for line in lines if line.startswith("VmHWM:")]
+    return int(peak.split()[1]) / 1024

@@ -1,0 +1,36 @@
+"""A Moodle and an installation for each test."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.installation import Installation, installed, platform
+from tests.servers.kafka import Kafka
+from worker.sandbox.moodle import SandboxMoodle
+
+Install = Callable[..., Installation]
+
+
+@pytest.fixture
+def moodle() -> Iterator[SandboxMoodle]:
+    """A Moodle where nobody has an account yet."""
+    site = SandboxMoodle(name="Ecampus", token="secret-of-ecampus")
+    with site.serving():
+        yield site
+
+
+@pytest.fixture
+def install(kafka: Kafka, topic: str, tmp_path: Path, moodle: SandboxMoodle) -> Iterator[Install]:
+    """Install for that Moodle, or for other platforms; more settings by section."""
+    with ExitStack() as stack:
+
+        def install(
+            platforms: Mapping[str, Any] | None = None, *, partitions: int = 3, **more: Mapping[str, Any]
+        ) -> Installation:
+            wanted = {"ecampus": platform(moodle)} if platforms is None else platforms
+            return stack.enter_context(installed(tmp_path, kafka, topic, wanted, more, partitions=partitions))
+
+        yield install

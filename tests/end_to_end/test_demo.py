@@ -1,0 +1,57 @@
+from collections.abc import Iterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from worker.sandbox import demo
+from worker.sandbox.demo_stage import Stage
+
+STUDENTS = 250
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(demo, "DAY_SECONDS", 2.0)
+    monkeypatch.setattr(demo, "PATIENCE_SECONDS", 30.0)
+    monkeypatch.setenv("COHORTS_LEDGER__URL", "sqlite:////nowhere/real.db")  # must not be met
+    with capture_logs():
+        yield
+
+
+def test_demo_finds_every_cohort_as_the_generator_says(capsys: pytest.CaptureFixture[str]) -> None:
+    held = demo.run(students=STUDENTS, seed=2)
+    printed = capsys.readouterr().out
+    assert held, printed
+    assert "every check held" in printed
+    assert "FAILED" not in printed
+
+
+def test_demo_fails_and_says_what_differs_when_somebody_meddles(capsys: pytest.CaptureFixture[str]) -> None:
+    expected: dict[str, str] = {}
+
+    def meddle(stage: Stage) -> None:
+        ecampus, prelude = stage.platforms["ecampus"], stage.platforms["prelude"]
+        crowded, emptied, renamed = sorted(
+            (cohort for cohort in ecampus.moodle.cohorts() if cohort.id not in ecampus.by_hand),
+            key=lambda cohort: (-len(ecampus.moodle.members(cohort.id)), cohort.idnumber),
+        )[:3]
+        gone = min(ecampus.moodle.members(crowded.id))
+        ecampus.moodle.remove_member(crowded.id, gone)
+        ecampus.moodle.delete_cohort(emptied.id)
+        ecampus.moodle.rename_cohort(renamed.id, "Autre nom")
+        prelude.moodle.add_member(min(prelude.by_hand), min(prelude.students))
+        prelude.moodle.remove_member(max(prelude.by_hand), next(iter(prelude.moodle.members(max(prelude.by_hand)))))
+        prelude.moodle.create_cohort(name="En trop", idnumber="L9TROP")
+        stage.poison.pop()
+        expected["missing"] = f"ecampus: {crowded.idnumber}: 1 missing: {ecampus.students[gone]}"
+        expected["deleted"] = f"ecampus: {emptied.idnumber}: 0 cohorts instead of one"
+        expected["renamed"] = f"ecampus: {renamed.idnumber}: is named «Autre nom», not «"
+        expected["handmade"] = f"FAILED prelude: the {len(prelude.by_hand)} cohorts made by hand are untouched"
+        expected["added"] = "prelude: L9TROP: is named «En trop»"
+        expected["letters"] = f"FAILED {len(stage.poison) + 1} dead letters: exactly the {len(stage.poison)}"
+
+    assert not demo.run(students=STUDENTS, meddle=meddle)
+    printed = capsys.readouterr().out
+    for sentence in expected.values():
+        assert sentence in printed, printed
+    assert "4 checks FAILED" in printed, printed

@@ -1,0 +1,152 @@
+"""A snapshot to the topic: first gathered and looked at, then sent; an end follows only when every row is there."""
+
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from secrets import token_hex
+from typing import IO, Any
+from zlib import crc32
+
+import orjson
+
+import schemas
+from worker.broker import Headers, Properties, RecordProducer, count_partitions
+from worker.errors import SourceIncomplete
+from worker.model import SnapshotScope
+from worker.snapshots.judge import Contents, digest_text
+
+CONTENT_TYPE: Headers = (("content-type", b"application/cloudevents+json"),)
+_KIND = "fr.etape-cohorts.snapshot.{}.v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """Rows that were read whole and lie within their scope, in a file; `repeated` were left out."""
+
+    system: str
+    scope: SnapshotScope
+    rows: int
+    rows_by_year: dict[int, int]
+    repeated: int
+    file: IO[bytes]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Give the rows as JSON."""
+        self.file.seek(0)
+        return iter(self.file)
+
+
+@contextmanager
+def collected(rows: Iterable[schemas.EnrolmentRow], scope: SnapshotScope) -> Iterator[Image]:
+    """Read a source to its end, into a temporary file that lasts as long as the `with`.
+
+    Raises SourceIncomplete when there is no row, when rows lie outside the scope or come from several systems, when
+    two of them tell one enrolment differently, and whenever the source itself does. Memory holds a few dozen bytes a
+    row.
+    """
+    contents = Contents(scope)
+    kept = repeated = 0
+    with tempfile.TemporaryFile() as file:
+        for row in rows:
+            if contents.add(row):
+                kept += 1
+                file.write(row.model_dump_json(exclude_none=True).encode() + b"\n")
+            else:
+                repeated += 1
+        if found := contents.fault():
+            raise SourceIncomplete(f"{found[1]}: nothing was published")
+        if contents.system is None:
+            raise SourceIncomplete("the source has no row at all: nothing was published")
+        yield Image(
+            system=contents.system,
+            scope=scope,
+            rows=kept,
+            rows_by_year=dict(contents.by_year),
+            repeated=repeated,
+            file=file,
+        )
+
+
+def new_id(system: str, taken_at: datetime) -> str:
+    """Give an id that no other snapshot has."""
+    return f"{system}-{taken_at:%Y%m%dT%H%M%S}-{token_hex(4)}"
+
+
+def publish(
+    image: Image,
+    properties: Properties,
+    topic: str,
+    *,
+    snapshot_id: str,
+    taken_at: datetime,
+    progress: Callable[[Iterable[bytes]], Iterable[bytes]] = iter,
+) -> int:
+    """Send a snapshot and return over how many partitions; `progress` is given the rows and gives them back.
+
+    With the same id, image and instant the same bytes are sent. Raises BrokerError when Kafka did not acknowledge
+    everything: what was sent has no end, and nobody accepts it.
+    """
+    partitions = count_partitions(properties, topic)
+    messages = _Messages(snapshot_id, image, taken_at, partitions)
+    producer = RecordProducer(properties)
+    for part in (messages.begins(), messages.rows(progress(image)), messages.ends()):
+        producer.send_to(topic, part)
+    return partitions
+
+
+class _Messages:
+    def __init__(self, snapshot_id: str, image: Image, taken_at: datetime, partitions: int) -> None:
+        self._id = snapshot_id
+        self._image = image
+        self._taken_at = taken_at.isoformat()
+        self._partitions = partitions
+        self._rows: Counter[int] = Counter()
+        self._digests: defaultdict[int, int] = defaultdict(int)
+
+    def begins(self) -> Iterator[tuple[int, None, bytes, Headers]]:
+        scope = self._image.scope
+        data = {
+            "taken_at": self._taken_at,
+            "partitions": self._partitions,
+            "system": self._image.system,
+            "scope": {
+                "uais": sorted(scope.uais),
+                "academic_years": sorted(scope.academic_years),
+                **({} if scope.etapes is None else {"etapes": scope.etapes}),
+            },
+        }
+        for partition in range(self._partitions):
+            yield partition, None, self._message("begin", f"{partition}/begin", data), CONTENT_TYPE
+
+    def rows(self, rows: Iterable[bytes]) -> Iterator[tuple[int, bytes, bytes, Headers]]:
+        for row in rows:
+            key = orjson.loads(row)["student"]["student_id"].encode()
+            partition = crc32(key) % self._partitions
+            number = self._rows[partition]
+            data = {"row": number, "enrolment": orjson.Fragment(row.rstrip())}
+            value = self._message("enrolment", f"{partition}/{number}", data)
+            self._rows[partition] += 1
+            self._digests[partition] += int.from_bytes(sha256(value).digest())
+            yield partition, key, value, CONTENT_TYPE
+
+    def ends(self) -> Iterator[tuple[int, None, bytes, Headers]]:
+        for partition in range(self._partitions):
+            digest = digest_text(self._digests[partition])
+            data = {"rows": self._rows[partition], "digest": digest, "total": self._rows.total()}
+            yield partition, None, self._message("end", f"{partition}/end", data), CONTENT_TYPE
+
+    def _message(self, kind: str, name: str, data: dict[str, Any]) -> bytes:
+        return orjson.dumps(
+            {
+                "specversion": "1.0",
+                "id": f"{self._id}/{name}",
+                "source": f"urn:etape-cohorts:{self._image.system}",
+                "type": _KIND.format(kind),
+                "time": self._taken_at,
+                "data": {"snapshot_id": self._id, **data},
+            }
+        )
