@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import typer
 from prometheus_client.metrics import MetricWrapperBase
@@ -54,9 +54,10 @@ def _group(prefix: str, command: Any) -> Iterator[str]:
 
 def _settings() -> Iterator[str]:
     yield from ("", "## Settings", "")
-    yield "One TOML file (`cohorts.toml`, or `--config`, or `COHORTS_CONFIG`). Each of them can come from the environment"
-    yield "instead, as `COHORTS_` and its path in capitals with `__` for a dot (`COHORTS_PLATFORMS__ECAMPUS__TOKEN`), or"
-    yield "from a file of that name in the directory that `CREDENTIALS_DIRECTORY` names, which comes first."
+    yield "One TOML file (`cohorts.toml`, or `--config`, or `COHORTS_CONFIG`). Each of them can come from the"
+    yield "environment instead, as `COHORTS_` and its path in capitals with `__` for a dot"
+    yield "(`COHORTS_PLATFORMS__ECAMPUS__TOKEN`), or from a file of that name in the directory that"
+    yield "`CREDENTIALS_DIRECTORY` names, which comes first."
     yield from ("", "| setting | default | what it is |", "| --- | --- | --- |")
     yield from _section("", Settings)
 
@@ -65,7 +66,8 @@ def _section(prefix: str, section: type[BaseModel]) -> Iterator[str]:
     for name, info in section.model_fields.items():
         nested = next(_models(info.annotation), None)
         if nested is not None:
-            many = {dict: "*NAME*.", tuple: "*n*."}.get(getattr(info.annotation, "__origin__", None), "")
+            origin = get_origin(info.annotation)
+            many = "*NAME*." if origin is dict else "*n*." if origin is tuple else ""
             if info.description:
                 yield f"| `{prefix}{name}` | | {info.description} |"
             yield from _section(f"{prefix}{name}.{many}", nested)
@@ -101,7 +103,7 @@ def _metrics() -> Iterator[str]:
     for metric in metrics():
         (family,) = metric.describe()
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # noqa: SLF001 - no public name for it
+        labels = ", ".join(f"`{label}`" for label in metric._labelnames)
         yield f"| `{name}` | {labels} | {family.documentation} |"
 
 

@@ -292,15 +292,11 @@ class RecordProducer:
             error, topic = failures[0]
             raise _broker_error(f"{len(failures)} of {sent} records were not acknowledged", error, topic)
 
-    def _enqueue(
-        self, record: _Outgoing, on_delivery: Callable[[KafkaError | None, Message], None]
-    ) -> None:
+    def _enqueue(self, record: _Outgoing, on_delivery: Callable[[KafkaError | None, Message], None]) -> None:
         topic, partition, key, value, headers = record
         while True:
             try:
-                self._producer.produce(
-                    topic, value, key, partition, headers=list(headers), on_delivery=on_delivery
-                )
+                self._producer.produce(topic, value, key, partition, headers=list(headers), on_delivery=on_delivery)
             except BufferError:  # the queue is full until some are acknowledged, or time out
                 self._producer.poll(0.1)
             else:

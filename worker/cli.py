@@ -80,6 +80,11 @@ def main() -> None:
         sys.exit(next((code for kind, code in _EXITS if isinstance(error, kind)), 1))
 
 
+@cli.callback()
+def _prepare() -> None:
+    telemetry.configure_logging("warning")
+
+
 @cli.command()
 def run(
     path: ConfigOption = DEFAULT_CONFIG,
@@ -130,17 +135,19 @@ def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
     if as_json:
         out.print_json(json.dumps(asdict(found)))
         return
-    table = Table("platform", "mode", "state", "memberships", "cohorts", *reading.GAP_STATES, "oldest")
-    for platform in found.platforms:
-        table.add_row(
-            platform.name,
-            settings.platforms[platform.name].mode,
-            platform.state,
-            str(platform.memberships),
-            f"{platform.cohorts['owned']} of {sum(platform.cohorts.values())}",
-            *(str(platform.gaps[state]) for state in reading.GAP_STATES),
-            "" if platform.oldest is None else _ago(now - platform.oldest),
-        )
+    table = Table("", *(platform.name for platform in found.platforms))
+    rows: dict[str, list[str]] = {
+        "mode": [settings.platforms[platform.name].mode for platform in found.platforms],
+        "Moodle": [platform.state if platform.since else "" for platform in found.platforms],
+        "memberships": [str(platform.memberships) for platform in found.platforms],
+        "cohorts, ours": [
+            f"{sum(platform.cohorts.values())}, {platform.cohorts['owned']}" for platform in found.platforms
+        ],
+        **{f"gaps {state}": [str(p.gaps[state]) for p in found.platforms] for state in reading.GAP_STATES},
+        "oldest gap": ["" if p.oldest is None else _ago(now - p.oldest) for p in found.platforms],
+    }
+    for title, cells in rows.items():
+        table.add_row(title, *cells)
     out.print(table)
     for platform in found.platforms:
         if platform.sentence is not None:

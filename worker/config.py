@@ -95,7 +95,7 @@ class CohortSettings(_Section):
     name: Annotated[str, _template("idnumber", "etape", "etape_label", "component", "component_label")] = (
         "{component_label}: {etape_label}"
     )
-    """Name, from {idnumber}, {etape}, {etape_label}, {component}, {component_label}; the idnumber until all is known."""
+    """Name, from {idnumber}, {etape}, {etape_label}, {component}, {component_label}; until then the idnumber."""
 
     @model_validator(mode="after")
     def _name_follows_from_idnumber(self) -> Self:

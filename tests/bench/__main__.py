@@ -15,6 +15,8 @@ BENCHES = {
     "latency": ("From message to Moodle", latency.run),
     "memory": ("A whole worker", memory.run),
 }
+WIDTH = 140
+"""Columns of a log or a file, which have none of their own."""
 
 
 def main(names: list[str]) -> str | None:
@@ -22,7 +24,7 @@ def main(names: list[str]) -> str | None:
     if unknown := set(names) - BENCHES.keys():
         return f"no bench {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}"
     telemetry.configure_logging("error")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for name in names or BENCHES:
         title, run = BENCHES[name]
         started = time.monotonic()

@@ -22,7 +22,8 @@ from worker.moodle.wire import SERVICE
 from worker.sandbox.moodle import MEASURED, Cost
 from worker.sandbox.university import University
 
-ROUNDS = 3
+ROUNDS = {0: 3, 1: 1, 10: 1}
+"""By synchronised courses: what sleeps most is disturbed least."""
 NAIVE_CALLS = 60
 IDLE_SECONDS = 0.1
 AIMS = {0: "15 times faster"}
@@ -33,12 +34,12 @@ STUDENTS = {0: 5_000, 1: 2_000, 10: 400}
 def run() -> Iterator[Figure]:
     """Give the figures at measured costs, then our own ceiling, on a Moodle whose calls cost nothing."""
     for courses, students in STUDENTS.items():
-        rounds = [_round(students, MEASURED, courses) for _ in range(ROUNDS)]
+        rounds = [_round(students, MEASURED, courses) for _ in range(ROUNDS[courses])]
         yield _figure(f"{courses} courses a cohort, accounts known", rounds, AIMS.get(courses, ""))
     rounds = [_round(STUDENTS[0], MEASURED, 0, known=False)]
     yield _figure("0 courses a cohort, accounts to be looked up", rounds)
     free = Cost()
-    rounds = [_round(10_000, free, 0, limits={"calls_per_second": 1000}) for _ in range(ROUNDS)]
+    rounds = [_round(STUDENTS[0], free, 0, limits={"calls_per_second": 1000}) for _ in range(ROUNDS[0])]
     yield _figure("calls that cost nothing, no throttle", rounds)
 
 

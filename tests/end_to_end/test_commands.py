@@ -317,7 +317,7 @@ def test_a_cohort_made_by_hand_is_adopted_when_a_person_says_so_and_nobody_leave
     here.publish([enrolment(0, status="resigned", revision=2)])
     eventually(lambda: lawyers(moodle) == numbers([1, 2, 3, 5]))
     assert reading.applied(here.ledger, "ecampus", Action.REMOVE) == [("L1DROI", number(0))]
-    assert [each.name for each in moodle.cohorts()] == ["Droit, première année"]
+    assert [each.id for each in moodle.cohorts()] == [cohort]
     assert worker.terminate() == 0
 
     assert lines_of(here, "adopt", "prelude", code=2) == []

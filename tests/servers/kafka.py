@@ -176,9 +176,7 @@ def _libraries() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etape-cohorts"
     libraries = Path(os.environ.get("ETAPE_COHORTS_KAFKA") or cache / f"kafka-{VERSION}")
     if missing := [name for name in ("java", "mvn") if not shutil.which(name)]:
-        raise MissingServerError(
-            f"no {' and no '.join(missing)}: install Java 17 and Maven, or set KAFKA_BOOTSTRAP"
-        )
+        raise MissingServerError(f"no {' and no '.join(missing)}: install Java 17 and Maven, or set KAFKA_BOOTSTRAP")
     if libraries.exists():
         return libraries
     libraries.parent.mkdir(parents=True, exist_ok=True)
@@ -192,9 +190,7 @@ def _libraries() -> Path:
             text=True,
         )
         if run.returncode:
-            raise MissingServerError(
-                f"Maven cannot fetch Kafka {VERSION}; set KAFKA_BOOTSTRAP:\n{run.stdout[-2000:]}"
-            )
+            raise MissingServerError(f"Maven cannot fetch Kafka {VERSION}; set KAFKA_BOOTSTRAP:\n{run.stdout[-2000:]}")
         with suppress(OSError):  # another run was faster
             jars.rename(libraries)
     return libraries

@@ -57,9 +57,7 @@ def join(membership: Properties, topic: str) -> Iterator[Join]:
     """Make members of the topic's group, with the positions that their ledger remembers."""
     members = []
 
-    def join(
-        positions: Mapping[int, int] | None = None, *, topics: Iterable[str] = (topic,)
-    ) -> RecordConsumer:
+    def join(positions: Mapping[int, int] | None = None, *, topics: Iterable[str] = (topic,)) -> RecordConsumer:
         def start(_: list[Partition]) -> dict[Partition, int]:
             return {(topic, number): offset for number, offset in (positions or {}).items()}
 
@@ -71,9 +69,7 @@ def join(membership: Properties, topic: str) -> Iterator[Join]:
         member.close()
 
 
-def until(
-    condition: Callable[[], object], *members: RecordConsumer, into: list[Record] | None = None
-) -> None:
+def until(condition: Callable[[], object], *members: RecordConsumer, into: list[Record] | None = None) -> None:
     """Let the members poll until the condition holds; what they read goes into a list, or is forgotten."""
     records = [] if into is None else into
     deadline = time.monotonic() + PATIENCE
@@ -121,9 +117,7 @@ def abort_transaction(properties: Properties, topic: str) -> None:
 # Records
 
 
-def test_a_record_arrives_as_it_was_sent(
-    broker: Broker, properties: Properties, topic: str, join: Join
-) -> None:
+def test_a_record_arrives_as_it_was_sent(broker: Broker, properties: Properties, topic: str, join: Join) -> None:
     broker.create_topic(topic, 1)
     headers = (("ce_id", b"1"), ("twice", b"a"), ("twice", b"b"), ("none", None))
     send(properties, topic, [SECRET], headers)
@@ -133,17 +127,13 @@ def test_a_record_arrives_as_it_was_sent(
     assert record.timestamp == pytest.approx(time.time(), abs=PATIENCE)
 
 
-def test_a_tombstone_arrives_without_a_value(
-    broker: Broker, properties: Properties, topic: str, join: Join
-) -> None:
+def test_a_tombstone_arrives_without_a_value(broker: Broker, properties: Properties, topic: str, join: Join) -> None:
     broker.create_topic(topic, 1)
     send(properties, topic, [None, b""])
     assert values(read(join(), 2)) == [None, b""]
 
 
-def test_records_of_one_key_keep_their_order(
-    broker: Broker, properties: Properties, topic: str, join: Join
-) -> None:
+def test_records_of_one_key_keep_their_order(broker: Broker, properties: Properties, topic: str, join: Join) -> None:
     broker.create_topic(topic, 3)
     RecordProducer(properties).send((topic, b"%d" % (n % 20), b"%d" % n, ()) for n in range(2_000))
     records = read(join(), 2_000)
@@ -172,9 +162,7 @@ def test_the_first_start_reads_from_the_beginning(
     assert values(read(join(), 3)) == numbers(3)
 
 
-def test_reading_resumes_where_the_ledger_says(
-    broker: Broker, properties: Properties, topic: str, join: Join
-) -> None:
+def test_reading_resumes_where_the_ledger_says(broker: Broker, properties: Properties, topic: str, join: Join) -> None:
     broker.create_topic(topic, 1)
     send(properties, topic, numbers(5))
     assert values(read(join({0: 3}), 2)) == [b"3", b"4"]
@@ -209,9 +197,7 @@ def test_a_commit_shows_in_the_group_and_leaves_out_partitions_of_others(
     assert committed.offset == 4
 
 
-def test_a_position_past_the_end_is_lost(
-    broker: Broker, properties: Properties, topic: str, join: Join
-) -> None:
+def test_a_position_past_the_end_is_lost(broker: Broker, properties: Properties, topic: str, join: Join) -> None:
     broker.create_topic(topic, 1)
     send(properties, topic, numbers(5))
     with pytest.raises(PositionLost, match=rf"Position 9 of {topic}\[0\] .* holds 0 to 5"):
@@ -377,9 +363,7 @@ def test_topics_that_exist_stay_as_they_are(broker: Broker, properties: Properti
 
 
 @embedded_differs("clients cannot create topics in it", raises=BrokerError)
-def test_missing_topics_are_created(
-    properties: Properties, topic: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_topics_are_created(properties: Properties, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "REQUEST_SECONDS", 5.0)
     ensure_topics(properties, {topic: 2, f"{topic}-dead": 1})
     found = describe(properties, [topic, f"{topic}-dead"]).topics
@@ -387,9 +371,7 @@ def test_missing_topics_are_created(
 
 
 @embedded_differs("its topics have no ids")
-def test_a_topic_that_is_created_again_has_another_id(
-    broker: Broker, properties: Properties, topic: str
-) -> None:
+def test_a_topic_that_is_created_again_has_another_id(broker: Broker, properties: Properties, topic: str) -> None:
     broker.create_topic(topic, 1)
     first = describe(properties, [topic]).topics[topic].id
     assert first
@@ -403,9 +385,7 @@ def test_a_topic_that_is_created_again_has_another_id(
 # Reading to the end
 
 
-def test_a_topic_is_read_to_the_end_of_all_its_partitions(
-    broker: Broker, properties: Properties, topic: str
-) -> None:
+def test_a_topic_is_read_to_the_end_of_all_its_partitions(broker: Broker, properties: Properties, topic: str) -> None:
     broker.create_topic(topic, 3)
     RecordProducer(properties).send((topic, b"%d" % (n % 7), b"%d" % n, ()) for n in range(2_000))
     records = list(read_to_end(properties, topic))

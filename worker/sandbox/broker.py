@@ -67,9 +67,7 @@ class EmbeddedBroker:
 
     def create_topic(self, name: str, partitions: int) -> None:
         """Create a topic that does not exist yet."""
-        _check(
-            LIBRARY.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1), f"create {name}"
-        )
+        _check(LIBRARY.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1), f"create {name}")
 
     def stop(self) -> None:
         """Break every connection and refuse new ones, as a broker that is down; what it holds stays."""

@@ -99,10 +99,7 @@ TAUGHT = (
     (
         Component("STP", "UFR STAPS"),
         (LICENCE, MASTER, PRO),
-        (
-            "STAP STAPS; APAS Activité physique adaptée et santé; ENSP Entraînement sportif; "
-            "MSPO Management du sport"
-        ),
+        ("STAP STAPS; APAS Activité physique adaptée et santé; ENSP Entraînement sportif; MSPO Management du sport"),
     ),
     (
         Component("LVE", "UFR Langues vivantes étrangères"),

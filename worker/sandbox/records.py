@@ -122,9 +122,7 @@ class Records:
         self._rows[student] |= {key: replace(row, number=student) for key, row in rows.items()}
         return rekeyed(former, student, self.uai, at)
 
-    def find(
-        self, random: Random, at: float, wanted: Callable[[str, Enrolment], bool]
-    ) -> tuple[str, Enrolment]:
+    def find(self, random: Random, at: float, wanted: Callable[[str, Enrolment], bool]) -> tuple[str, Enrolment]:
         """Return a wanted row and its student, who has nothing else going on at that instant.
 
         Raises LookupError when there is none.
@@ -145,9 +143,7 @@ def enrolled(row: Enrolment) -> Message:
     data: dict[str, Any] = {"enrolment_id": row.id, "academic_year": row.year, "student": student}
     data["version"] = row.revision
     if row.status == "deleted":
-        return _message(
-            row.number, row.uai, "enrolment.deleted", f"{row.id}/{row.revision}", at=row.at, data=data
-        )
+        return _message(row.number, row.uai, "enrolment.deleted", f"{row.id}/{row.revision}", at=row.at, data=data)
     if row.person % 3:  # the source does not know every login
         student["login"] = row.number
     data["etape"] = _etape(row.etape) | {"version": row.etape_version}
@@ -188,9 +184,7 @@ def poisoned(good: Message) -> list[bytes]:
     """Return what no reader may accept, much of it nearly that good state of an enrolment."""
 
     def but(envelope: dict[str, Any] | None = None, **data: object) -> bytes:
-        return Message(
-            good.key, {**good.value, "data": good.value["data"] | data, **(envelope or {})}
-        ).payload()
+        return Message(good.key, {**good.value, "data": good.value["data"] | data, **(envelope or {})}).payload()
 
     year = good.value["data"]["academic_year"]
     return [
@@ -217,9 +211,7 @@ def disorder(messages: list[Message], random: Random, share: float = 0.05) -> li
     misled by the order.
     """
     arrived = list(messages)
-    close = [
-        i for i, (one, next_) in enumerate(pairwise(arrived)) if _time(next_) - _time(one) <= HALF_A_MINUTE
-    ]
+    close = [i for i, (one, next_) in enumerate(pairwise(arrived)) if _time(next_) - _time(one) <= HALF_A_MINUTE]
     some = max(1, round(share * len(arrived)))
     moved = -1
     for i in sorted(random.sample(close, min(some, len(close)))):

@@ -263,9 +263,7 @@ class University:
 
     def _change_version(self, at: float) -> list[Message]:
         """Delete, then create: written the other way round, because the membership never ends."""
-        student, row = self._find(
-            at, lambda _, row: self._records.is_member(row) and len(row.etape.versions) > 1
-        )
+        student, row = self._find(at, lambda _, row: self._records.is_member(row) and len(row.etape.versions) > 1)
         return [
             self._write(at + self._random.randint(1, 10), student, self._twin(row)),
             self._write(at, student, row, status="deleted"),
