@@ -22,6 +22,8 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
     RESIGNED = "resigned"
     DELETED = "deleted"
+    ABSENT = "absent"
+    """A complete snapshot, newer than all that was known of it, doesn't hold it any more."""
 
 
 class Payment(StrEnum):
@@ -179,7 +181,17 @@ class Cause(StrEnum):
     """Two student numbers were merged."""
     DESCRIBED = "described"
     """The étape's component became known or changed, and routes go by it."""
+    ABSENT = "absent"
+    """A complete snapshot doesn't hold the enrolment any more."""
     SETTINGS = "settings"
+    YEAR_CLOSED = "year_closed"
+    """The enrolment's year was taken out of the active ones."""
+    DRIFT = "drift"
+    """Moodle showed otherwise than we left it."""
+    UNDONE = "undone"
+    """A person had a removal undone."""
+    REJECTED = "rejected"
+    """A person refused the removal."""
 
 
 class CohortState(StrEnum):
@@ -191,6 +203,36 @@ class CohortState(StrEnum):
     """Created by us, or adopted: we may write it."""
     FOREIGN = "foreign"
     """It exists and isn't ours: `cohorts adopt` takes it over."""
+
+
+class Limit(StrEnum):
+    """Which limit of the guard holds removals."""
+
+    COHORT = "cohort"
+    PLATFORM = "platform"
+
+
+class Kept(StrEnum):
+    """Why a membership that the rules don't desire is kept."""
+
+    REJECTED = "rejected"
+    """A person refused its removal; until the desired state changes again."""
+    UNDONE = "undone"
+    """A person undid its removal; until a newer message or snapshot says that the enrolment is over."""
+
+
+class RunState(StrEnum):
+    """How a reconciliation stands or ended."""
+
+    RUNNING = "running"
+    DONE = "done"
+    PARTIAL = "partial"
+    """A platform could not be read, or gaps were left at the limit of time."""
+    REFUSED = "refused"
+    """No snapshot could be accepted: nothing was changed."""
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    """Its process died; the next run took up its work."""
 
 
 class PlatformState(StrEnum):
@@ -209,6 +251,9 @@ class Action(StrEnum):
     CREATE_COHORT = "create_cohort"
     RENAME_COHORT = "rename_cohort"
     ADOPT_COHORT = "adopt_cohort"
+    APPROVE = "approve"
+    REJECT = "reject"
+    UNDO = "undo"
 
 
 class Reason(StrEnum):
@@ -260,3 +305,7 @@ class Gap:
     origin: str
     since: Instant
     attempts: int
+    run: int | None = None
+    """The reconciliation that made it."""
+    approved: str | None = None
+    """Hash of the plan that a person approved."""

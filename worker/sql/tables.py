@@ -63,7 +63,35 @@ enrolment = Table(
     Column("component", Text),
     Column("origin", Text, nullable=False, comment="where the fact was read, e.g. enrolments[3]@1042"),
     Column("recorded_at", Float, nullable=False),
+    Column("snapshot_at", Float, comment="instant of the last snapshot that decided it: no older change does any more"),
 )
+
+snapshot = Table(
+    "snapshot",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("taken_at", Float, nullable=False),
+    Column("system", Text, nullable=False),
+    Column("scope", Text, nullable=False, comment="model.SnapshotScope, as JSON"),
+    Column("rows_by_year", Text, nullable=False, comment="rows by academic year, as JSON"),
+    Column("accepted_at", Float, nullable=False),
+    Column("run", Integer, nullable=False),
+)
+"""Accepted snapshots: what is absent from them has ended, also for messages that come late."""
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("night", Text, comment="local date that a scheduled run is for: one a night, across processes"),
+    Column("state", Text, nullable=False, comment="model.RunState"),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("holder", Text, nullable=False, comment="process that runs it"),
+    Column("lease_until", Float, nullable=False, comment="a run whose process is dead is taken for abandoned then"),
+    Column("report", Text, comment="report.Report, as JSON"),
+)
+"""Reconciliations."""
 
 student = Table(
     "student",
@@ -126,6 +154,7 @@ membership = Table(
     Column("student_id", Text, primary_key=True, index=True, comment="the surviving number"),
     Column("desired", Boolean, nullable=False),
     Column("observed", Boolean, comment="what Moodle last showed; null while a call's outcome is unknown"),
+    Column("observed_at", Float, nullable=False, server_default="0", comment="an older reading changes nothing"),
     Column("user_id", BigInteger, comment="Moodle account that the membership was given to"),
     Column("cause", Text, nullable=False, comment="model.Cause of the desired state"),
     Column("origin", Text, nullable=False, comment="the message, or whatever else changed the desired state"),
@@ -135,6 +164,12 @@ membership = Table(
     Column("attempts", Integer, nullable=False),
     Column("next_attempt_at", Float, nullable=False),
     Column("reason", Text, comment="model.Reason why it could not be applied, or Moodle's errorcode"),
+    Column("run", Integer, comment="the reconciliation that made the gap; null: a message or a setting did"),
+    Column("held", Text, comment="model.Limit that holds the removal, until a person approves it"),
+    Column("approved", Text, comment="hash of the plan that a person approved"),
+    Column("approved_until", Float, comment="when the approval expires"),
+    Column("kept", Text, comment="model.Kept: desired by a person's decision, not by the rules"),
+    Column("kept_at", Float),
 )
 gap = membership.c.desired.is_distinct_from(membership.c.observed)
 """A membership that Moodle doesn't show as it must be, or may not show so."""
@@ -167,6 +202,19 @@ platform = Table(
     Column("sentence", Text, comment="what happened, for a person"),
 )
 
+proposal = Table(
+    "proposal",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("platform", Text, nullable=False),
+    Column("shown_at", Float, nullable=False),
+    Column("removals", Text, nullable=False, comment="pairs of cohort id and student id, as JSON"),
+    Column("verdict", Text, comment="approved or rejected; null: neither yet"),
+    Column("decided_by", Text),
+    Column("decided_at", Float),
+)
+"""Removals that a person was shown under a hash, so that exactly these are approved or rejected."""
+
 journal = Table(
     "journal",
     metadata,
@@ -179,5 +227,7 @@ journal = Table(
     Column("user_id", BigInteger),
     Column("cause", Text),
     Column("origin", Text),
-    Column("detail", Text, comment="for a cohort: its name, or who adopted it"),
+    Column("detail", Text, comment="for a cohort: its name, or who adopted it; for a decision: who took it"),
+    Column("run", Integer, index=True, comment="the reconciliation that it follows from"),
+    Column("approved", Text, index=True, comment="hash of the approved plan that it belongs to"),
 )

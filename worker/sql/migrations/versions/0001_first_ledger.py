@@ -114,7 +114,12 @@ def upgrade() -> None:
         sa.Column("user_id", sa.BigInteger(), nullable=True),
         sa.Column("cause", sa.Text(), nullable=True),
         sa.Column("origin", sa.Text(), nullable=True),
-        sa.Column("detail", sa.Text(), nullable=True, comment="for a cohort: its name, or who adopted it"),
+        sa.Column(
+            "detail",
+            sa.Text(),
+            nullable=True,
+            comment="for a cohort: its name, or who adopted it; for a decision: who took it",
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("journal_pk")),
     )
     op.create_index(op.f("journal_at_ix"), "journal", ["at"], unique=False)
