@@ -63,7 +63,7 @@ def upgrade() -> None:
             comment="instant of the last snapshot that decided it: no older change does any more",
         ),
     )
-    more: tuple[tuple[str, sa.Integer | sa.Text, str], ...] = (
+    more: tuple[tuple[str, sa.Integer | sa.Text | sa.Float[float], str], ...] = (
         ("run", sa.Integer(), "the reconciliation that it follows from"),
         ("approved", sa.Text(), "hash of the approved plan that it belongs to"),
     )
