@@ -5,7 +5,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Protocol
@@ -189,6 +189,14 @@ class Mapper:
             if eligibility(enrolment, component, self.policy) is Verdict.ELIGIBLE:
                 wanted.update(self.cohorts(enrolment, component))
         return wanted
+
+    def desired_in_any_year(
+        self, enrolments: Iterable[Enrolment], components: Mapping[str, str | None]
+    ) -> set[WantedCohort]:
+        """Give the cohorts that would be desired if no year had been closed."""
+        rows = list(enrolments)
+        years = frozenset(row.academic_year for row in rows if row.academic_year is not None)
+        return Mapper(replace(self.policy, active_years=years)).desired(rows, components)
 
     def cohorts(self, enrolment: Enrolment, component: str | None) -> tuple[WantedCohort, ...]:
         """Cohorts that a valid enrolment leads to, on every platform that is not manual."""

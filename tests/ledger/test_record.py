@@ -407,7 +407,8 @@ def test_other_settings_derive_everything_anew_and_the_same_ones_do_nothing(ledg
     record(ledger, told(), told(enrolment_id="2", student_id=OTHER, academic_year=2025))
     assert apply(ledger, replace(POLICY, active_years=frozenset({2025}))) == 2
     assert desired(ledger) == {ETAPE: frozenset({OTHER})}
-    assert {row.cause for row in memberships(ledger).values()} == {"settings"}
+    causes = {student: row.cause for (_, student), row in memberships(ledger).items()}
+    assert causes == {STUDENT: "year_closed", OTHER: "settings"}
     assert apply(ledger, replace(POLICY, active_years=frozenset({2025, 2026}))) == 1
     assert desired(ledger) == {ETAPE: frozenset({STUDENT, OTHER})}
 

@@ -2,28 +2,31 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
 
 from worker.ledger.engine import chunks, select_in, upsert
 from worker.ledger.facts import Trigger, Triggers
-from worker.model import OF_ACCOUNTS, CohortState, Instant
+from worker.model import OF_ACCOUNTS, Cause, CohortState, Instant, Kept
 from worker.rules import Mapper, Mode, WantedCohort, canonical
 from worker.sql.tables import cohort, component, enrolment, etape, gap, membership, student
 
 PROMISE_SECONDS = 24 * 3600
 """A change is on Moodle this long after its publication, at most."""
+FRESH, DRIFT = 0, 1
+"""Priorities: what a message has announced goes before what a reconciliation has found."""
 
 
 class Deriver:
     """Derives under one policy. Memberships and cohorts of manual platforms are never looked at."""
 
-    def __init__(self, mapper: Mapper, *, coalesce: float, removal_delay: float) -> None:
+    def __init__(self, mapper: Mapper, *, coalesce: float, removal_delay: float, grace: float) -> None:
         self.mapper = mapper
         self._coalesce = coalesce
         self._removal_delay = removal_delay
+        self._grace = grace
         self._platforms = [p.name for p in mapper.policy.platforms if p.mode is not Mode.MANUAL]
         self._mine = sa.select(cohort).where(cohort.c.platform.in_(self._platforms))
 
@@ -44,22 +47,36 @@ class Deriver:
         ids = self._cohort_ids(connection, {cohort for cohorts in wanted.values() for cohort in cohorts})
         desired = {(ids[c.platform, c.idnumber], who): c.etape for who, cohorts in wanted.items() for c in cohorts}
         has = {
-            (row.cohort_id, row.student_id): row.etape
+            (row.cohort_id, row.student_id): row
             for row in select_in(
                 connection,
-                sa.select(membership.c.cohort_id, membership.c.student_id, cohort.c.etape)
+                sa.select(
+                    membership.c.cohort_id,
+                    membership.c.student_id,
+                    membership.c.kept,
+                    membership.c.kept_at,
+                    cohort.c.etape,
+                    cohort.c.idnumber,
+                    cohort.c.platform,
+                )
                 .join(cohort)
                 .where(membership.c.desired, cohort.c.platform.in_(self._platforms)),
                 membership.c.student_id,
                 family.keys() | set(family.values()),
             )
         }
-        changes = [(key, True, desired[key]) for key in desired.keys() - has.keys()]
-        changes += [(key, False, has[key]) for key in has.keys() - desired.keys()]
         rows = [
-            self._row(key, wants, self._trigger(triggers[key[1]], code), now)
-            for key, wants, code in sorted(changes, key=itemgetter(0))
+            self._row(key, self._trigger(triggers[key[1]], desired[key]), now)
+            for key in sorted(desired.keys() - {key for key, row in has.items() if row.kept is None})
         ]
+        for key in sorted(has.keys() - desired.keys()):
+            row = has[key]
+            trigger = self._trigger(triggers[key[1]], row.etape)
+            if row.kept is None or self._knowing(triggers[key[1]], row):
+                closed = trigger.cause is Cause.SETTINGS and self._is_of_closed_year(
+                    enrolments[key[1]], components, row
+                )
+                rows.append(self._ending(key, trigger, now, year_closed=closed))
         # `observed` is what Moodle showed and isn't for us to say: it is set for new rows alone.
         upsert(connection, membership, rows, update=_DESIRED)
         return len(rows)
@@ -108,7 +125,7 @@ class Deriver:
                 component=code,
                 component_label=labels.get(code or ""),
             )
-            if name is not None and name != row.wanted_name:
+            if name != row.wanted_name:
                 names.append({"b_id": row.id, "b_name": name})
         if names:
             statement = sa.update(cohort).where(cohort.c.id == sa.bindparam("b_id"))
@@ -130,26 +147,51 @@ class Deriver:
         about = [t for code, t in triggers.items() if code is not None and canonical(code, aliases) == of]
         return about[-1] if about else triggers[None]
 
-    def _row(
-        self,
-        key: tuple[int, str],
-        wants: bool,  # noqa: FBT001 - a column
-        trigger: Trigger,
-        now: Instant,
-    ) -> dict[str, Any]:
+    def _knowing(self, triggers: Triggers, kept: sa.Row[Any]) -> bool:
+        """Say whether this is news about an étape whose membership a person had put back, newer than that."""
+        trigger = self._trigger(triggers, kept.etape)
+        return (
+            kept.kept == Kept.UNDONE
+            and trigger in [trigger for code, trigger in triggers.items() if code is not None]
+            and trigger.published_at > kept.kept_at
+        )
+
+    def _is_of_closed_year(
+        self, enrolments: Sequence[sa.Row[Any]], components: Mapping[str, str | None], had: sa.Row[Any]
+    ) -> bool:
+        wanted = self.mapper.desired_in_any_year(enrolments, components)
+        return (had.platform, had.idnumber) in {(cohort.platform, cohort.idnumber) for cohort in wanted}
+
+    def _row(self, key: tuple[int, str], trigger: Trigger, now: Instant) -> dict[str, Any]:
         return {
             "cohort_id": key[0],
             "student_id": key[1],
-            "desired": wants,
+            "desired": True,
             "observed": False,
             "cause": trigger.cause.value,
             "origin": trigger.origin,
             "since": trigger.published_at,
             "due_by": trigger.published_at + PROMISE_SECONDS,
-            "priority": 0,
+            "priority": FRESH if trigger.run is None else DRIFT,
             "attempts": 0,
-            "next_attempt_at": now + (self._coalesce if wants else self._removal_delay),
+            "next_attempt_at": now + self._coalesce,
             "reason": None,
+            "run": trigger.run,
+            "held": None,
+            "approved": None,
+            "approved_until": None,
+            "kept": None,
+            "kept_at": None,
+        }
+
+    def _ending(self, key: tuple[int, str], trigger: Trigger, now: Instant, *, year_closed: bool) -> dict[str, Any]:
+        """Give the row of a membership that is over; that of a closed year stays for the time of grace."""
+        grace = self._grace if year_closed else 0.0
+        return self._row(key, trigger, now) | {
+            "desired": False,
+            "cause": (Cause.YEAR_CLOSED if year_closed else trigger.cause).value,
+            "due_by": trigger.published_at + grace + PROMISE_SECONDS,
+            "next_attempt_at": now + max(grace, self._removal_delay),
         }
 
     def _cohort_ids(self, connection: sa.Connection, wanted: Iterable[WantedCohort]) -> dict[tuple[str, str], int]:
@@ -205,7 +247,7 @@ def _columns(of: WantedCohort | sa.Row[Any]) -> dict[str, Any]:
     return {name: getattr(of, name) for name in ("platform", "idnumber", "template", "etape", "component")}
 
 
-_DESIRED = [c.name for c in membership.c if not c.primary_key and c.name not in {"observed", "user_id"}]
+_DESIRED = [c.name for c in membership.c if not c.primary_key and c.name not in {"observed", "observed_at", "user_id"}]
 _other = enrolment.alias("other")
 _LATEST = sa.select(
     enrolment.c.uai,

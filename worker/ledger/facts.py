@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from pydantic import TypeAdapter
 
 from worker.ledger.engine import select_in, upsert
-from worker.model import Cause, EnrolmentChange, EtapeDescribed, Instant, Received, StudentRekeyed
+from worker.model import Cause, EnrolmentChange, EtapeDescribed, Instant, Received, SnapshotScope, StudentRekeyed
 from worker.rules import survivors
-from worker.sql.tables import component, enrolment, etape, student
+from worker.sql.tables import component, enrolment, etape, snapshot, student
 
 AS_A_WHOLE = "*"
 """The `label_version` of a label that was said of an étape as a whole."""
@@ -29,6 +30,7 @@ class _Known(NamedTuple):
     changed_at: Instant
     student_id: str
     etape: str | None
+    academic_year: int | None
 
 
 @dataclass(slots=True)
@@ -52,6 +54,8 @@ class Trigger:
     cause: Cause
     origin: str
     published_at: Instant
+    run: int | None = None
+    """The reconciliation that found it, if no message did."""
 
 
 Triggers = dict[str | None, Trigger]
@@ -77,8 +81,12 @@ class Effects:
 def enrolments(
     connection: sa.Connection, batch: Sequence[Received], effects: Effects, counts: Counts, now: Instant
 ) -> None:
-    """Keep the newest version of each enrolment of each source."""
+    """Keep the newest version of each enrolment of each source.
+
+    What was so when an accepted snapshot was taken, or before, is known from it: such a change comes too late.
+    """
     changes = [(item.change, item) for item in batch if isinstance(item.change, EnrolmentChange)]
+    images = known_snapshots(connection)
     known: dict[tuple[str, str], dict[str, _Known]] = defaultdict(dict)
     for row in select_in(
         connection,
@@ -86,13 +94,14 @@ def enrolments(
         enrolment.c.enrolment_id,
         {change.enrolment_id for change, _ in changes},
     ):
-        said = _Known(row.version, row.changed_at, row.student_id, row.etape)
+        said = _Known(row.version, row.changed_at, row.student_id, row.etape, row.academic_year)
         known[row.uai, row.enrolment_id][row.system] = said
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for change, item in changes:
         sources = known[change.uai, change.enrolment_id]
         old = sources.get(change.system)
-        if old is not None and (change.version, change.changed_at) <= (old.version, old.changed_at):
+        overtaken = old is not None and (change.version, change.changed_at) <= (old.version, old.changed_at)
+        if overtaken or _in_a_snapshot(change, old, images):
             counts.stale += 1
             continue
         counts.applied += 1
@@ -100,24 +109,49 @@ def enrolments(
         effects.touch(change.student_id, trigger, change.etape)
         for said in sources.values():  # perhaps of another student, or another étape
             effects.touch(said.student_id, trigger, change.etape, said.etape)
-        sources[change.system] = _Known(change.version, change.changed_at, change.student_id, change.etape)
-        rows[change.uai, change.enrolment_id, change.system] = {
-            "uai": change.uai,
-            "enrolment_id": change.enrolment_id,
-            "system": change.system,
-            "version": change.version,
-            "changed_at": change.changed_at,
-            "student_id": change.student_id,
-            "status": change.status.value,
-            "payment": change.payment.value,
-            "academic_year": change.academic_year,
-            "etape": change.etape,
-            "etape_version": change.etape_version,
-            "component": change.component,
-            "origin": change.origin,
-            "recorded_at": now,
-        }
-    upsert(connection, enrolment, list(rows.values()), update=_FACT)
+        sources[change.system] = _Known(
+            change.version, change.changed_at, change.student_id, change.etape, change.academic_year
+        )
+        rows[change.uai, change.enrolment_id, change.system] = fact(change, now)
+    upsert(connection, enrolment, list(rows.values()), update=FACT)
+
+
+def fact(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
+    """Give the row of an enrolment."""
+    return {
+        "uai": change.uai,
+        "enrolment_id": change.enrolment_id,
+        "system": change.system,
+        "version": change.version,
+        "changed_at": change.changed_at,
+        "student_id": change.student_id,
+        "status": change.status.value,
+        "payment": change.payment.value,
+        "academic_year": change.academic_year,
+        "etape": change.etape,
+        "etape_version": change.etape_version,
+        "component": change.component,
+        "origin": change.origin,
+        "recorded_at": now,
+    }
+
+
+def known_snapshots(connection: sa.Connection) -> list[tuple[Instant, SnapshotScope]]:
+    """Give what accepted snapshots are complete for, and when they were taken; newest first."""
+    rows = connection.execute(sa.select(snapshot.c.taken_at, snapshot.c.scope).order_by(snapshot.c.taken_at.desc()))
+    return [(row.taken_at, SCOPES.validate_json(row.scope)) for row in rows]
+
+
+def _in_a_snapshot(
+    change: EnrolmentChange, old: _Known | None, images: Iterable[tuple[Instant, SnapshotScope]]
+) -> bool:
+    """Say whether a snapshot was taken when the change was made, or later. A deletion may not know its étape."""
+    year = change.academic_year or (old.academic_year if old else None)
+    etape = change.etape or (old.etape if old else None)
+    return any(
+        change.changed_at <= taken_at and scope.covers(uai=change.uai, academic_year=year, etape=etape)
+        for taken_at, scope in images
+    )
 
 
 def logins(connection: sa.Connection, batch: Iterable[Received], effects: Effects, uais: frozenset[str]) -> None:
@@ -302,4 +336,8 @@ def _label(version: str, at: Instant, label: str) -> _Label:
     return version == AS_A_WHOLE, len(version), version, at, label
 
 
-_FACT = [c.name for c in enrolment.c if not c.primary_key]
+FACT = [c.name for c in enrolment.c if not c.primary_key]
+"""Columns of an enrolment that a newer fact replaces."""
+
+SCOPES: TypeAdapter[SnapshotScope] = TypeAdapter(SnapshotScope)
+"""A scope to JSON and back."""

@@ -1,31 +1,49 @@
 """Messages into the ledger: newer facts first, then everything that follows from them, in one transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 
 import sqlalchemy as sa
 
-from worker.ledger import facts
+from worker.ledger import facts, imaging
 from worker.ledger.derive import Deriver
 from worker.ledger.engine import Ledger, upsert
 from worker.ledger.facts import Counts, Effects, Trigger, Triggers
-from worker.model import Cause, Instant, Received, Tombstone
+from worker.model import AcceptedSnapshot, Cause, Instant, Received, Snapshot, Tombstone
 from worker.rules import Mapper
 from worker.sql.tables import enrolment, meta, position
 
 REFOLD_STUDENTS = 2_000
-"""Students derived anew in one step after a change of settings."""
+"""Students derived anew in one step after a change of settings, or by a snapshot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imaged:
+    """What a snapshot changed."""
+
+    applied: int
+    """Enrolments of which it told something new."""
+    ended: int
+    """Enrolments that ended by being absent from it."""
+    memberships: int
+    """Memberships whose desired state changed."""
 
 
 class Recorder:
     """Writes changes into the ledger, under one policy.
 
-    `coalesce` and `removal_delay` are the seconds that an addition and a removal wait before they may be applied.
+    `coalesce` and `removal_delay` are the seconds that an addition and a removal wait before they may be applied;
+    `grace` those that a membership stays after the year of its enrolment was closed.
     """
 
-    def __init__(self, ledger: Ledger, mapper: Mapper, *, coalesce: float, removal_delay: float) -> None:
+    def __init__(
+        self, ledger: Ledger, mapper: Mapper, *, coalesce: float, removal_delay: float, grace: float = 0.0
+    ) -> None:
         self._ledger = ledger
         self._uais = mapper.policy.uais
-        self._derive = Deriver(mapper, coalesce=coalesce, removal_delay=removal_delay)
+        self._derive = Deriver(mapper, coalesce=coalesce, removal_delay=removal_delay, grace=grace)
 
     def record(
         self,
@@ -49,27 +67,64 @@ class Recorder:
         counts.tombstone = sum(isinstance(item.change, Tombstone) for item in batch)
         return counts
 
+    def record_snapshot(self, image: Snapshot, *, run: int, now: Instant) -> Imaged:
+        """Record an accepted snapshot: its rows and what is absent from it, in one transaction.
+
+        What was learnt after `taken_at` stays. `run` is the number of the reconciliation.
+        """
+        effects = Effects()
+        rows = [Received(change=row, published_at=image.taken_at) for row in image.rows]
+        with self._ledger.write() as connection:
+            facts.descriptions(connection, rows, effects, Counts(), self._uais)
+            facts.logins(connection, rows, effects, self._uais)
+            applied, ended = imaging.enrolments(connection, image, effects, run=run, now=now)
+            imaging.lift_undone(connection, image, effects, run=run)
+            imaging.remember(connection, image, run=run, now=now)
+            changed = self._refold(connection, effects.students, now)
+            self._derive.retry(connection, effects.renamed, now)
+            self._derive.names(connection, effects.etapes, effects.components)
+        return Imaged(applied=applied, ended=ended, memberships=changed)
+
+    def last_snapshot(self) -> AcceptedSnapshot | None:
+        """Give the snapshot that was accepted last."""
+        with self._ledger.read() as connection:
+            return imaging.last(connection)
+
     def apply_policy(self, *, now: Instant) -> int:
         """Derive everything anew if the ledger was derived under another policy; returns the memberships changed.
 
         The cohorts of a platform that became manual stay as they are.
         """
-        fingerprint = self._derive.mapper.policy.fingerprint()
         with self._ledger.write() as connection:
-            known = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "policy"))
-            if known == fingerprint:
-                return 0
-            self._derive.follow_aliases(connection)
-            trigger = Trigger(Cause.SETTINGS, f"settings {fingerprint}", now)
-            students = connection.scalars(sa.select(enrolment.c.student_id).distinct()).all()
-            changed = 0
-            for start in range(0, len(students), REFOLD_STUDENTS):
-                some: dict[str, Triggers] = {
-                    number: {None: trigger} for number in students[start : start + REFOLD_STUDENTS]
-                }
-                changed += self._derive.memberships(connection, some, now)
-            self._derive.every_name(connection)
-            upsert(connection, meta, [{"key": "policy", "value": fingerprint}], update=["value"])
+            return self._apply_policy(connection, now)
+
+    @contextmanager
+    def rehearsed(self, *, now: Instant) -> Iterator[sa.Connection]:
+        """Give the ledger as it would be under this policy: nothing is kept. Other writers wait meanwhile."""
+        with self._ledger.write() as connection, connection.begin_nested() as rehearsal:
+            self._apply_policy(connection, now)
+            yield connection
+            rehearsal.rollback()
+
+    def _apply_policy(self, connection: sa.Connection, now: Instant) -> int:
+        fingerprint = self._derive.mapper.policy.fingerprint()
+        known = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "policy"))
+        if known == fingerprint:
+            return 0
+        self._derive.follow_aliases(connection)
+        trigger = Trigger(Cause.SETTINGS, f"settings {fingerprint}", now)
+        students = connection.scalars(sa.select(enrolment.c.student_id).distinct()).all()
+        changed = self._refold(connection, {number: {None: trigger} for number in students}, now)
+        self._derive.every_name(connection)
+        upsert(connection, meta, [{"key": "policy", "value": fingerprint}], update=["value"])
+        return changed
+
+    def _refold(self, connection: sa.Connection, students: Mapping[str, Triggers], now: Instant) -> int:
+        """Derive many students anew, some at a time."""
+        rest = iter(students.items())
+        changed = 0
+        while some := dict(islice(rest, REFOLD_STUDENTS)):
+            changed += self._derive.memberships(connection, some, now)
         return changed
 
 

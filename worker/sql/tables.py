@@ -63,7 +63,6 @@ enrolment = Table(
     Column("component", Text),
     Column("origin", Text, nullable=False, comment="where the fact was read, e.g. enrolments[3]@1042"),
     Column("recorded_at", Float, nullable=False),
-    Column("snapshot_at", Float, comment="instant of the last snapshot that decided it: no older change does any more"),
 )
 
 snapshot = Table(

@@ -54,15 +54,6 @@ def upgrade() -> None:
         sa.Column("run", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("snapshot_pk")),
     )
-    op.add_column(
-        "enrolment",
-        sa.Column(
-            "snapshot_at",
-            sa.Float(),
-            nullable=True,
-            comment="instant of the last snapshot that decided it: no older change does any more",
-        ),
-    )
     more: tuple[tuple[str, sa.Integer | sa.Text | sa.Float[float], str], ...] = (
         ("run", sa.Integer(), "the reconciliation that it follows from"),
         ("approved", sa.Text(), "hash of the approved plan that it belongs to"),

@@ -1,0 +1,147 @@
+"""A snapshot into the facts: its rows overrule what was known at its instant, and so does absence from it.
+
+Nothing that was learnt after that instant is touched. What the ledger already knows so isn't written again.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from worker.ledger.engine import upsert
+from worker.ledger.facts import FACT, SCOPES, Effects, Trigger, fact
+from worker.model import AcceptedSnapshot, Cause, EnrolmentChange, Instant, Kept, Snapshot, SnapshotScope, Status
+from worker.sql.tables import cohort, enrolment, membership, snapshot
+
+NEVER = -1
+"""Version of a fact that no message has told: any message that isn't older than the snapshot comes after it."""
+_OVER = {Status.DELETED, Status.ABSENT}
+_TOLD = ("student_id", "status", "payment", "academic_year", "etape", "etape_version", "component")
+Key = tuple[str, str]
+
+
+def enrolments(
+    connection: sa.Connection, image: Snapshot, effects: Effects, *, run: int, now: Instant
+) -> tuple[int, int]:
+    """Keep what the snapshot tells; returns how many enrolments it tells anew, and how many end by absence."""
+    told: Mapping[Key, EnrolmentChange] = {(row.uai, row.enrolment_id): row for row in image.rows}
+    rivals = _rivals(connection, image)
+    rows: list[dict[str, Any]] = []
+    ended: list[dict[str, Any]] = []
+    settled: set[Key] = set()
+    for known in _known(connection, image):
+        key = (known.uai, known.enrolment_id)
+        row = told.get(key)
+        if row is not None and known.system == image.system:
+            settled.add(key)
+            if known.changed_at <= image.taken_at and (key in rivals or _differs(row, known)):
+                rows.append(fact(row, now) | {"version": known.version})
+                _touch(effects, image, row, run, known)
+        elif row is None and _ends(known, image):
+            ended.append(_ended(known, image, now))
+            trigger = Trigger(Cause.ABSENT, f"snapshot {image.id}", image.taken_at, run)
+            effects.touch(known.student_id, trigger, known.etape)
+    for key, row in told.items():
+        if key not in settled:
+            rows.append(fact(row, now) | {"version": NEVER})
+            _touch(effects, image, row, run)
+    upsert(connection, enrolment, rows + ended, update=FACT)
+    return len(rows), len(ended)
+
+
+def remember(connection: sa.Connection, image: Snapshot, *, run: int, now: Instant) -> None:
+    """Note that it was accepted; an older one of the same scope says nothing more."""
+    accepted = image.accepted()
+    scope = _text(accepted.scope)
+    connection.execute(sa.delete(snapshot).where(snapshot.c.scope == scope))
+    row = {
+        "id": accepted.id,
+        "taken_at": accepted.taken_at,
+        "system": accepted.system,
+        "scope": scope,
+        "rows_by_year": json.dumps(accepted.rows_by_year, sort_keys=True),
+        "accepted_at": now,
+        "run": run,
+    }
+    connection.execute(sa.insert(snapshot), row)
+
+
+def lift_undone(connection: sa.Connection, image: Snapshot, effects: Effects, *, run: int) -> None:
+    """Have those derived anew whose removal a person undid before the snapshot was taken: now it has spoken."""
+    kept = (
+        sa.select(membership.c.student_id, cohort.c.etape)
+        .join(cohort)
+        .where(membership.c.kept == Kept.UNDONE, membership.c.kept_at < image.taken_at)
+    )
+    for row in connection.execute(kept):
+        if row.etape is not None and image.scope.covers_etape(row.etape):
+            trigger = Trigger(Cause.ABSENT, f"snapshot {image.id}", image.taken_at, run)
+            effects.touch(row.student_id, trigger, row.etape)
+
+
+def last(connection: sa.Connection) -> AcceptedSnapshot | None:
+    """Give the snapshot that was accepted last."""
+    row = connection.execute(sa.select(snapshot).order_by(snapshot.c.taken_at.desc()).limit(1)).first()
+    if row is None:
+        return None
+    return AcceptedSnapshot(
+        id=row.id,
+        taken_at=row.taken_at,
+        system=row.system,
+        scope=SCOPES.validate_json(row.scope),
+        rows_by_year={int(year): rows for year, rows in json.loads(row.rows_by_year).items()},
+    )
+
+
+def _text(scope: SnapshotScope) -> str:
+    """Write a scope as JSON, equal ones alike."""
+    etapes = None if scope.etapes is None else sorted(scope.etapes)
+    return json.dumps({"uais": sorted(scope.uais), "academic_years": sorted(scope.academic_years), "etapes": etapes})
+
+
+def _known(connection: sa.Connection, image: Snapshot) -> Iterator[sa.Row[Any]]:
+    """Give the facts that lie within the scope, or may: a deleted enrolment's year isn't always known."""
+    year = enrolment.c.academic_year
+    within = sa.select(enrolment).where(
+        enrolment.c.uai.in_(image.scope.uais), sa.or_(year.in_(image.scope.academic_years), year.is_(None))
+    )
+    yield from connection.execute(within.execution_options(yield_per=2_000))
+
+
+def _rivals(connection: sa.Connection, image: Snapshot) -> set[Key]:
+    """Enrolments of which another system spoke before the snapshot: its word must become the later one."""
+    others = sa.select(enrolment.c.uai, enrolment.c.enrolment_id).where(
+        enrolment.c.system != image.system, enrolment.c.changed_at <= image.taken_at
+    )
+    return {(row.uai, row.enrolment_id) for row in connection.execute(others)}
+
+
+def _differs(row: EnrolmentChange, known: sa.Row[Any]) -> bool:
+    return any(getattr(row, name) != getattr(known, name) for name in _TOLD)
+
+
+def _touch(effects: Effects, image: Snapshot, row: EnrolmentChange, run: int, known: sa.Row[Any] | None = None) -> None:
+    trigger = Trigger(Cause(row.status), row.origin, image.taken_at, run)
+    effects.touch(row.student_id, trigger, row.etape)
+    if known is not None:  # perhaps of another student, or another étape
+        effects.touch(known.student_id, trigger, row.etape, known.etape)
+
+
+def _ends(known: sa.Row[Any], image: Snapshot) -> bool:
+    """Say whether absence ends it: it lies within the scope and nothing newer is known."""
+    return (
+        known.changed_at <= image.taken_at
+        and known.status not in _OVER
+        and image.scope.covers(uai=known.uai, academic_year=known.academic_year, etape=known.etape)
+    )
+
+
+def _ended(known: sa.Row[Any], image: Snapshot, now: Instant) -> dict[str, Any]:
+    return {
+        **known._mapping,  # noqa: SLF001 - public, named so that it can't be a column
+        "status": Status.ABSENT.value,
+        "changed_at": image.taken_at,
+        "origin": f"snapshot {image.id}",
+        "recorded_at": now,
+    }
