@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from worker.ledger import Ledger, Recorder, Workbook
 from worker.model import EnrolmentChange, EtapeDescribed, Instant, Payment, Received, Status, StudentRekeyed
+from worker.plan import Guard
 from worker.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
 from worker.sql.tables import cohort, membership, metadata
 
@@ -70,9 +71,15 @@ def recorder(ledger: Ledger, policy: Policy = POLICY, *, coalesce: float = 0, re
     return Recorder(ledger, Mapper(policy), coalesce=coalesce, removal_delay=removal_delay)
 
 
-def workbook(ledger: Ledger, holder: str = "lane-0", *, platform: str = "ecampus") -> Workbook:
+def workbook(
+    ledger: Ledger,
+    holder: str = "lane-0",
+    *,
+    platform: str = "ecampus",
+    guard: Guard = Guard(),  # noqa: B008 - frozen
+) -> Workbook:
     """Open the work of a platform; a lease is a minute."""
-    return Workbook(ledger, platform, holder, lease=60)
+    return Workbook(ledger, platform, holder, lease=60, guard=guard)
 
 
 def content(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:

@@ -57,6 +57,7 @@ def recorder(settings: Settings, ledger: Ledger) -> Recorder:
         Mapper(settings.policy()),
         coalesce=settings.converge.coalesce_seconds,
         removal_delay=settings.converge.removal_delay_seconds,
+        grace=settings.eligibility.grace_days * 86_400,
     )
 
 
@@ -86,7 +87,7 @@ def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: Exit
             holder = f"{me}:{policy.name}-{number}"
             # Longer than a call can last, so that a cohort is never taken over while one may be running.
             lease = 2 * platform.limits.timeout_seconds + 30
-            book = Workbook(ledger, policy.name, holder, lease=lease)
+            book = Workbook(ledger, policy.name, holder, lease=lease, guard=settings.guard(policy.name))
             yield holder, Lane(policy, book, reader, writer, patience=patience, stop=stop)
 
 

@@ -9,9 +9,11 @@ import os
 import string
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -24,6 +26,7 @@ from pydantic_settings import (
 
 from worker.errors import SettingsError
 from worker.model import Payment, Status
+from worker.plan import Guard, GuardLimits, MonthDay, Season
 from worker.rules import AccountField, CohortTemplate, Mode, PlatformPolicy, Policy, Route
 
 DEFAULT_FILE = Path("cohorts.toml")
@@ -48,6 +51,14 @@ def _template(*allowed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ValueError, ZoneInfoNotFoundError):
+        raise ValueError("no such time zone; write it as Europe/Paris, or Indian/Reunion") from None
+    return name
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -63,6 +74,8 @@ class EligibilitySettings(_Section):
     """Étape codes (globs) that never lead to a cohort, on any platform."""
     exclude_components: tuple[str, ...] = ()
     """Component codes (globs) that never lead to a cohort, on any platform."""
+    grace_days: float = Field(0.0, ge=0, le=366)
+    """Days that the memberships of a year stay after it was taken out of `active_years`."""
 
 
 class AccountSettings(_Section):
@@ -121,6 +134,71 @@ class LimitSettings(_Section):
     """Seconds that a batch aims to take; its size follows the time that calls take."""
 
 
+Percent = Annotated[float, Field(ge=0, le=100)]
+MonthDayText = Annotated[str, Field(pattern=r"^(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$")]
+
+
+class SeasonSettings(_Section):
+    """Days of the year with limits of their own, such as the rentrée. What isn't said is as at other times."""
+
+    first: MonthDayText
+    """First day, month-day, e.g. `07-01`."""
+    last: MonthDayText
+    """Last day, included; before the first one, the season lasts over New Year."""
+    cohort_percent: Percent | None = None
+    """As `guard.cohort_percent`."""
+    platform_percent: Percent | None = None
+    """As `guard.platform_percent`."""
+    floor: int | None = Field(None, ge=0)
+    """As `guard.floor`."""
+
+
+class GuardSettings(_Section):
+    """How many removals pass in a sliding 24 hours; more are held until a person approves them."""
+
+    enabled: bool = True
+    """Whether removals are guarded at all. Every command and a metric say so when they aren't."""
+    cohort_percent: Percent = 20.0
+    """Percent of a cohort's members that may leave it."""
+    platform_percent: Percent = 5.0
+    """Percent of the members of all our cohorts of the platform that may leave them."""
+    floor: int = Field(10, ge=0)
+    """Removals that always pass, of a cohort and of the platform: small cohorts have large percentages."""
+    seasons: tuple[SeasonSettings, ...] = ()
+    """Seasons with limits of their own; the first that a day belongs to counts."""
+
+    def guard(self, zone: ZoneInfo) -> Guard:
+        """Give the guard its values."""
+        usual = GuardLimits(
+            cohort_percent=self.cohort_percent, platform_percent=self.platform_percent, floor=self.floor
+        )
+        return Guard(
+            enabled=self.enabled,
+            limits=usual,
+            seasons=tuple(
+                Season(
+                    first=_month_day(season.first),
+                    last=_month_day(season.last),
+                    limits=replace(usual, **season.model_dump(include={*asdict(usual)}, exclude_none=True)),
+                )
+                for season in self.seasons
+            ),
+            zone=zone,
+        )
+
+
+def _month_day(text: str) -> MonthDay:
+    month, day = text.split("-")
+    return int(month), int(day)
+
+
+class Strangers(StrEnum):
+    """What becomes of members of our cohorts whom we can't tie to a student."""
+
+    KEEP = "keep"
+    REMOVE = "remove"
+
+
 class PlatformSettings(_Section):
     """One Moodle."""
 
@@ -134,6 +212,9 @@ class PlatformSettings(_Section):
     routes: Annotated[tuple[RouteSettings, ...], Field(min_length=1)] = (RouteSettings(),)
     cohorts: Annotated[tuple[CohortSettings, ...], Field(min_length=1)] = (CohortSettings(),)
     limits: LimitSettings = LimitSettings()
+    guard: GuardSettings = GuardSettings()
+    strangers: Strangers = Strangers.KEEP
+    """Members of our cohorts whom we can't tie to a student: keep (and report), or remove (through the guard)."""
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
@@ -203,6 +284,13 @@ class ConvergeSettings(_Section):
     """Seconds between looks at the ledger when there is nothing to do."""
 
 
+class ReconcileSettings(_Section):
+    """The night."""
+
+    wait_minutes: float = Field(60.0, ge=0)
+    """Minutes that a reconciliation waits for the gaps to be closed, before it reports what is left."""
+
+
 class WebSettings(_Section):
     """Where metrics and health are served."""
 
@@ -232,6 +320,8 @@ class Settings(BaseSettings):
     """Codes UAI of the university, e.g. ["0141408E"]. Enrolments at others don't count."""
     active_years: Annotated[frozenset[Annotated[int, Field(ge=2000, le=2100)]], Field(min_length=1)]
     """Academic years that count, by the year they start in: [2026], and two of them during the rentrée."""
+    timezone: Annotated[str, AfterValidator(_known_zone)] = "Europe/Paris"
+    """Where the university is: for the nightly hour, the seasons of the guard, and what people read."""
     aliases: dict[str, str] = Field(default_factory=dict)
     """Old étape code = new étape code: the cohort of the old one lives on under the new one."""
     eligibility: EligibilitySettings = EligibilitySettings()
@@ -241,6 +331,7 @@ class Settings(BaseSettings):
     snapshot: SnapshotSettings = SnapshotSettings()
     ledger: LedgerSettings = LedgerSettings()
     converge: ConvergeSettings = ConvergeSettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
     web: WebSettings = WebSettings()
 
     @classmethod
@@ -260,6 +351,15 @@ class Settings(BaseSettings):
             secrets_nested_delimiter="__",
         )
         return secrets, env_settings, init_settings
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Give the time zone."""
+        return ZoneInfo(self.timezone)
+
+    def guard(self, platform: str) -> Guard:
+        """Give a platform's guard its values."""
+        return self.platforms[platform].guard.guard(self.zone)
 
     def policy(self) -> Policy:
         """Give the rules their values."""

@@ -19,6 +19,7 @@ from worker.converge import Lane
 from worker.ledger import Ledger, Workbook, reading
 from worker.model import Received
 from worker.moodle.wire import SERVICE
+from worker.plan import Guard
 from worker.sandbox.moodle import MEASURED, Cost
 from worker.sandbox.university import University
 
@@ -76,7 +77,7 @@ def _round(
         changes = [messages.parse(value=message.payload(), origin="bench") for message in university.initial()]
         app.recorder(ours, ledger).record([Received(change=c, published_at=now) for c in changes], now=now)
         if known:
-            Workbook(ledger, PLATFORM, "bench", lease=1).remember(moodle.accounts, now)
+            Workbook(ledger, PLATFORM, "bench", lease=1, guard=Guard()).remember(moodle.accounts, now)
         naive = _naive(moodle, numbers)
         seconds = _converge(ours, ledger)
         number = sum(map(len, university.truth().values()))

@@ -17,6 +17,7 @@ from worker.errors import MoodleUnavailable
 from worker.ledger import Ledger, Recorder, Workbook, reading
 from worker.model import EnrolmentChange, EtapeDescribed, Payment, Received, Status
 from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
+from worker.plan import Guard
 from worker.rules import AccountField, CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
 
 UAI = "0141408E"
@@ -62,7 +63,7 @@ class Bench:
         self.wire = wire()
         self.reader = MoodleReader(self.wire)
         self.writer = MoodleWriter(self.wire, Mode.AUTOMATIC, instance=self.ledger.instance)
-        book = Workbook(self.ledger, "live", "lane", lease=150)
+        book = Workbook(self.ledger, "live", "lane", lease=150, guard=Guard())
         self.lane = Lane(PLATFORM, book, self.reader, self.writer, patience=Patience(first=300, most=86_400))
 
     def say(self, *usernames: str, status: Status = Status.ACTIVE, version: int = 1) -> None:

@@ -33,6 +33,7 @@ from worker.model import (
 )
 from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
 from worker.moodle.wire import Answer
+from worker.plan import Guard
 from worker.rules import AccountField, CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
 from worker.sandbox.moodle import Cost, Fault, SandboxMoodle
 
@@ -137,7 +138,7 @@ class World:
         writer = MoodleWriter(wire, policy.mode, instance=self.ledger.instance) if writes else None
         return Lane(
             policy,
-            book(Workbook(self.ledger, policy.name, holder, lease=LEASE)),
+            book(Workbook(self.ledger, policy.name, holder, lease=LEASE, guard=Guard())),
             writer or MoodleReader(wire),
             writer,
             patience=Patience(first=PARK, most=PARK_MOST),

@@ -73,7 +73,7 @@ def take(
                     membership.c.student_id == sa.bindparam("b_student"),
                     membership.c.desired,
                 )
-                .values(observed=True, user_id=sa.bindparam("b_user"), attempts=0, reason=None),
+                .values(observed=True, observed_at=now, user_id=sa.bindparam("b_user"), attempts=0, reason=None),
                 [{"b_student": number, "b_user": user_id} for number, user_id in present.items()],
             )
         connection.execute(

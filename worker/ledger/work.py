@@ -12,7 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from worker.ledger.engine import Ledger, chunks, select_in, upsert
+from worker.ledger.guarding import approved, hold, leaving
 from worker.model import Action, Cohort, CohortState, Gap, Instant, PlatformState, Reason
+from worker.plan import Guard
 from worker.sql.tables import account, cohort, gap, journal, membership, platform, student
 
 Key = tuple[int, str]
@@ -51,27 +53,35 @@ class Parked:
 class Workbook:
     """The work of one platform, for one holder."""
 
-    def __init__(self, ledger: Ledger, platform_name: str, holder: str, *, lease: float) -> None:
+    def __init__(self, ledger: Ledger, platform_name: str, holder: str, *, lease: float, guard: Guard) -> None:
         self._ledger = ledger
         self._platform = platform_name
         self._holder = holder
         self._lease = lease
+        self._guard = guard
         self._mine = sa.and_(cohort.c.platform == platform_name, cohort.c.lease_holder == holder)
 
     def claim(self, now: Instant, *, limit: int) -> Work:
-        """Lease the dirty cohorts that wait longest, up to about `limit` due gaps."""
+        """Lease the dirty cohorts that wait longest, up to about `limit` due gaps.
+
+        Before any removal is handed out the guard has judged all removals of the platform, in the same transaction.
+        """
         free = sa.and_(
             cohort.c.platform == self._platform,
             cohort.c.state != CohortState.FOREIGN,
             cohort.c.lease_until <= now,
             cohort.c.next_attempt_at <= now,
         )
-        due = sa.and_(gap, membership.c.next_attempt_at <= now)
+        let_pass = sa.or_(membership.c.held.is_(None), approved(now))
+        due = sa.and_(gap, membership.c.next_attempt_at <= now, let_pass)
         with self._ledger.read() as connection:  # most looks find nothing: don't hold up writers for them
             if not self._open(connection, now) or not self._dirty(connection, free, due, limit):
                 return Work()
         with self._ledger.write() as connection:
             ids = self._dirty(connection, free, due, limit)
+            ending = sa.select(membership.c.cohort_id).where(due, leaving, membership.c.cohort_id.in_(ids)).limit(1)
+            if connection.scalar(ending) is not None and hold(connection, self._platform, self._guard, now):
+                ids = self._dirty(connection, free, due, limit)
             if not ids:
                 return Work()
             leased = sa.update(cohort).where(cohort.c.id.in_(ids))
@@ -86,7 +96,7 @@ class Workbook:
                 .order_by(membership.c.priority, membership.c.due_by, membership.c.cohort_id)
                 .limit(limit)
             )
-            return Work(cohorts=cohorts, gaps=[_gap(row) for row in rows])
+            return Work(cohorts=cohorts, gaps=[_gap(row, now) for row in rows])
 
     def _open(self, connection: sa.Connection, now: Instant) -> bool:
         asked = sa.select(platform.c.next_attempt_at).where(platform.c.name == self._platform)
@@ -140,7 +150,7 @@ class Workbook:
             ]
             if kept:
                 connection.execute(
-                    _AT.values(observed=None, user_id=sa.bindparam("b_user")),
+                    _AT.values(observed=None, observed_at=now, user_id=sa.bindparam("b_user")),
                     [_key(gap) | {"b_user": user_id} for gap, user_id in kept],
                 )
         return kept
@@ -161,14 +171,17 @@ class Workbook:
             return
         with self._ledger.write() as connection:
             if closed:
-                connection.execute(_AT.values(observed=False, user_id=None), [_key(item) for item in closed])
+                over = _AT.values(observed=False, observed_at=now, user_id=None, held=None)
+                connection.execute(over, [_key(item) for item in closed])
             if applied:
                 connection.execute(
                     _AT.values(
                         observed=sa.bindparam("b_observed"),
+                        observed_at=now,
                         user_id=sa.bindparam("b_user"),
                         attempts=0,
                         reason=None,
+                        held=None,
                     ),
                     [
                         _key(done.gap)
@@ -200,6 +213,8 @@ class Workbook:
                             "user_id": done.user_id,
                             "cause": done.gap.cause,
                             "origin": done.gap.origin,
+                            "run": done.gap.run,
+                            "approved": done.gap.approved,
                         }
                         for done in applied
                     ],
@@ -208,6 +223,7 @@ class Workbook:
                 connection.execute(
                     _AT.where(membership.c.desired == sa.bindparam("b_desired")).values(
                         observed=sa.bindparam("b_observed"),
+                        observed_at=now,
                         attempts=sa.bindparam("b_attempts"),
                         next_attempt_at=sa.bindparam("b_retry"),
                         reason=sa.bindparam("b_reason"),
@@ -316,7 +332,7 @@ class Workbook:
             connection.execute(
                 sa.update(membership)
                 .where(membership.c.cohort_id == item.id)
-                .values(observed=False, next_attempt_at=now)
+                .values(observed=False, observed_at=now, next_attempt_at=now)
             )
 
     def postpone(self, until: Instant) -> None:
@@ -388,7 +404,7 @@ def _cohort(row: sa.Row[Any]) -> Cohort:
     )
 
 
-def _gap(row: sa.Row[Any]) -> Gap:
+def _gap(row: sa.Row[Any], now: Instant) -> Gap:
     return Gap(
         cohort_id=row.cohort_id,
         student_id=row.student_id,
@@ -399,4 +415,6 @@ def _gap(row: sa.Row[Any]) -> Gap:
         origin=row.origin,
         since=row.since,
         attempts=row.attempts,
+        run=row.run,
+        approved=row.approved if (row.approved_until or 0.0) > now else None,
     )
