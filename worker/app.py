@@ -234,6 +234,7 @@ class Worker:
             for state, number in platform.cohorts.items():
                 telemetry.COHORTS.labels(platform.name, state).set(number)
             telemetry.MEMBERSHIPS.labels(platform.name).set(platform.memberships)
+            telemetry.GUARD_ENABLED.labels(platform.name).set(self._settings.guard(platform.name).enabled)
             telemetry.PLATFORM_UP.labels(platform.name).set(platform.state is PlatformState.UP)
             telemetry.PLATFORM_DENIED.labels(platform.name).set(platform.state is PlatformState.DENIED)
             if platform.oldest is None:

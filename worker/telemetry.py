@@ -31,6 +31,7 @@ OLDEST_GAP = Gauge(
     "Publication of the oldest change that could be on Moodle and isn't; absent when there is none.",
     ["platform"],
 )
+GUARD_ENABLED = Gauge("cohorts_guard_enabled", "1 if removals are guarded on the platform, 0 if not.", ["platform"])
 MEMBERSHIPS = Gauge("cohorts_memberships", "Desired memberships.", ["platform"])
 COHORTS = Gauge("cohorts_cohorts", "Cohorts that the rules lead to, by state.", ["platform", "state"])
 PLATFORM_UP = Gauge("cohorts_platform_up", "1 if the platform answered last time, 0 if not.", ["platform"])

@@ -37,6 +37,7 @@ from worker.plan import Guard
 from worker.rules import AccountField, CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
 from worker.sandbox.moodle import Cost, Fault, SandboxMoodle
 
+UNGUARDED = Guard(enabled=False)
 TOKEN = "0123456789abcdef0123456789abcdef"
 START = 1_800_000_000.0
 UAI, YEAR = "0141408E", 2026
@@ -138,7 +139,7 @@ class World:
         writer = MoodleWriter(wire, policy.mode, instance=self.ledger.instance) if writes else None
         return Lane(
             policy,
-            book(Workbook(self.ledger, policy.name, holder, lease=LEASE, guard=Guard())),
+            book(Workbook(self.ledger, policy.name, holder, lease=LEASE, guard=UNGUARDED)),
             writer or MoodleReader(wire),
             writer,
             patience=Patience(first=PARK, most=PARK_MOST),

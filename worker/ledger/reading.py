@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from worker.ledger.engine import Ledger
+from worker.ledger.guarding import approved
 from worker.model import CohortState, Instant, PlatformState, Reason
 from worker.sql.tables import cohort, enrolment, gap, journal, membership, platform, position, student
 
-WAITING, READY, PARKED, RETRYING, FOREIGN = "waiting", "ready", "parked", "retrying", "foreign"
+WAITING, READY, HELD, PARKED, RETRYING, FOREIGN = "waiting", "ready", "held", "parked", "retrying", "foreign"
 GAP_STATES = {
     WAITING: "a removal's or an addition's short delay",
     READY: "to be applied now",
+    HELD: "removals beyond the guard's limits, until a person approves or rejects them",
     PARKED: "no usable account yet, or the platform is only observed",
     RETRYING: "refused by Moodle, or unknown after a time-out; tried again later",
     FOREIGN: "in a cohort that isn't ours: adopt it",
@@ -39,7 +41,7 @@ class PlatformStatus:
     reasons: Mapping[str, int]
     """Parked and retrying gaps by reason."""
     oldest: Instant | None
-    """Publication of the oldest change that Moodle could hold and doesn't; parked and foreign ones aside."""
+    """Publication of the oldest change that Moodle could hold and doesn't; held, parked and foreign ones aside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,7 @@ def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformSta
     here = cohort.c.platform == name
     state = sa.case(
         (cohort.c.state == CohortState.FOREIGN, FOREIGN),
+        (sa.and_(membership.c.held.is_not(None), sa.not_(sa.func.coalesce(approved(now), sa.false()))), HELD),
         (membership.c.reason.in_(_PARKED_REASONS), PARKED),
         (membership.c.reason.is_not(None), RETRYING),
         (membership.c.next_attempt_at > now, WAITING),
