@@ -14,14 +14,16 @@ from types import FrameType
 
 import structlog
 
-from worker import broker, telemetry
-from worker.config import PlatformSettings, Settings
+from worker import broker, snapshots, telemetry
+from worker.config import PlatformSettings, Settings, Strangers
 from worker.converge import Lane, Patience
 from worker.errors import BrokerError, ContractBroken, PositionLost
 from worker.ingest import Ingest
 from worker.ledger import Ledger, Recorder, Workbook, reading
-from worker.model import PlatformState
+from worker.ledger.runs import Runs
+from worker.model import AcceptedSnapshot, Instant, PlatformState, Snapshot
 from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
+from worker.reconcile import Latest, Progress, Reconciliation, Site
 from worker.rules import Mapper, Mode
 from worker.web import Health, application, serving
 
@@ -34,6 +36,11 @@ POSITION_REMEDY = (
 )
 STOP_SECONDS = 25.0
 """How long a call in flight may delay the end; after that the lease covers it."""
+
+RUN_LEASE_SECONDS = 900.0
+"""A reconciliation that doesn't come round within this time is taken for dead; on the same host, it is seen at once."""
+ME = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+"""This process. In a container that is restarted, host and number are those of the dead one."""
 
 log = structlog.get_logger()
 
@@ -71,8 +78,6 @@ def wire(name: str, platform: PlatformSettings) -> Wire:
 
 def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: ExitStack) -> Iterator[tuple[str, Lane]]:
     """Build the lanes of every platform that is not manual: one a connection, one where nothing is written."""
-    # In a container that is restarted, host and process are those of the dead one, whose leases are not ours.
-    me = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     patience = Patience(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
     for policy in settings.policy().platforms:
         platform = settings.platforms[policy.name]
@@ -84,11 +89,108 @@ def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: Exit
         writer = MoodleWriter(connection, policy.mode, instance=ledger.instance) if writes else None
         reader = writer or MoodleReader(connection)
         for number in range(platform.limits.connections if writes else 1):
-            holder = f"{me}:{policy.name}-{number}"
+            holder = f"{ME}:{policy.name}-{number}"
             # Longer than a call can last, so that a cohort is never taken over while one may be running.
             lease = 2 * platform.limits.timeout_seconds + 30
             book = Workbook(ledger, policy.name, holder, lease=lease, guard=settings.guard(policy.name))
             yield holder, Lane(policy, book, reader, writer, patience=patience, stop=stop)
+
+
+def is_dead(holder: str) -> bool:
+    """Whether a process of this host, as it is named in a lease, is no more; of other hosts we can't tell."""
+    host, number, mark = holder.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    if int(number) == os.getpid():
+        return mark != ME.rsplit(":", 1)[1]
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def latest_snapshot(settings: Settings) -> Latest:
+    """Build what reads the topic for the newest acceptable snapshot."""
+
+    def latest(now: Instant, accepted: AcceptedSnapshot | None) -> Snapshot:
+        return snapshots.latest(
+            settings.kafka.properties(),
+            settings.kafka.snapshots,
+            now=now,
+            accepted=accepted,
+            uais=settings.uais,
+            years=settings.active_years,
+            limits=snapshots.Limits(
+                max_age_seconds=settings.snapshot.max_age_hours * 3600,
+                max_shrink_percent=settings.snapshot.max_shrink_percent,
+            ),
+        )
+
+    return latest
+
+
+def reconciliation(
+    settings: Settings,
+    ledger: Ledger,
+    stack: ExitStack,
+    *,
+    stop: threading.Event,
+    with_snapshot: bool = True,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Reconciliation:
+    """Build a reconciliation of every platform that can be read."""
+    sites = []
+    for policy in settings.policy().platforms:
+        platform = settings.platforms[policy.name]
+        reader = None
+        if platform.url is not None and platform.token is not None:
+            connection = wire(policy.name, platform)
+            stack.callback(connection.close)
+            reader = MoodleReader(connection)
+        sites.append(
+            Site(
+                policy=policy,
+                guard=settings.guard(policy.name),
+                reader=reader,
+                remove_strangers=platform.strangers is Strangers.REMOVE,
+            )
+        )
+    return Reconciliation(
+        ledger,
+        recorder(settings, ledger),
+        sites,
+        Runs(ledger, ME, lease=RUN_LEASE_SECONDS, is_dead=is_dead),
+        latest=latest_snapshot(settings) if with_snapshot else None,
+        wait_seconds=settings.reconcile.wait_minutes * 60,
+        pause=stop.wait,
+        progress=progress,
+    )
+
+
+@contextmanager
+def converging(settings: Settings, ledger: Ledger, stop: threading.Event) -> Iterator[None]:
+    """Close gaps in threads of this process for as long as the context lasts: for commands that wait for them."""
+    with ExitStack() as stack:
+        parts = [
+            _spawn(holder, lambda lane=lane: _turning(lane, stop, settings.converge.poll_seconds))  # type: ignore[misc] # a lambda's default
+            for holder, lane in lanes(settings, ledger, stop, stack)
+        ]
+        try:
+            yield
+        finally:
+            stop.set()
+            wait(parts, timeout=STOP_SECONDS)
+        for part in parts:
+            part.result(timeout=0)
+
+
+def _turning(lane: Lane, stop: threading.Event, poll: float) -> None:
+    while not stop.is_set():
+        if not lane.turn():
+            stop.wait(poll)
 
 
 class Worker:
@@ -120,6 +222,9 @@ class Worker:
             changed = recorder(self._settings, ledger).apply_policy(now=time.time())
             if changed:
                 log.warning("settings changed what is desired", memberships=changed)
+            for name, platform in self._settings.platforms.items():
+                if not platform.guard.enabled and platform.mode is not Mode.MANUAL:
+                    log.warning("the guard is off: removals are not limited", platform=name)
             web = self._settings.web
             address = stack.enter_context(
                 serving(application(self._health, lambda: self._gauges(ledger)), host=web.host, port=web.port)

@@ -5,7 +5,6 @@ read afresh from the ledger, and no other lane of any worker holds the same coho
 """
 
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from worker.model import Action, Cohort, CohortState, Gap, Instant, PlatformStat
 from worker.moodle import MoodleReader, MoodleWriter, Outcome, RemoteCohort
 from worker.moodle.client import UNKNOWN_COHORT, UNKNOWN_USER
 from worker.plan import plan
-from worker.rules import AccountField, PlatformPolicy, account_key
+from worker.rules import PlatformPolicy, account_key, can_be_asked
 
 DENIED_RETRY_SECONDS = 300.0
 """A platform that denies is tried again this often, in case somebody has put it right."""
@@ -36,8 +35,6 @@ RENAMES = 50
 """Cohorts renamed in one turn, each by a call: well within a lease."""
 CLAIM_BATCHES = 4
 """Batches' worth of gaps that are claimed at once."""
-CLEAN_USERNAME = re.compile(r"[-.@_a-z0-9]+")
-"""What Moodle takes for a username (PARAM_USERNAME); any other fails the look-up of all the others."""
 
 log = structlog.get_logger()
 
@@ -243,7 +240,7 @@ class Lane:
         return {student: accounts[key] for student, key in keys.items() if key is not None and key in accounts}
 
     def _askable(self, key: str) -> bool:
-        return self._platform.account_field is not AccountField.USERNAME or bool(CLEAN_USERNAME.fullmatch(key))
+        return can_be_asked(self._platform.account_field, key)
 
     def _check_sight(self, found: dict[str, list[int]]) -> None:
         """Tell a missing right from missing people before anybody is parked for want of an account."""

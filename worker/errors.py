@@ -8,6 +8,8 @@ CohortsError
 │   └── PositionLost      messages may be gone from the topic: a person decides, then a reconciliation
 ├── SnapshotRefused       not whole, not of ours, too old…: nothing changes; the next one may do
 ├── SourceIncomplete      what a snapshot is made from isn't whole: nothing was published
+├── RunInProgress         another reconciliation is going on: wait for its end
+├── DecisionRefused       the removals aren't those that were shown: look again, then decide
 ├── LedgerError           the ledger cannot be opened or is of another version
 └── MoodleError
     ├── MoodleUnavailable come back later (transport, 5xx, 429, maintenance, database down)
@@ -108,6 +110,14 @@ class SnapshotRefused(CohortsError):
 
 class SourceIncomplete(CohortsError):
     """The source of a snapshot isn't whole, by its own count or because rows of it can't be read."""
+
+
+class RunInProgress(CohortsError):
+    """Another reconciliation is going on, or this one was taken for dead."""
+
+
+class DecisionRefused(CohortsError):
+    """A person decided on a plan that isn't what would be done now, or that nobody was shown."""
 
 
 class LedgerError(CohortsError):

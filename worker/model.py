@@ -221,6 +221,21 @@ class Kept(StrEnum):
     """A person undid its removal; until a newer message or snapshot says that the enrolment is over."""
 
 
+class Drift(StrEnum):
+    """A difference between Moodle and what we left there, that no message announced."""
+
+    MISSING = "missing"
+    """A member of ours is no longer there."""
+    EXTRA = "extra"
+    """A student whom we know is there and isn't desired."""
+    GONE_ACCOUNT = "gone_account"
+    """A member is no longer there because their account was deleted."""
+    RENAMED = "renamed"
+    """A cohort of ours has another name or idnumber."""
+    VANISHED = "vanished"
+    """A cohort of ours was deleted."""
+
+
 class RunState(StrEnum):
     """How a reconciliation stands or ended."""
 

@@ -5,26 +5,10 @@ Instants are seconds since the epoch (UTC). A report holds codes and counts, and
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from pydantic import TypeAdapter
 
-from worker.model import Instant, RunState
-
-
-class Drift(StrEnum):
-    """A difference between Moodle and what we left there, that no message announced."""
-
-    MISSING = "missing"
-    """A member of ours is no longer there."""
-    EXTRA = "extra"
-    """A student whom we know is there and isn't desired."""
-    GONE_ACCOUNT = "gone_account"
-    """A member is no longer there because their account was deleted."""
-    RENAMED = "renamed"
-    """A cohort of ours has another name or idnumber."""
-    VANISHED = "vanished"
-    """A cohort of ours was deleted."""
+from worker.model import Drift, Instant, RunState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

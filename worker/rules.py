@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -248,6 +249,15 @@ class Mapper:
             for index, template in enumerate(platform.templates)
             if (idnumber := _render(template.idnumber, values)) and len(idnumber) <= IDNUMBER_LIMIT
         )
+
+
+CLEAN_USERNAME = re.compile(r"[-.@_a-z0-9]+")
+"""What Moodle takes for a username (PARAM_USERNAME); any other fails the look-up of all the others."""
+
+
+def can_be_asked(field: AccountField, key: str) -> bool:
+    """Whether Moodle takes this for a name of an account."""
+    return field is not AccountField.USERNAME or bool(CLEAN_USERNAME.fullmatch(key))
 
 
 def account_key(platform: PlatformPolicy, student_id: str, login: str | None) -> str | None:

@@ -117,6 +117,14 @@ class MoodleReader:
             _halving(some, ask)  # a key that Moodle finds unclean fails the call of all the others
         return {key: found[key] for key in keys if key in found}
 
+    def account_keys(self, account_field: AccountField, user_ids: Collection[int]) -> dict[int, str]:
+        """Give the usernames or idnumbers of these accounts; deleted ones are left out."""
+        return {
+            user["id"]: str(user.get(account_field.value, ""))
+            for some in self._slices(user_ids, fields=1, most=LOOKUP)
+            for user in self.wire.read("core_user_get_users_by_field", field="id", values=some)
+        }
+
     def sees_people(self) -> bool | None:
         """Whether the token may see accounts; None when no cohort has a member to try it on.
 

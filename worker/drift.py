@@ -1,0 +1,95 @@
+"""What a reading of Moodle says of one cohort's members, against what we left there. Pure: no I/O, no clock."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from worker.model import Drift, Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A membership as the ledger has it; the names are those of its columns."""
+
+    student_id: str
+    desired: bool
+    observed: bool | None
+    observed_at: Instant
+    user_id: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A membership of which the reading says something new; `drift` when no message had announced it."""
+
+    student_id: str
+    present: bool
+    user_id: int | None
+    drift: Drift | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What a reading brings of one cohort."""
+
+    seen: tuple[Seen, ...]
+    extras: tuple[tuple[str, int], ...]
+    """Members whom we know and who were never desired there: student id and account."""
+    strangers: tuple[int, ...]
+    """Accounts of members whom we can't tie to a student."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class People:
+    """Who is who on a platform."""
+
+    accounts: Mapping[str, int]
+    """Accounts by student."""
+    students: Mapping[int, str]
+    """Students by account; of merged numbers, the one that lives on."""
+    gone: AbstractSet[int]
+    """Accounts that we knew and that were deleted."""
+
+
+def compare(
+    known: Iterable[Known], members: AbstractSet[int], people: People, *, at: Instant, in_flight: bool
+) -> Sight:
+    """Compare one cohort. `at` is when the reading began: what was learnt since is newer, and stays.
+
+    `in_flight` says that somebody holds the cohort's lease, so a membership of unknown outcome may be in a call.
+    """
+    rows = [(row, row.user_id if row.user_id is not None else people.accounts.get(row.student_id)) for row in known]
+    staying = {user_id for row, user_id in rows if row.desired}
+    tied = {user_id for _, user_id in rows}
+
+    def seen() -> Iterator[Seen]:
+        for row, user_id in rows:
+            present = user_id in members
+            unsure = row.observed is None and in_flight
+            if present is row.observed or row.observed_at > at or unsure:
+                continue
+            if present and not row.desired and user_id in staying:
+                continue  # the account stays for another student number of the same person
+            gone = user_id in people.gone
+            yield Seen(
+                student_id=row.student_id,
+                present=present,
+                user_id=user_id if present or (row.desired and not gone) else None,
+                drift=_drift(row, present=present, gone=gone),
+            )
+
+    unknown = sorted(members - tied)
+    return Sight(
+        seen=tuple(seen()),
+        extras=tuple((people.students[user_id], user_id) for user_id in unknown if user_id in people.students),
+        strangers=tuple(user_id for user_id in unknown if user_id not in people.students),
+    )
+
+
+def _drift(row: Known, *, present: bool, gone: bool) -> Drift | None:
+    """Name the drift; None when Moodle has come nearer to what is desired, or when nothing certain was known."""
+    if row.observed is None or present == row.desired:
+        return None
+    if present:
+        return Drift.EXTRA
+    return Drift.GONE_ACCOUNT if gone else Drift.MISSING

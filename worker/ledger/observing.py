@@ -1,0 +1,258 @@
+"""What Moodle showed, into the ledger: `observed` anew, and gaps where it differs from what we had left there.
+
+A reading is of an instant: what was written later, by converging, is newer and stays.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from worker.drift import Known, People, Sight, compare
+from worker.ledger.derive import DRIFT, PROMISE_SECONDS
+from worker.ledger.engine import Ledger, upsert
+from worker.model import Cause, CohortState, Drift, Instant
+from worker.rules import PlatformPolicy, account_key
+from worker.sql.tables import account, cohort, enrolment, membership, student
+
+STRANGER = "#"
+"""What the student id of a member begins with who is no student of ours; the number of the account follows."""
+
+
+class SeenCohort(Protocol):
+    """A cohort as Moodle shows it."""
+
+    @property
+    def id(self) -> int: ...  # noqa: D102 - Moodle's
+    @property
+    def name(self) -> str: ...  # noqa: D102 - idem
+    @property
+    def idnumber(self) -> str: ...  # noqa: D102 - idem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What Moodle showed of one platform, by Moodle's ids. `at` is when the reading began."""
+
+    at: Instant
+    ours: AbstractSet[int]
+    """The cohorts that were ours when it began."""
+    cohorts: Mapping[int, SeenCohort]
+    """Every cohort of the site."""
+    members: Mapping[int, AbstractSet[int]]
+    """Accounts in each of the cohorts that were ours when it began and are there; of no later one it says anything."""
+    people: People
+
+
+@dataclass(slots=True)
+class Found:
+    """What a reading showed that we did not know, by cohort idnumber."""
+
+    drift: defaultdict[str, Counter[Drift]] = field(default_factory=lambda: defaultdict(Counter))
+    strangers: Counter[str] = field(default_factory=Counter)
+    members: int = 0
+    cohorts: int = 0
+
+    def note(self, idnumber: str, members: int, sight: Sight) -> None:
+        """Count what a cohort showed."""
+        self.members += members
+        self.drift[idnumber].update([one.drift for one in sight.seen if one.drift is not None])
+        self.drift[idnumber].update([Drift.EXTRA] * len(sight.extras))
+        if sight.strangers:
+            self.strangers[idnumber] = len(sight.strangers)
+
+    def total(self) -> Counter[Drift]:
+        """Add the drift of all cohorts up."""
+        return sum(self.drift.values(), Counter[Drift]())
+
+
+class Observer:
+    """Writes readings of one platform, for one reconciliation."""
+
+    def __init__(self, ledger: Ledger, platform: PlatformPolicy, *, run: int, remove_strangers: bool) -> None:
+        self._ledger = ledger
+        self._platform = platform
+        self._run = run
+        self._remove_strangers = remove_strangers
+        self.found = Found()
+        self._mine = sa.and_(cohort.c.platform == platform.name, cohort.c.state == CohortState.OWNED)
+
+    def owned(self) -> frozenset[int]:
+        """Give Moodle's ids of our cohorts."""
+        with self._ledger.read() as connection:
+            return frozenset(connection.scalars(sa.select(cohort.c.moodle_id).where(self._mine)))
+
+    def left(self) -> set[int]:
+        """Give the accounts that, as far as we know, are members of our cohorts."""
+        there = sa.select(membership.c.user_id).join(cohort).where(self._mine, membership.c.observed)
+        with self._ledger.read() as connection:
+            return set(connection.scalars(there.where(membership.c.user_id.is_not(None)).distinct()))
+
+    def students(self) -> dict[str, str]:
+        """Give every student that we have heard of, by what their account is called; merged ones as their survivor."""
+        with self._ledger.read() as connection:
+            known = {row.student_id: row for row in connection.execute(sa.select(student))}
+            numbers = set(connection.scalars(sa.select(enrolment.c.student_id).distinct())) | known.keys()
+        keys: dict[str, str] = {}
+        merged = {number: row.survivor for number, row in known.items() if row.survivor is not None}
+        for number in (*merged, *(numbers - merged.keys())):  # who bears a number now comes before who bore it
+            row = known.get(number)
+            key = account_key(self._platform, number, row.login if row is not None else None)
+            if key is not None:
+                keys[key] = merged.get(number, number)
+        return keys
+
+    def accounts(self) -> dict[str, int]:
+        """Give the accounts that are remembered, by what they are called."""
+        known = sa.select(account.c.key, account.c.user_id).where(
+            account.c.platform == self._platform.name, account.c.user_id.is_not(None)
+        )
+        with self._ledger.read() as connection:
+            return {row.key: row.user_id for row in connection.execute(known)}
+
+    def unplaced(self) -> dict[str, str]:
+        """Give what their accounts are called of those who must be in our cohorts and were never put there."""
+        wanted = (
+            sa.select(membership.c.student_id, student.c.login)
+            .join(cohort)
+            .join(student, student.c.student_id == membership.c.student_id, isouter=True)
+            .where(self._mine, membership.c.desired, membership.c.user_id.is_(None))
+            .distinct()
+        )
+        with self._ledger.read() as connection:
+            rows = connection.execute(wanted).all()
+        keys = {row.student_id: account_key(self._platform, row.student_id, row.login) for row in rows}
+        return {number: key for number, key in keys.items() if key is not None}
+
+    def remember(self, found: Mapping[str, int], now: Instant) -> None:
+        """Keep accounts that were looked up, by what they are called."""
+        rows = [
+            {"platform": self._platform.name, "key": key, "user_id": user_id, "looked_up_at": now}
+            for key, user_id in sorted(found.items())
+        ]
+        with self._ledger.write() as connection:
+            upsert(connection, account, rows, update=["user_id", "looked_up_at"])
+
+    def write(self, reading: Reading, now: Instant) -> Found:
+        """Write a reading, and say what it showed that we did not know."""
+        self.found = Found()
+        with self._ledger.write() as connection:
+            rows = connection.execute(sa.select(cohort).where(cohort.c.platform == self._platform.name)).all()
+            self._free(connection, rows, reading)
+            owned = [row for row in rows if row.state == CohortState.OWNED and row.moodle_id in reading.ours]
+            self._vanish(connection, [row for row in owned if row.moodle_id not in reading.cohorts], now)
+            here = [row for row in owned if row.moodle_id in reading.members]
+            self._rename(connection, here, reading)
+            self._members(connection, here, reading, now)
+        self.found.cohorts = len(owned)
+        return self.found
+
+    def _free(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: Reading) -> None:
+        """Let a cohort that was foreign and is there no more be created, if it is wanted."""
+        taken = {seen.idnumber for seen in reading.cohorts.values()}
+        free = [row.id for row in rows if row.state == CohortState.FOREIGN and row.idnumber not in taken]
+        if free:
+            wanted = sa.update(cohort).where(cohort.c.id.in_(free))
+            connection.execute(wanted.values(state=CohortState.WANTED.value, next_attempt_at=0.0))
+
+    def _vanish(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], now: Instant) -> None:
+        """Nobody is in a cohort that was deleted, and it is made again if it is wanted."""
+        for row in rows:
+            self.found.drift[row.idnumber][Drift.VANISHED] += 1
+        ids = [row.id for row in rows]
+        again = {"state": CohortState.WANTED.value, "moodle_id": None, "moodle_name": None, "moodle_idnumber": None}
+        connection.execute(sa.update(cohort).where(cohort.c.id.in_(ids)).values(**again))
+        lost = sa.update(membership).where(membership.c.cohort_id.in_(ids))
+        connection.execute(lost.where(~membership.c.desired).values(observed=False, observed_at=now, held=None))
+        connection.execute(lost.where(membership.c.desired).values(observed=False, observed_at=now, **self._gap(now)))
+
+    def _rename(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: Reading) -> None:
+        """Leave a name that a person gave; an idnumber is what teachers find the cohort by, and ours to put back."""
+        for row in rows:
+            seen = reading.cohorts[row.moodle_id]
+            values: dict[str, Any] = {}
+            if seen.name != row.moodle_name:
+                values |= {"moodle_name": seen.name, "name_is_ours": row.name_is_ours and seen.name == row.wanted_name}
+            if seen.idnumber != row.moodle_idnumber:
+                values |= {"moodle_idnumber": seen.idnumber, "next_attempt_at": 0.0}
+            if values and row.lease_until <= reading.at:  # else it is perhaps being renamed by us
+                self.found.drift[row.idnumber][Drift.RENAMED] += 1
+                connection.execute(sa.update(cohort).where(cohort.c.id == row.id).values(**values))
+
+    def _members(
+        self, connection: sa.Connection, cohorts: Iterable[sa.Row[Any]], reading: Reading, now: Instant
+    ) -> None:
+        known = self._known(connection)
+        seen: dict[bool, list[dict[str, Any]]] = {True: [], False: []}  # by whether it is a drift
+        new: list[dict[str, Any]] = []
+        for its in cohorts:
+            members = reading.members[its.moodle_id]
+            in_flight = its.lease_until > reading.at
+            sight = compare(known[its.id], members, reading.people, at=reading.at, in_flight=in_flight)
+            self.found.note(its.idnumber, len(members), sight)
+            for one in sight.seen:
+                row = {"b_cohort": its.id, "b_student": one.student_id, "b_seen": one.present, "b_user": one.user_id}
+                seen[one.drift is not None].append(row)
+            new += [self._extra(its.id, number, user_id, now) for number, user_id in sight.extras]
+            if self._remove_strangers:
+                new += [self._extra(its.id, f"{STRANGER}{user_id}", user_id, now) for user_id in sight.strangers]
+        for drifted, values in ((False, {}), (True, {"held": None, **self._gap(now)})):
+            if seen[drifted]:
+                connection.execute(_SEEN.values(observed_at=now, **values), seen[drifted])
+        upsert(connection, membership, new, update=[name for name in _NEW if name not in {"cohort_id", "student_id"}])
+        if reading.people.gone:
+            lost = account.c.user_id.in_(reading.people.gone)
+            connection.execute(sa.delete(account).where(account.c.platform == self._platform.name, lost))
+
+    def _known(self, connection: sa.Connection) -> Mapping[int, list[Known]]:
+        known: defaultdict[int, list[Known]] = defaultdict(list)
+        for row in connection.execute(sa.select(*_READ).join(cohort).where(self._mine)):
+            known[row.cohort_id].append(
+                Known(
+                    student_id=row.student_id,
+                    desired=row.desired,
+                    observed=row.observed,
+                    observed_at=row.observed_at,
+                    user_id=row.user_id,
+                )
+            )
+        return known
+
+    def _gap(self, now: Instant) -> dict[str, Any]:
+        return {
+            "cause": Cause.DRIFT.value,
+            "origin": f"run {self._run}",
+            "since": now,
+            "due_by": now + PROMISE_SECONDS,
+            "priority": DRIFT,
+            "attempts": 0,
+            "next_attempt_at": now,
+            "reason": None,
+            "run": self._run,
+        }
+
+    def _extra(self, cohort_id: int, number: str, user_id: int, now: Instant) -> dict[str, Any]:
+        row = dict.fromkeys(_NEW) | self._gap(now)
+        return row | {
+            "cohort_id": cohort_id,
+            "student_id": number,
+            "desired": False,
+            "observed": True,
+            "observed_at": now,
+            "user_id": user_id,
+        }
+
+
+_READ = (
+    membership.c.cohort_id, membership.c.student_id, membership.c.desired,
+    membership.c.observed, membership.c.observed_at, membership.c.user_id,
+)  # fmt: skip
+_NEW = [column.name for column in membership.c]
+_SEEN = (
+    sa.update(membership)
+    .where(membership.c.cohort_id == sa.bindparam("b_cohort"), membership.c.student_id == sa.bindparam("b_student"))
+    .values(observed=sa.bindparam("b_seen"), user_id=sa.bindparam("b_user"))
+)

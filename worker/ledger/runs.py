@@ -1,0 +1,168 @@
+"""Reconciliations: one at a time across processes, one a night, and what each of them found."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from worker.errors import RunInProgress
+from worker.ledger.engine import Ledger
+from worker.model import OF_ACCOUNTS, Action, CohortState, Instant, RunState
+from worker.report import REPORTS, Report
+from worker.sql.tables import cohort, gap, journal, membership, run
+
+OVER = sa.and_(run.c.state != RunState.RUNNING, run.c.state != RunState.ABANDONED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A reconciliation, in one line."""
+
+    id: int
+    night: str | None
+    state: RunState
+    started_at: Instant
+    ended_at: Instant | None
+
+
+class Runs:
+    """Begins, renews and ends runs for one process.
+
+    A run whose lease is over is that of a dead process, and so is one whose holder `is_dead`, at once.
+    """
+
+    def __init__(self, ledger: Ledger, holder: str, *, lease: float, is_dead: Callable[[str], bool]) -> None:
+        self._ledger = ledger
+        self._holder = holder
+        self._lease = lease
+        self._is_dead = is_dead
+
+    def begin(self, now: Instant, *, night: str | None = None) -> int | None:
+        """Begin a run and give its number; None when that of the night is over, or going on elsewhere.
+
+        Raises RunInProgress when another run is going on and no night is asked for. A run that died is marked as
+        abandoned: what it left undone is in the ledger, and this one takes it up.
+        """
+        with self._ledger.write() as connection:
+            going = connection.execute(sa.select(run).where(run.c.state == RunState.RUNNING)).all()
+            dead = [row.id for row in going if row.lease_until <= now or self._is_dead(row.holder)]
+            given_up = sa.update(run).where(run.c.id.in_(dead))
+            connection.execute(given_up.values(state=RunState.ABANDONED.value, ended_at=now))
+            if night is not None and connection.scalar(sa.select(run.c.id).where(run.c.night == night, OVER)):
+                return None
+            other = next((row for row in going if row.id not in dead), None)
+            if other is not None and night is not None:
+                return None
+            if other is not None:
+                raise RunInProgress(
+                    f"reconciliation {other.id} is running since {now - other.started_at:.0f} s; wait for its end "
+                    "(`cohorts runs`). Were it dead, it would be given up after "
+                    f"{max(0.0, other.lease_until - now):.0f} s"
+                )
+            values = {
+                "night": night,
+                "state": RunState.RUNNING.value,
+                "started_at": now,
+                "holder": self._holder,
+                "lease_until": now + self._lease,
+            }
+            return int(connection.execute(sa.insert(run).values(**values).returning(run.c.id)).scalar_one())
+
+    def renew(self, number: int, now: Instant) -> None:
+        """Say that the run is alive. Raises RunInProgress when it was taken for dead meanwhile."""
+        mine = sa.update(run).where(run.c.id == number, run.c.state == RunState.RUNNING)
+        with self._ledger.write() as connection:
+            if not connection.execute(mine.values(lease_until=now + self._lease)).rowcount:
+                raise RunInProgress(f"reconciliation {number} stood still for too long and was given up")
+
+    def end(self, report: Report) -> None:
+        """End a run with its report."""
+        with self._ledger.write() as connection:
+            connection.execute(
+                sa.update(run)
+                .where(run.c.id == report.run)
+                .values(
+                    state=report.state.value,
+                    ended_at=report.ended_at,
+                    lease_until=report.ended_at,
+                    report=REPORTS.dump_json(report).decode(),
+                )
+            )
+
+
+def listed(ledger: Ledger, *, most: int) -> list[Run]:
+    """Give the last runs, newest first."""
+    with ledger.read() as connection:
+        rows = connection.execute(sa.select(run).order_by(run.c.id.desc()).limit(most)).all()
+    return [
+        Run(
+            id=row.id,
+            night=row.night,
+            state=RunState(row.state),
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+        )
+        for row in rows
+    ]
+
+
+def report(ledger: Ledger, number: int | None = None) -> Report | None:
+    """Give the report of a run, or of the last one that has one."""
+    asked = sa.select(run.c.report).where(run.c.report.is_not(None)).order_by(run.c.id.desc()).limit(1)
+    with ledger.read() as connection:
+        text = connection.scalar(asked if number is None else asked.where(run.c.id == number))
+    return None if text is None else REPORTS.validate_json(text)
+
+
+def nights(ledger: Ledger, night: str) -> bool:
+    """Say whether the run of this night is over."""
+    with ledger.read() as connection:
+        return connection.scalar(sa.select(run.c.id).where(run.c.night == night, OVER)) is not None
+
+
+def open_gaps(ledger: Ledger, number: int, platforms: Collection[str]) -> int:
+    """Count the gaps that a run has made on these platforms and that can be closed: neither held nor parked."""
+    open_ = (
+        sa.select(sa.func.count())
+        .select_from(membership.join(cohort))
+        .where(
+            cohort.c.platform.in_(platforms),
+            cohort.c.state != CohortState.FOREIGN,
+            gap,
+            membership.c.run == number,
+            membership.c.held.is_(None),
+            membership.c.reason.is_(None) | membership.c.reason.not_in(OF_ACCOUNTS),
+        )
+    )
+    with ledger.read() as connection:
+        return connection.scalar(open_) or 0
+
+
+def journalled(ledger: Ledger, platform: str, since: Instant, idnumbers: Collection[str]) -> dict[str, int]:
+    """Count what we did to these cohorts since then, by idnumber."""
+    entries = (
+        sa.select(journal.c.cohort, sa.func.count().label("entries"))
+        .where(
+            journal.c.platform == platform,
+            journal.c.at >= since,
+            journal.c.cohort.in_(idnumbers),
+            journal.c.action.in_([Action.ADD, Action.REMOVE, Action.CREATE_COHORT, Action.RENAME_COHORT]),
+        )
+        .group_by(journal.c.cohort)
+    )
+    with ledger.read() as connection:
+        return {row.cohort: row.entries for row in connection.execute(entries)}
+
+
+def applied(ledger: Ledger, platform: str, number: int) -> dict[str, dict[str, int]]:
+    """Count what followed from a run and is done, by cohort idnumber and `model.Action`."""
+    entries = (
+        sa.select(journal.c.cohort, journal.c.action, sa.func.count().label("entries"))
+        .where(journal.c.platform == platform, journal.c.run == number)
+        .group_by(journal.c.cohort, journal.c.action)
+    )
+    found: dict[str, dict[str, int]] = {}
+    with ledger.read() as connection:
+        for row in connection.execute(entries):
+            found.setdefault(row.cohort, {})[row.action] = row.entries
+    return found

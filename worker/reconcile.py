@@ -1,0 +1,336 @@
+"""The night: what a complete snapshot says and what Moodle really holds, into the ledger; then a report.
+
+Observation is not action: gaps that are found go to the queue of converging, behind fresh changes, and this waits for
+them. `Reconciliation.run` is the whole flow.
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from worker.drift import People
+from worker.errors import MoodleError, MoodleRejected, SnapshotRefused
+from worker.ledger import Ledger, Recorder, observing, planning, runs
+from worker.ledger.observing import Found, Observer
+from worker.model import AcceptedSnapshot, Action, CohortState, Instant, RunState, Snapshot
+from worker.moodle import MoodleReader, RemoteCohort
+from worker.plan import Guard
+from worker.report import CohortReport, ForeignChange, GuardReport, PlatformReport, Report, SnapshotReport
+from worker.rules import Mode, PlatformPolicy, can_be_asked
+
+log = structlog.get_logger()
+
+Latest = Callable[[Instant, AcceptedSnapshot | None], Snapshot]
+"""Reads the topic for a snapshot newer than the accepted one; raises SnapshotRefused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One platform, as a reconciliation needs it."""
+
+    policy: PlatformPolicy
+    guard: Guard
+    reader: MoodleReader | None
+    """None where nothing can be read: a manual platform without a token."""
+    remove_strangers: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a reconciliation is, for a person who waits."""
+
+    step: str
+    done: int
+    of: int
+
+
+@dataclass(slots=True)
+class _Look:
+    """What was seen of a platform at the beginning."""
+
+    fingerprints: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Of each foreign cohort, by Moodle's id: its idnumber and a digest of its name and members."""
+    found: Found | None = None
+    error: str | None = None
+
+
+class Reconciliation:
+    """Everything of one run; one thread owns it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        recorder: Recorder,
+        sites: Sequence[Site],
+        runs_: runs.Runs,
+        *,
+        latest: Latest | None,
+        wait_seconds: float,
+        pause: Callable[[float], bool],
+        clock: Callable[[], Instant] = time.time,
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        """Take `latest` as None for a run that only reads Moodle back.
+
+        Gaps are waited for during `wait_seconds`; `pause` waits for so many seconds and says whether to give up.
+        """
+        self._ledger = ledger
+        self._recorder = recorder
+        self._sites = sites
+        self._runs = runs_
+        self._latest = latest
+        self._wait_seconds = wait_seconds
+        self._pause = pause
+        self._clock = clock
+        self._progress = progress
+
+    def run(self, night: str | None = None) -> Report | None:
+        """Reconcile, and give the report, which the ledger keeps; None when the night's run is not ours to do.
+
+        Raises RunInProgress when another one is going on, and whatever Kafka or the ledger raise: then the run is
+        recorded as failed. A platform that can't be read fails for itself alone.
+        """
+        number = self._runs.begin(self._clock(), night=night)
+        if number is None:
+            return None
+        report = Report(run=number, state=RunState.RUNNING, night=night, started_at=self._clock(), ended_at=None)
+        try:
+            report = self._reconcile(report)
+        except SnapshotRefused as error:
+            refusals = tuple(map(str, error.refusals))
+            report = replace(report, state=RunState.REFUSED, error=str(error), refusals=refusals)
+        except BaseException as error:
+            self._runs.end(replace(report, state=RunState.FAILED, ended_at=self._clock(), error=type(error).__name__))
+            raise
+        report = replace(report, ended_at=self._clock())
+        self._runs.end(report)
+        log.info("reconciliation ended", run=number, state=report.state.value)
+        return report
+
+    def _reconcile(self, report: Report) -> Report:
+        if self._latest is not None:
+            report = self._take_snapshot(report, self._latest)
+        looks = {site.policy.name: self._look(site, report.run) for site in self._sites}
+        left = self._wait(report.run, [site for site in self._sites if looks[site.policy.name].found is not None])
+        platforms = tuple(self._platform(site, looks[site.policy.name], report) for site in self._sites)
+        whole = not left and not any(platform.error for platform in platforms)
+        return replace(report, state=RunState.DONE if whole else RunState.PARTIAL, platforms=platforms)
+
+    # The snapshot
+
+    def _take_snapshot(self, report: Report, latest: Latest) -> Report:
+        self._progress(Progress("snapshot", 0, 1))
+        image = latest(self._clock(), self._recorder.last_snapshot())
+        self._runs.renew(report.run, self._clock())
+        told = self._recorder.record_snapshot(image, run=report.run, now=self._clock())
+        log.info(
+            "snapshot recorded", run=report.run, snapshot=image.id, rows=len(image.rows),
+            applied=told.applied, ended=told.ended, memberships=told.memberships,
+        )  # fmt: skip
+        return replace(
+            report,
+            snapshot=SnapshotReport(
+                id=image.id,
+                taken_at=image.taken_at,
+                system=image.system,
+                rows=len(image.rows),
+                rows_by_year=dict(image.accepted().rows_by_year),
+                applied=told.applied,
+                ended=told.ended,
+                memberships=told.memberships,
+            ),
+            refusals=tuple(map(str, image.passed_over)),
+        )
+
+    # Each platform: read, then written into the ledger
+
+    def _look(self, site: Site, run: int) -> _Look:
+        """Read a platform; what goes wrong with it is its own."""
+        look = _Look()
+        if site.reader is None:
+            return look
+        self._progress(Progress(site.policy.name, 0, 1))
+        self._runs.renew(run, self._clock())
+        try:
+            self._observe(site, site.reader, run, look)
+        except MoodleError as error:
+            look.error = str(error)
+            log.warning("platform cannot be read", platform=site.policy.name, code=error.code)
+        return look
+
+    def _observe(self, site: Site, reader: MoodleReader, run: int, look: _Look) -> None:
+        observer = Observer(self._ledger, site.policy, run=run, remove_strangers=site.remove_strangers)
+        at, ours = self._clock(), observer.owned()
+        cohorts, members = _read(reader)
+        look.fingerprints = _fingerprints(cohorts, members, ours)
+        if site.policy.mode is Mode.MANUAL:
+            return
+        here = {number: users for number, users in members.items() if number in ours}
+        people = self._people(site.policy, reader, observer, here)
+        reading = observing.Reading(at=at, ours=ours, cohorts=cohorts, members=here, people=people)
+        look.found = observer.write(reading, self._clock())
+
+    def _people(
+        self, policy: PlatformPolicy, reader: MoodleReader, observer: Observer, members: Mapping[int, set[int]]
+    ) -> People:
+        """Tell who is who: remembered accounts aren't asked for again."""
+        accounts = observer.accounts()
+        wanted = observer.unplaced()
+        unknown = sorted(key for key in {*wanted.values()} - accounts.keys() if can_be_asked(policy.account_field, key))
+        found = {key: ids[0] for key, ids in reader.users(policy.account_field, unknown).items() if len(ids) == 1}
+        there = set().union(*members.values())
+        strangers = there - set(accounts.values()) - set(found.values())
+        missing = observer.left() - there
+        named = reader.account_keys(policy.account_field, sorted(strangers | missing))
+        found |= {key: user_id for user_id, key in named.items() if key and user_id in strangers}
+        observer.remember(found, self._clock())
+        accounts |= found
+        students = observer.students()
+        return People(
+            accounts={student: accounts[key] for key, student in students.items() if key in accounts},
+            students={accounts[key]: student for key, student in students.items() if key in accounts},
+            gone=missing - named.keys(),
+        )
+
+    # Waiting
+
+    def _wait(self, run: int, sites: Sequence[Site]) -> int:
+        """Wait until the gaps that this run has made are closed, held or parked; gives how many are left."""
+        deadline = self._clock() + self._wait_seconds
+        most = 0
+        while True:
+            left = runs.open_gaps(self._ledger, run, [s.policy.name for s in sites if s.policy.mode is Mode.AUTOMATIC])
+            most = max(most, left)
+            self._progress(Progress("gaps", most - left, most))
+            self._runs.renew(run, self._clock())
+            if not left or self._clock() >= deadline or self._pause(1.0):
+                return left
+
+    # The report
+
+    def _platform(self, site: Site, look: _Look, report: Report) -> PlatformReport:
+        name = site.policy.name
+        bare = PlatformReport(
+            name=name, mode=site.policy.mode.value, error=look.error, strangers_removed=site.remove_strangers
+        )
+        if site.reader is None or look.error is not None:
+            return bare
+        try:
+            changes = tuple(self._foreign_changes(site, site.reader, look, report))
+        except MoodleError as error:
+            changes, bare = (), replace(bare, error=str(error))
+        bare = replace(bare, read=True, foreign=len(look.fingerprints), foreign_changes=changes)
+        if look.found is None:
+            return bare
+        with self._ledger.read() as connection:
+            plan = planning.planned(connection, name, site.guard, self._clock())
+        details = tuple(_details(look.found, plan, runs.applied(self._ledger, name, report.run)))
+        log.info(
+            "guard", platform=name, memberships=plan.judgement.members, held=sum(each.held for each in details),
+            pending=plan.judgement.pending, removed=plan.judgement.removed, enabled=plan.judgement.enabled,
+        )  # fmt: skip
+        total = {
+            what: sum(getattr(each, what) for each in details)
+            for what in ("added", "removed", "waiting", "held", "parked", "strangers")
+        }
+        return replace(
+            bare,
+            cohorts=look.found.cohorts,
+            members=look.found.members,
+            drift=dict(look.found.total()),
+            guard=_guard(plan),
+            details=details,
+            **total,
+        )
+
+    def _foreign_changes(
+        self, site: Site, reader: MoodleReader, look: _Look, report: Report
+    ) -> Iterator[ForeignChange]:
+        """Look at the cohorts that aren't ours once more: any difference is somebody else's, as the journal shows."""
+        if not look.fingerprints:
+            return
+        observer = Observer(self._ledger, site.policy, run=report.run, remove_strangers=False)
+        cohorts = {cohort.id: cohort for cohort in reader.cohorts()}
+        foreign = look.fingerprints.keys() - observer.owned()  # a person may have adopted one meanwhile
+        members = reader.members(sorted(foreign & cohorts.keys()))
+        after = _fingerprints(cohorts, members, observer.owned())
+        ours = runs.journalled(
+            self._ledger, site.policy.name, report.started_at, {look.fingerprints[number][0] for number in foreign}
+        )
+        for number in sorted(foreign):
+            idnumber, before = look.fingerprints[number]
+            if number not in after:
+                yield ForeignChange(
+                    moodle_id=number, idnumber=idnumber, what="deleted", journalled=ours.get(idnumber, 0)
+                )
+            elif after[number][1] != before:
+                yield ForeignChange(
+                    moodle_id=number, idnumber=idnumber, what="changed", journalled=ours.get(idnumber, 0)
+                )
+
+
+def _read(reader: MoodleReader) -> tuple[dict[int, RemoteCohort], dict[int, set[int]]]:
+    """Read every cohort with its members, once more when one is deleted in between."""
+    for last in (False, True):
+        cohorts = {cohort.id: cohort for cohort in reader.cohorts()}
+        try:
+            return cohorts, reader.members(list(cohorts))
+        except MoodleRejected:
+            if last:
+                raise
+    raise AssertionError  # pragma: no cover - the second round returns or raises
+
+
+def _fingerprints(
+    cohorts: Mapping[int, RemoteCohort], members: Mapping[int, set[int]], ours: Iterable[int]
+) -> dict[int, tuple[str, str]]:
+    """Give idnumber and digest of every cohort that isn't ours, by Moodle's id."""
+    return {
+        number: (
+            cohorts[number].idnumber,
+            hashlib.sha256(repr((cohorts[number].name, cohorts[number].idnumber, sorted(users))).encode()).hexdigest(),
+        )
+        for number, users in members.items()
+        if number not in set(ours)
+    }
+
+
+def _guard(plan: planning.PlannedPlatform) -> GuardReport:
+    judgement = plan.judgement
+    return GuardReport(
+        enabled=judgement.enabled,
+        memberships=judgement.members,
+        removed=judgement.removed,
+        pending=judgement.pending,
+        held=sum(len(cohort.pairs) for cohort in plan.cohorts if cohort.held is not None),
+        platform_limit=judgement.allowed,
+        worst_cohort=judgement.worst.idnumber if judgement.worst else None,
+        worst_percent=judgement.worst.percent if judgement.worst else 0.0,
+    )
+
+
+def _details(
+    found: Found, plan: planning.PlannedPlatform, applied: Mapping[str, Mapping[str, int]]
+) -> Iterator[CohortReport]:
+    """Give the cohorts to which something happened, or has yet to."""
+    planned = {cohort.idnumber: cohort for cohort in plan.cohorts if cohort.state is not CohortState.FOREIGN}
+    drift = {idnumber: counts for idnumber, counts in found.drift.items() if counts.total()}
+    for idnumber in sorted({*planned, *drift, *found.strangers, *applied}):
+        cohort, done = planned.get(idnumber), Counter(applied.get(idnumber, {}))
+        leaving = len(cohort.pairs) if cohort is not None else 0
+        held = leaving if cohort is not None and cohort.held is not None else 0
+        joining = sum(map(len, cohort.additions.values())) if cohort is not None else 0
+        yield CohortReport(
+            idnumber=idnumber,
+            added=done[Action.ADD],
+            removed=done[Action.REMOVE],
+            waiting=joining + leaving - held + (cohort.approved if cohort is not None else 0),
+            held=held,
+            parked=cohort.parked if cohort is not None else 0,
+            strangers=found.strangers[idnumber],
+            drift=dict(drift.get(idnumber, {})),
+        )
