@@ -1,5 +1,6 @@
 """All that the ledger knows of one student, read in one transaction and judged by nobody here: see `worker.explain`."""
 
+import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -154,12 +155,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a person decided about removals that they were shown."""
+    """What a person decided about a removal of the student, among others that they were shown."""
 
     hash: str
-    verdict: str | None
+    verdict: str
+    """An `Action`."""
     decided_by: str | None
-    decided_at: Instant | None
+    decided_at: Instant
+    cohort_ids: frozenset[int]
+    """Cohorts that it was about the student leaving."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,9 +216,8 @@ def read(ledger: Ledger, policy: Policy, student_id: str, cohort_asked: str | No
         asked = set() if cohort_asked is None else {cohort_asked, canonical(cohort_asked, policy.aliases)}
         named = _named(connection, asked)
         cohorts = _all(connection, CohortFact, cohort, cohort.c.id, named | {m.cohort_id for m in memberships})
-        codes = {of.etape for of in (*facts, *cohorts) if of.etape is not None}
+        codes = {fact.etape for fact in facts if fact.etape} | {c.etape for c in cohorts if c.etape}
         entries = _journal(connection, numbers, cohorts)
-        hashes = {of.approved for of in (*memberships, *entries) if of.approved is not None}
         return Story(
             asked=student_id,
             survivor=survivor,
@@ -229,7 +232,7 @@ def read(ledger: Ledger, policy: Policy, student_id: str, cohort_asked: str | No
             platforms=tuple(_as(PlatformFact, row) for row in connection.execute(sa.select(platform))),
             accounts=tuple(_accounts(connection, policy, survivor, known)),
             journal=tuple(entries),
-            decisions=tuple(_all(connection, Decision, proposal, proposal.c.hash, hashes)),
+            decisions=tuple(_decisions(connection, numbers)),
             images=tuple(
                 Image(id=row.id, taken_at=row.taken_at, scope=SCOPES.validate_json(row.scope))
                 for row in connection.execute(sa.select(snapshot).order_by(snapshot.c.taken_at.desc()))
@@ -273,9 +276,7 @@ def _journal(connection: sa.Connection, numbers: Sequence[str], cohorts: Sequenc
     return [_as(Entry, row) for row in rows if row.student_id is not None or (row.platform, row.cohort) in places]
 
 
-def _accounts(
-    connection: sa.Connection, policy: Policy, survivor: str, known: Iterable[Number]
-) -> list[AccountFact]:
+def _accounts(connection: sa.Connection, policy: Policy, survivor: str, known: Iterable[Number]) -> list[AccountFact]:
     login = next((number.login for number in known if number.student_id == survivor), None)
     found = []
     for place in policy.platforms:
@@ -286,7 +287,24 @@ def _accounts(
     return found
 
 
-_T = TypeVar("_T", Fact, Number, Described, CohortFact, MembershipFact, PlatformFact, AccountFact, Entry, Decision)
+def _decisions(connection: sa.Connection, numbers: Sequence[str]) -> list[Decision]:
+    about = sa.or_(*(proposal.c.removals.contains(f'"{number}"', autoescape=True) for number in numbers))
+    rows = connection.execute(
+        sa.select(proposal).where(proposal.c.verdict.is_not(None), about).order_by(proposal.c.decided_at)
+    )
+    return [
+        Decision(
+            hash=row.hash,
+            verdict=row.verdict,
+            decided_by=row.decided_by,
+            decided_at=row.decided_at,
+            cohort_ids=frozenset(cohort_id for cohort_id, number in json.loads(row.removals) if number in numbers),
+        )
+        for row in rows
+    ]
+
+
+_T = TypeVar("_T", Fact, Number, Described, CohortFact, MembershipFact, PlatformFact, AccountFact, Entry)
 
 
 def _as(kind: type[_T], row: sa.Row[Any]) -> _T:

@@ -1,0 +1,12 @@
+"""Why is (isn't) this student in that cohort? What the ledger holds, judged by the rules and said in words.
+
+`explain` turns a `worker.ledger.story` into an `Explanation`: findings with stable codes. `render` writes one in French
+or English.
+"""
+
+from worker.explain.findings import Answer, Explanation, Finding, Said, Why
+from worker.explain.judge import explain
+from worker.explain.text import render
+from worker.explain.words import Language
+
+__all__ = ["Answer", "Explanation", "Finding", "Language", "Said", "Why", "explain", "render"]
