@@ -20,6 +20,7 @@ from rich.table import Table
 
 from schemas import generate
 from worker import adoption, app, check, config, deadletters, snapshots, telemetry
+from worker import explain as explaining
 from worker import publish as publishing
 from worker.errors import (
     BrokerError,
@@ -30,7 +31,7 @@ from worker.errors import (
     SnapshotRefused,
     SourceIncomplete,
 )
-from worker.ledger import Ledger, reading
+from worker.ledger import Ledger, reading, story
 from worker.model import SnapshotScope
 from worker.moodle import MoodleReader
 from worker.rules import Mode
@@ -401,6 +402,32 @@ def schema(
         sys.stdout.write((resources.files("schemas") / examples[what]).read_text(encoding="utf-8"))
     else:
         raise typer.BadParameter(f"{what}: there are {', '.join([*documents, *examples])}")
+
+
+@cli.command()
+def explain(
+    student: Annotated[str, typer.Argument(help="The student number (COD_ETU), with its leading zeros.")],
+    path: ConfigOption = DEFAULT_CONFIG,
+    platform: Annotated[str | None, typer.Option(help="Only this platform.")] = None,
+    cohort: Annotated[str | None, typer.Option(help="Only this cohort, by its idnumber or name.")] = None,
+    language: Annotated[explaining.Language, typer.Option("--lang", help="The language of the answer.")] = (
+        explaining.Language.FR
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a student is, or isn't, in a cohort: what sources said, what holds it, and what happens next."""
+    settings = config.load(path)
+    policy = settings.policy()
+    with _ledger(settings) as ledger:
+        told = story.read(ledger, policy, student.strip(), cohort)
+    answer = explaining.explain(told, policy, now=time.time(), platform=platform, cohort=cohort)
+    if as_json:
+        out.print_json(json.dumps(asdict(answer)))
+    else:
+        text = explaining.render(answer, language, settings.zone)
+        out.print(text, end="", soft_wrap=True, markup=False, highlight=False)
+    if explaining.Why.PLATFORM_UNKNOWN in answer.codes():
+        raise typer.Exit(2)
 
 
 @contextmanager
