@@ -407,6 +407,7 @@ def schema(
 @cli.command()
 def explain(
     student: Annotated[str, typer.Argument(help="The student number (COD_ETU), with its leading zeros.")],
+    *,
     path: ConfigOption = DEFAULT_CONFIG,
     platform: Annotated[str | None, typer.Option(help="Only this platform.")] = None,
     cohort: Annotated[str | None, typer.Option(help="Only this cohort, by its idnumber or name.")] = None,
