@@ -352,13 +352,15 @@ def test_what_others_changed_is_listed_and_is_not_ours() -> None:
     changes = (
         ForeignChange(moodle_id=812, idnumber="BU", what="name, members", journalled=0),
         ForeignChange(moodle_id=955, idnumber="", what="deleted", journalled=0),
+        ForeignChange(moodle_id=956, idnumber="CFA", what="changed", journalled=0),
     )
     report = of(replace(ECAMPUS, foreign_changes=changes))
     assert page.waiting(report) == []
     french = shown(report, FR)
-    assert "2 ont changé entre-temps. Notre journal ne contient aucune écriture sur elles" in french
+    assert "3 ont changé entre-temps. Notre journal ne contient aucune écriture sur elles" in french
     assert "BU id 812 nom, membres 0" in french
     assert "— id 955 supprimée 0" in french
+    assert "CFA id 956 nom ou membres 0" in french
     assert "others did it, not we" in shown(report, EN)
     assert "aucune n'a changé" not in french
 
