@@ -1,30 +1,26 @@
 """The composition root: settings to parts, parts to threads, signals to a graceful stop."""
 
-import os
-import secrets
+import datetime as dt
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from types import FrameType
 
 import structlog
 
-from worker import broker, snapshots, telemetry
-from worker.config import PlatformSettings, Settings, Strangers
-from worker.converge import Lane, Patience
-from worker.errors import BrokerError, ContractBroken, PositionLost
+from worker import broker, telemetry
+from worker.clock import due
+from worker.config import Settings
+from worker.converge import Lane
+from worker.errors import BrokerError, ContractBroken, MoodleError, PositionLost, RunInProgress
 from worker.ingest import Ingest
-from worker.ledger import Ledger, Recorder, Workbook, reading
-from worker.ledger.runs import Runs
-from worker.model import AcceptedSnapshot, Instant, PlatformState, Snapshot
-from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
-from worker.reconcile import Latest, Progress, Reconciliation, Site
-from worker.rules import Mapper, Mode
+from worker.ledger import Ledger, reading, runs
+from worker.model import PlatformState
+from worker.parts import lanes, open_ledger, reconciliation, recorder
+from worker.rules import Mode
 from worker.web import Health, application, serving
 
 INGEST_BEAT_SECONDS = 120.0
@@ -34,140 +30,14 @@ POSITION_REMEDY = (
     "messages may be lost, so have them published again; "
     "`cohorts positions --forget TOPIC`, then a restart, reads what is left"
 )
+NIGHT_SECONDS = 15.0
+"""How often to see whether a nightly run is due."""
+NIGHT_RETRY_SECONDS = 900.0
+"""When a nightly run that failed, because Kafka was away for example, is tried again."""
 STOP_SECONDS = 25.0
 """How long a call in flight may delay the end; after that the lease covers it."""
 
-RUN_LEASE_SECONDS = 900.0
-"""A reconciliation that doesn't come round within this time is taken for dead; on the same host, it is seen at once."""
-ME = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-"""This process. In a container that is restarted, host and number are those of the dead one."""
-
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where a running worker can be looked at."""
-
-    web: str
-
-
-def open_ledger(settings: Settings) -> Ledger:
-    """Open the ledger that the settings name."""
-    return Ledger(settings.ledger.url.get_secret_value())
-
-
-def recorder(settings: Settings, ledger: Ledger) -> Recorder:
-    """Build what writes changes into the ledger."""
-    return Recorder(
-        ledger,
-        Mapper(settings.policy()),
-        coalesce=settings.converge.coalesce_seconds,
-        removal_delay=settings.converge.removal_delay_seconds,
-        grace=settings.eligibility.grace_days * 86_400,
-    )
-
-
-def wire(name: str, platform: PlatformSettings) -> Wire:
-    """Connect to a platform's web services; needs its url and token."""
-    if platform.url is None or platform.token is None:
-        raise ValueError(f"{name} has no url and token")
-    limits = Limits(**platform.limits.model_dump())
-    return Wire(name, platform.url, platform.token.get_secret_value(), limits)
-
-
-def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: ExitStack) -> Iterator[tuple[str, Lane]]:
-    """Build the lanes of every platform that is not manual: one a connection, one where nothing is written."""
-    patience = Patience(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
-    for policy in settings.policy().platforms:
-        platform = settings.platforms[policy.name]
-        if policy.mode is Mode.MANUAL:
-            continue
-        connection = wire(policy.name, platform)
-        stack.callback(connection.close)
-        writes = policy.mode is Mode.AUTOMATIC
-        writer = MoodleWriter(connection, policy.mode, instance=ledger.instance) if writes else None
-        reader = writer or MoodleReader(connection)
-        for number in range(platform.limits.connections if writes else 1):
-            holder = f"{ME}:{policy.name}-{number}"
-            # Longer than a call can last, so that a cohort is never taken over while one may be running.
-            lease = 2 * platform.limits.timeout_seconds + 30
-            book = Workbook(ledger, policy.name, holder, lease=lease, guard=settings.guard(policy.name))
-            yield holder, Lane(policy, book, reader, writer, patience=patience, stop=stop)
-
-
-def is_dead(holder: str) -> bool:
-    """Whether a process of this host, as it is named in a lease, is no more; of other hosts we can't tell."""
-    host, number, mark = holder.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
-    if int(number) == os.getpid():
-        return mark != ME.rsplit(":", 1)[1]
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def latest_snapshot(settings: Settings) -> Latest:
-    """Build what reads the topic for the newest acceptable snapshot."""
-
-    def latest(now: Instant, accepted: AcceptedSnapshot | None) -> Snapshot:
-        return snapshots.latest(
-            settings.kafka.properties(),
-            settings.kafka.snapshots,
-            now=now,
-            accepted=accepted,
-            uais=settings.uais,
-            years=settings.active_years,
-            limits=snapshots.Limits(
-                max_age_seconds=settings.snapshot.max_age_hours * 3600,
-                max_shrink_percent=settings.snapshot.max_shrink_percent,
-            ),
-        )
-
-    return latest
-
-
-def reconciliation(
-    settings: Settings,
-    ledger: Ledger,
-    stack: ExitStack,
-    *,
-    stop: threading.Event,
-    with_snapshot: bool = True,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Reconciliation:
-    """Build a reconciliation of every platform that can be read."""
-    sites = []
-    for policy in settings.policy().platforms:
-        platform = settings.platforms[policy.name]
-        reader = None
-        if platform.url is not None and platform.token is not None:
-            connection = wire(policy.name, platform)
-            stack.callback(connection.close)
-            reader = MoodleReader(connection)
-        sites.append(
-            Site(
-                policy=policy,
-                guard=settings.guard(policy.name),
-                reader=reader,
-                remove_strangers=platform.strangers is Strangers.REMOVE,
-            )
-        )
-    return Reconciliation(
-        ledger,
-        recorder(settings, ledger),
-        sites,
-        Runs(ledger, ME, lease=RUN_LEASE_SECONDS, is_dead=is_dead),
-        latest=latest_snapshot(settings) if with_snapshot else None,
-        wait_seconds=settings.reconcile.wait_minutes * 60,
-        pause=stop.wait,
-        progress=progress,
-    )
 
 
 @contextmanager
@@ -194,10 +64,14 @@ def _turning(lane: Lane, stop: threading.Event, poll: float) -> None:
 
 
 class Worker:
-    """A worker process: consumes, records, converges and answers, until told to stop."""
+    """A worker process: consumes, records, converges and answers, until told to stop.
 
-    def __init__(self, settings: Settings) -> None:
+    With `reconcile_at`, a local time, it reconciles every night, unless another process has done that night's.
+    """
+
+    def __init__(self, settings: Settings, *, reconcile_at: dt.time | None = None) -> None:
         self._settings = settings
+        self._reconcile_at = reconcile_at
         self._stop = threading.Event()
         self._signal: int | None = None
         self._health = Health()
@@ -219,6 +93,8 @@ class Worker:
             loops: dict[str, Callable[[], None]] = {"ingest": ingest_loop}
             for holder, lane in lanes(self._settings, ledger, self._stop, stack):
                 loops[holder] = self._converge(holder, lane)
+            if self._reconcile_at is not None:
+                loops["night"] = self._nightly(ledger, self._reconcile_at)
             changed = recorder(self._settings, ledger).apply_policy(now=time.time())
             if changed:
                 log.warning("settings changed what is desired", memberships=changed)
@@ -229,7 +105,7 @@ class Worker:
             address = stack.enter_context(
                 serving(application(self._health, lambda: self._gauges(ledger)), host=web.host, port=web.port)
             )
-            log.info("started", web=address, instance=ledger.instance, lanes=len(loops) - 1)
+            log.info("started", web=address, instance=ledger.instance, threads=len(loops))
             parts = [_spawn(name, loop) for name, loop in loops.items()]
             try:
                 yield lambda: self._wait(parts)
@@ -328,6 +204,22 @@ class Worker:
                 self._health.beat(holder, within=within)
                 if not lane.turn():
                     self._stop.wait(poll)
+
+        return loop
+
+    def _nightly(self, ledger: Ledger, at: dt.time) -> Callable[[], None]:
+        def loop() -> None:
+            while not self._stop.is_set():
+                night, _ = due(time.time(), at, self._settings.zone)
+                pause = NIGHT_SECONDS
+                if not runs.is_over(ledger, night):
+                    try:
+                        with ExitStack() as stack:
+                            reconciliation(self._settings, ledger, stack, stop=self._stop).run(night)
+                    except (BrokerError, MoodleError, RunInProgress) as error:
+                        log.error("reconciliation failed; it is tried again", night=night, error=str(error))  # noqa: TRY400 - the sentence says it all
+                        pause = NIGHT_RETRY_SECONDS
+                self._stop.wait(pause)
 
         return loop
 

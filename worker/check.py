@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from worker import broker
-from worker.app import open_ledger, wire
 from worker.config import PlatformSettings, Settings
 from worker.errors import BrokerError, LedgerError, MoodleError
 from worker.ledger import Ledger, reading
 from worker.moodle import MoodleReader
+from worker.parts import open_ledger, wire
 from worker.rules import Mode
 
 READING = (

@@ -1,13 +1,12 @@
 """The commands: arguments in, parts called, sentences out. No logic lives here."""
 
-import getpass
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
+from datetime import time as LocalTime  # noqa: N812 - beside the module time
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from schemas import generate
-from worker import adoption, app, check, config, deadletters, snapshots, telemetry
+from worker import adoption, app, check, config, deadletters, parts, snapshots, telemetry
 from worker import explain as explaining
 from worker import publish as publishing
+from worker.cli_base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, opened, out, person
+from worker.cli_guard import guard
+from worker.cli_night import night
+from worker.clock import time_of_day
 from worker.errors import (
     BrokerError,
     CohortsError,
@@ -31,7 +34,7 @@ from worker.errors import (
     SnapshotRefused,
     SourceIncomplete,
 )
-from worker.ledger import Ledger, reading, story
+from worker.ledger import reading, story
 from worker.model import SnapshotScope
 from worker.moodle import MoodleReader
 from worker.rules import Mode
@@ -45,6 +48,7 @@ EXIT_CODES = {
     4: "the ledger cannot be opened",
     5: "a Moodle is unreachable, refuses, or may not be used so",
     6: "a snapshot, or what it is made from, is refused: nothing was changed",
+    7: "partial: a platform could not be read, or gaps are left; the rest is done",
 }
 _EXITS: tuple[tuple[type[CohortsError], int], ...] = (
     (SettingsError, 2), (BrokerError, 3), (LedgerError, 4), (MoodleError, 5),
@@ -62,14 +66,8 @@ letters = typer.Typer(no_args_is_help=True, help="Messages that could never be r
 cli.add_typer(letters, name="dead-letters")
 snapshot = typer.Typer(no_args_is_help=True, help="Complete images of all enrolments, on their topic.")
 cli.add_typer(snapshot, name="snapshot")
-out = Console()
-
-ConfigOption = Annotated[
-    Path,
-    typer.Option("--config", "-c", envvar="COHORTS_CONFIG", help="The settings file.", show_default=True),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DEFAULT_CONFIG = config.DEFAULT_FILE
+cli.add_typer(night)
+cli.add_typer(guard)
 
 
 def main() -> None:
@@ -86,14 +84,29 @@ def _prepare() -> None:
     telemetry.configure_logging("warning")
 
 
+def _time_of_day(text: str) -> LocalTime:
+    try:
+        return time_of_day(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 @cli.command()
 def run(
     path: ConfigOption = DEFAULT_CONFIG,
     level: Annotated[str, typer.Option("--log", help="debug, info, warning or error.")] = "info",
+    reconcile_at: Annotated[
+        LocalTime | None,
+        typer.Option(
+            parser=_time_of_day,
+            metavar="HH:MM",
+            help="Reconcile every night at this local time, once across processes.",
+        ),
+    ] = None,
 ) -> None:
     """Consume, record and converge until SIGTERM; serves /metrics, /livez and /readyz."""
     telemetry.configure_logging(level)
-    app.Worker(config.load(path)).run()
+    app.Worker(config.load(path), reconcile_at=reconcile_at).run()
 
 
 @cli.command()
@@ -130,7 +143,7 @@ def check_command(path: ConfigOption = DEFAULT_CONFIG) -> None:
 def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Say how every platform stands: memberships, cohorts, gaps and what they wait for."""
     settings = config.load(path)
-    with _ledger(settings) as ledger:
+    with opened(settings) as ledger:
         now = time.time()
         found = reading.status(ledger, sorted(settings.platforms), now)
     if as_json:
@@ -145,7 +158,7 @@ def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
             f"{sum(platform.cohorts.values())}, {platform.cohorts['owned']}" for platform in found.platforms
         ],
         **{f"gaps {state}": [str(p.gaps[state]) for p in found.platforms] for state in reading.GAP_STATES},
-        "oldest gap": ["" if p.oldest is None else _ago(now - p.oldest) for p in found.platforms],
+        "oldest gap": ["" if p.oldest is None else ago(now - p.oldest) for p in found.platforms],
     }
     for title, cells in rows.items():
         table.add_row(title, *cells)
@@ -316,7 +329,7 @@ def show(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> No
         out.print(f"passed over: {refusal}", soft_wrap=True, markup=False)
     shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(summary.rows_by_year.items()))
     out.print(
-        f"{found.id}: whole, {len(found.rows)} enrolments ({shown}), taken {_ago(time.time() - found.taken_at)} ago",
+        f"{found.id}: whole, {len(found.rows)} enrolments ({shown}), taken {ago(time.time() - found.taken_at)} ago",
         soft_wrap=True,
     )
 
@@ -335,10 +348,10 @@ def adopt(
     policy = next((p for p in settings.policy().platforms if p.name == platform), None)
     if policy is None or policy.mode is Mode.MANUAL:
         raise SettingsError(f"{platform} is not a platform that is kept automatically; see platforms in {path}")
-    connection = app.wire(platform, settings.platforms[platform])
-    with _ledger(settings) as ledger, out.status(f"Reading {platform}"):
+    connection = parts.wire(platform, settings.platforms[platform])
+    with opened(settings) as ledger, out.status(f"Reading {platform}"):
         found = adoption.candidates(ledger, policy, MoodleReader(connection), globs or ["*"])
-        taken = adoption.adopt(ledger, policy, found, by=getpass.getuser()) if apply else 0
+        taken = adoption.adopt(ledger, policy, found, by=person()) if apply else 0
     connection.close()
     table = Table("idnumber", "name", "members", "desired and there", "to be added", "others (they stay)")
     for item in found:
@@ -376,7 +389,7 @@ def positions(
     ] = None,
 ) -> None:
     """Print where reading goes on. Reading again is always safe: what is known already changes nothing."""
-    with _ledger(config.load(path)) as ledger:
+    with opened(config.load(path)) as ledger:
         if forget is not None:
             out.print(f"{reading.forget_positions(ledger, forget)} positions of {forget} forgotten")
         for partition, offset in reading.status(ledger, (), time.time()).positions.items():
@@ -419,7 +432,7 @@ def explain(
     """Say why a student is, or isn't, in a cohort: what sources said, what holds it, and what happens next."""
     settings = config.load(path)
     policy = settings.policy()
-    with _ledger(settings) as ledger:
+    with opened(settings) as ledger:
         told = story.read(ledger, policy, student.strip(), cohort)
     answer = explaining.explain(told, policy, now=time.time(), platform=platform, cohort=cohort)
     if as_json:
@@ -429,17 +442,3 @@ def explain(
         out.print(text, end="", soft_wrap=True, markup=False, highlight=False)
     if explaining.Why.PLATFORM_UNKNOWN in answer.codes():
         raise typer.Exit(2)
-
-
-@contextmanager
-def _ledger(settings: config.Settings) -> Iterator[Ledger]:
-    ledger = app.open_ledger(settings)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
-
-
-def _ago(seconds: float) -> str:
-    minutes = int(seconds // 60)
-    return f"{minutes // 60} h {minutes % 60:02d}" if minutes >= 60 else f"{minutes} min"  # noqa: PLR2004 - an hour

@@ -19,7 +19,7 @@ from worker.ledger.observing import Found, Observer
 from worker.model import AcceptedSnapshot, Action, CohortState, Instant, RunState, Snapshot
 from worker.moodle import MoodleReader, RemoteCohort
 from worker.plan import Guard
-from worker.report import CohortReport, ForeignChange, GuardReport, PlatformReport, Report, SnapshotReport
+from worker.report import CohortReport, ForeignChange, PlatformReport, Report, SnapshotReport
 from worker.rules import Mode, PlatformPolicy, can_be_asked
 
 log = structlog.get_logger()
@@ -242,7 +242,7 @@ class Reconciliation:
             cohorts=look.found.cohorts,
             members=look.found.members,
             drift=dict(look.found.total()),
-            guard=_guard(plan),
+            guard=planning.guard_report(plan),
             details=details,
             **total,
         )
@@ -297,20 +297,6 @@ def _fingerprints(
         for number, users in members.items()
         if number not in set(ours)
     }
-
-
-def _guard(plan: planning.PlannedPlatform) -> GuardReport:
-    judgement = plan.judgement
-    return GuardReport(
-        enabled=judgement.enabled,
-        memberships=judgement.members,
-        removed=judgement.removed,
-        pending=judgement.pending,
-        held=sum(len(cohort.pairs) for cohort in plan.cohorts if cohort.held is not None),
-        platform_limit=judgement.allowed,
-        worst_cohort=judgement.worst.idnumber if judgement.worst else None,
-        worst_percent=judgement.worst.percent if judgement.worst else 0.0,
-    )
 
 
 def _details(

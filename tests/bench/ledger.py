@@ -19,9 +19,9 @@ from tests.bench.parts import TOPIC, settings
 from tests.servers import MissingServerError
 from tests.servers.postgres import real_postgres
 from worker import messages
-from worker.app import recorder
 from worker.ledger import Ledger
 from worker.model import Received
+from worker.parts import recorder
 from worker.sandbox.university import University
 from worker.sql import tables
 

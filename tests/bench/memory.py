@@ -10,10 +10,11 @@ from pathlib import Path
 from tests.bench import Figure
 from tests.bench.parts import DEAD_LETTERS, PLATFORM, PROCESSES, TOPIC, served, settings
 from worker import telemetry
-from worker.app import Worker, open_ledger
+from worker.app import Worker
 from worker.broker import RecordProducer
 from worker.config import Settings
 from worker.ledger import reading
+from worker.parts import open_ledger
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle import Cost
 from worker.sandbox.university import University

@@ -13,7 +13,7 @@ import httpx
 
 from tests.bench import Figure
 from tests.bench.parts import PLATFORM, TOKEN, Moodle, served, settings
-from worker import app, messages
+from worker import messages, parts
 from worker.config import Settings
 from worker.converge import Lane
 from worker.ledger import Ledger, Workbook, reading
@@ -71,11 +71,11 @@ def _round(
             limits=limits or {},
             converge={"coalesce_seconds": 0},
         )
-        ledger = app.open_ledger(ours)
+        ledger = parts.open_ledger(ours)
         stack.callback(ledger.close)
         now = time.time()
         changes = [messages.parse(value=message.payload(), origin="bench") for message in university.initial()]
-        app.recorder(ours, ledger).record([Received(change=c, published_at=now) for c in changes], now=now)
+        parts.recorder(ours, ledger).record([Received(change=c, published_at=now) for c in changes], now=now)
         if known:
             Workbook(ledger, PLATFORM, "bench", lease=1, guard=Guard()).remember(moodle.accounts, now)
         naive = _naive(moodle, numbers)
@@ -119,7 +119,7 @@ def _converge(ours: Settings, ledger: Ledger) -> float:
                 stop.wait(IDLE_SECONDS)
 
     with ExitStack() as stack:
-        threads = [threading.Thread(target=work, args=[lane]) for _, lane in app.lanes(ours, ledger, stop, stack)]
+        threads = [threading.Thread(target=work, args=[lane]) for _, lane in parts.lanes(ours, ledger, stop, stack)]
         started = time.perf_counter()
         for thread in threads:
             thread.start()

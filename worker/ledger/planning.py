@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from worker.ledger.guarding import approved, judged
 from worker.model import OF_ACCOUNTS, Cause, CohortState, Instant, Limit, Reason
 from worker.plan import Guard, Judgement
+from worker.report import GuardReport
 from worker.sql.tables import cohort, gap, membership
 
 _PARKED = {*OF_ACCOUNTS, Reason.OBSERVE}
@@ -120,6 +121,21 @@ def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant
             )
             for cohort_id, gathered in found.items()
         ),
+    )
+
+
+def guard_report(plan: PlannedPlatform) -> GuardReport:
+    """Say what the guard saw of a platform."""
+    judgement = plan.judgement
+    return GuardReport(
+        enabled=judgement.enabled,
+        memberships=judgement.members,
+        removed=judgement.removed,
+        pending=judgement.pending,
+        held=sum(len(cohort.pairs) for cohort in plan.cohorts if cohort.held is not None),
+        platform_limit=judgement.allowed,
+        worst_cohort=judgement.worst.idnumber if judgement.worst else None,
+        worst_percent=judgement.worst.percent if judgement.worst else 0.0,
     )
 
 

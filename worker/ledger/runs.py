@@ -11,7 +11,8 @@ from worker.model import OF_ACCOUNTS, Action, CohortState, Instant, RunState
 from worker.report import REPORTS, Report
 from worker.sql.tables import cohort, gap, journal, membership, run
 
-OVER = sa.and_(run.c.state != RunState.RUNNING, run.c.state != RunState.ABANDONED)
+OVER = run.c.state.in_([RunState.DONE, RunState.PARTIAL, RunState.REFUSED])
+"""A night that has had its run; one that failed or was abandoned is to be had again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,7 @@ def report(ledger: Ledger, number: int | None = None) -> Report | None:
     return None if text is None else REPORTS.validate_json(text)
 
 
-def nights(ledger: Ledger, night: str) -> bool:
+def is_over(ledger: Ledger, night: str) -> bool:
     """Say whether the run of this night is over."""
     with ledger.read() as connection:
         return connection.scalar(sa.select(run.c.id).where(run.c.night == night, OVER)) is not None

@@ -14,7 +14,7 @@ from socket import create_server
 from string import Template
 from tempfile import TemporaryDirectory
 
-from worker import app, config
+from worker import app, config, parts
 from worker.broker import RecordProducer
 from worker.ledger import Ledger, reading
 from worker.sandbox.broker import EmbeddedBroker
@@ -238,7 +238,7 @@ def staged(*, students: int, seed: int) -> Iterator[Stage]:
         file = folder / "cohorts.toml"
         file.write_text(_settings(university, broker.bootstrap, urls, folder), encoding="utf-8")
         settings = config.load(file)
-        ledger = app.open_ledger(settings)
+        ledger = parts.open_ledger(settings)
         stack.callback(ledger.close)
         worker = app.Worker(settings)
         end = stack.enter_context(ThreadPoolExecutor()).submit(stack.enter_context(worker.running()))

@@ -1,0 +1,67 @@
+"""What the commands share: options, the console, the ledger, the words for durations."""
+
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from worker import config, parts
+from worker.ledger import Ledger
+from worker.model import Instant
+from worker.report import GuardReport
+
+out = Console()
+errors = Console(stderr=True)
+ConfigOption = Annotated[
+    Path,
+    typer.Option("--config", "-c", envvar="COHORTS_CONFIG", help="The settings file.", show_default=True),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_CONFIG = config.DEFAULT_FILE
+
+
+@contextmanager
+def opened(settings: config.Settings) -> Iterator[Ledger]:
+    """Open the ledger for as long as a command lasts."""
+    ledger = parts.open_ledger(settings)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def say(sentence: str) -> None:
+    """Print a sentence as it is, on one line however long."""
+    out.print(sentence, soft_wrap=True, markup=False, highlight=False)
+
+
+def ago(seconds: float) -> str:
+    """Say a duration in hours and minutes."""
+    minutes = int(seconds // 60)
+    return f"{minutes // 60} h {minutes % 60:02d}" if minutes >= 60 else f"{minutes} min"  # noqa: PLR2004 - an hour
+
+
+def when(at: Instant, settings: config.Settings) -> str:
+    """Say an instant in the university's local time."""
+    return datetime.fromtimestamp(at, settings.zone).isoformat(" ", "minutes")
+
+
+def person() -> str:
+    """Who sits there, for the journal."""
+    return getpass.getuser()
+
+
+def guard_sentence(guard: GuardReport) -> str:
+    """Say what the guard saw, also when it passed."""
+    worst = "nobody leaves"
+    if guard.worst_cohort is not None:
+        worst = f"worst cohort {guard.worst_cohort} {guard.worst_percent:.0f} %"
+    seen = f"{guard.memberships} memberships, {guard.removed} removed in 24 h, {guard.pending} to be removed, {worst}"
+    if not guard.enabled:
+        return f"THE GUARD IS OFF: {seen}, nothing holds them"
+    return f"guard: {seen}, " + (f"{guard.held} HELD" if guard.held else "passed")

@@ -1,0 +1,141 @@
+"""Settings to parts: what the worker, the commands and the benchmarks are put together from."""
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from worker import snapshots
+from worker.config import PlatformSettings, Settings, Strangers
+from worker.converge import Lane, Patience
+from worker.ledger import Ledger, Recorder, Workbook
+from worker.ledger.runs import Runs
+from worker.model import AcceptedSnapshot, Instant, Snapshot
+from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
+from worker.reconcile import Latest, Progress, Reconciliation, Site
+from worker.rules import Mapper, Mode
+
+RUN_LEASE_SECONDS = 900.0
+"""A reconciliation that doesn't come round within this time is taken for dead; on the same host, it is seen at once."""
+ME = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+"""This process. In a container that is restarted, host and number are those of the dead one."""
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """Open the ledger that the settings name."""
+    return Ledger(settings.ledger.url.get_secret_value())
+
+
+def recorder(settings: Settings, ledger: Ledger) -> Recorder:
+    """Build what writes changes into the ledger."""
+    return Recorder(
+        ledger,
+        Mapper(settings.policy()),
+        coalesce=settings.converge.coalesce_seconds,
+        removal_delay=settings.converge.removal_delay_seconds,
+        grace=settings.eligibility.grace_days * 86_400,
+    )
+
+
+def wire(name: str, platform: PlatformSettings) -> Wire:
+    """Connect to a platform's web services; needs its url and token."""
+    if platform.url is None or platform.token is None:
+        raise ValueError(f"{name} has no url and token")
+    limits = Limits(**platform.limits.model_dump())
+    return Wire(name, platform.url, platform.token.get_secret_value(), limits)
+
+
+def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: ExitStack) -> Iterator[tuple[str, Lane]]:
+    """Build the lanes of every platform that is not manual: one a connection, one where nothing is written."""
+    patience = Patience(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
+    for policy in settings.policy().platforms:
+        platform = settings.platforms[policy.name]
+        if policy.mode is Mode.MANUAL:
+            continue
+        connection = wire(policy.name, platform)
+        stack.callback(connection.close)
+        writes = policy.mode is Mode.AUTOMATIC
+        writer = MoodleWriter(connection, policy.mode, instance=ledger.instance) if writes else None
+        reader = writer or MoodleReader(connection)
+        for number in range(platform.limits.connections if writes else 1):
+            holder = f"{ME}:{policy.name}-{number}"
+            # Longer than a call can last, so that a cohort is never taken over while one may be running.
+            lease = 2 * platform.limits.timeout_seconds + 30
+            book = Workbook(ledger, policy.name, holder, lease=lease, guard=settings.guard(policy.name))
+            yield holder, Lane(policy, book, reader, writer, patience=patience, stop=stop)
+
+
+def is_dead(holder: str) -> bool:
+    """Whether a process of this host, as it is named in a lease, is no more; of other hosts we can't tell."""
+    host, number, mark = holder.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    if int(number) == os.getpid():
+        return mark != ME.rsplit(":", 1)[1]
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def latest_snapshot(settings: Settings) -> Latest:
+    """Build what reads the topic for the newest acceptable snapshot."""
+
+    def latest(now: Instant, accepted: AcceptedSnapshot | None) -> Snapshot:
+        return snapshots.latest(
+            settings.kafka.properties(),
+            settings.kafka.snapshots,
+            now=now,
+            accepted=accepted,
+            uais=settings.uais,
+            years=settings.active_years,
+            limits=snapshots.Limits(
+                max_age_seconds=settings.snapshot.max_age_hours * 3600,
+                max_shrink_percent=settings.snapshot.max_shrink_percent,
+            ),
+        )
+
+    return latest
+
+
+def reconciliation(
+    settings: Settings,
+    ledger: Ledger,
+    stack: ExitStack,
+    *,
+    stop: threading.Event,
+    with_snapshot: bool = True,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Reconciliation:
+    """Build a reconciliation of every platform that can be read."""
+    sites = []
+    for policy in settings.policy().platforms:
+        platform = settings.platforms[policy.name]
+        reader = None
+        if platform.url is not None and platform.token is not None:
+            connection = wire(policy.name, platform)
+            stack.callback(connection.close)
+            reader = MoodleReader(connection)
+        sites.append(
+            Site(
+                policy=policy,
+                guard=settings.guard(policy.name),
+                reader=reader,
+                remove_strangers=platform.strangers is Strangers.REMOVE,
+            )
+        )
+    return Reconciliation(
+        ledger,
+        recorder(settings, ledger),
+        sites,
+        Runs(ledger, ME, lease=RUN_LEASE_SECONDS, is_dead=is_dead),
+        latest=latest_snapshot(settings) if with_snapshot else None,
+        wait_seconds=settings.reconcile.wait_minutes * 60,
+        pause=stop.wait,
+        progress=progress,
+    )
