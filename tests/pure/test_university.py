@@ -9,7 +9,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from schemas import EVENTS, message_key
+from schemas import EVENTS, EnrolmentRow, message_key
 from worker.sandbox.records import Message, disorder
 from worker.sandbox.university import University
 
@@ -61,19 +61,12 @@ def fold(messages: Iterable[Message], uai: str = "0141408E") -> tuple[Members, d
             known, _ = etapes.get(data["etape"]["code"], ("", None))
             if value["time"] > known:
                 etapes[data["etape"]["code"]] = (value["time"], data["etape"])
-    members = defaultdict(set)
-    for (source, _), data in facts.items():
-        student = data["student"]["student_id"]
-        while student in survivors:
-            student = survivors[student]
-        valid = data.get("status") == "active" and data["payment"] in {"paid", "unknown"}
-        if valid and source == uai and data["academic_year"] == 2026:
-            members[data["etape"]["code"]].add(student)
+    ours = [data for (source, _), data in facts.items() if source == uai and "status" in data]
     named = {
         code: (etape["label"], etape["component"]["code"], etape["component"]["label"])
         for code, (_, etape) in etapes.items()
     }
-    return {code: frozenset(students) for code, students in members.items()}, named
+    return folded(ours, survivors), named
 
 
 def states(messages: Iterable[Message]) -> list[dict[str, Any]]:
@@ -82,6 +75,45 @@ def states(messages: Iterable[Message]) -> list[dict[str, Any]]:
 
 def pairs(members: Members) -> set[tuple[str, str]]:
     return {(code, student) for code, students in members.items() for student in students}
+
+
+def image(university: University) -> dict[str, dict[str, Any]]:
+    """Give the rows of a snapshot by enrolment id, of which none is there twice."""
+    rows = [orjson.loads(row) for row in university.snapshot_rows()]
+    by_id = {row["enrolment_id"]: row for row in rows}
+    assert len(by_id) == len(rows)
+    return by_id
+
+
+def image_of(messages: Iterable[Message], uai: str = "0141408E") -> dict[str, dict[str, Any]]:
+    """Find in messages the newest state of each enrolment that wasn't deleted."""
+    newest: dict[str, dict[str, Any]] = {}
+    for data in (m.value["data"] for m in messages if m.value["type"] in {STATE, DELETED}):
+        known = newest.get(data["enrolment_id"])
+        if data["source"]["uai"] == uai and (known is None or known["version"] < data["version"]):
+            newest[data["enrolment_id"]] = data
+    return {id_: data for id_, data in newest.items() if "status" in data}
+
+
+def lasting(student: str, survivors: dict[str, str]) -> str:
+    while student in survivors:
+        student = survivors[student]
+    return student
+
+
+def folded(rows: Iterable[dict[str, Any]], survivors: dict[str, str]) -> Members:
+    """Naively: the members that rows make, under the numbers that live on."""
+    members = defaultdict(set)
+    for row in rows:
+        student = lasting(row["student"]["student_id"], survivors)
+        if row["status"] == "active" and row["payment"] in {"paid", "unknown"} and row["academic_year"] == 2026:
+            members[row["etape"]["code"]].add(student)
+    return {code: frozenset(students) for code, students in members.items()}
+
+
+def merges(messages: Iterable[Message]) -> dict[str, str]:
+    told = [message.value["data"] for message in messages if message.value["type"] == REKEYED]
+    return {data["previous_student_id"]: data["student_id"] for data in told}
 
 
 def etape_and_student(value: dict[str, Any]) -> tuple[str, str]:
@@ -195,6 +227,96 @@ def test_whoever_waits_a_minute_before_removing_removes_only_what_was_asked(seed
         waited = {pair for pair, since in missing_since.items() if now - since >= timedelta(minutes=1)}
         assert waited <= university.removals_asked()
         before = after
+
+
+# Snapshots, and departures that nobody tells
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_truth_follows_from_a_snapshot_and_the_merges(seed: int) -> None:
+    university = small(seed)
+    assert folded(image(university).values(), {}) == university.truth_at_start()
+    day = [*university.september_day(200)]
+    assert folded(image(university).values(), merges(day)) == university.truth()
+    university.depart(0.1)
+    assert folded(image(university).values(), merges(day)) == university.truth()
+
+
+def test_a_snapshot_shows_what_the_messages_told_last_of_all_years_and_of_no_other_university() -> None:
+    university = small()
+    messages = [*university.initial()]
+    assert image(university) == image_of(messages)
+    messages += university.september_day(300)
+    rows = image(university)
+    survivors = merges(messages)
+
+    def under_lasting_numbers(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {id_: row | {"student": lasting(row["student"]["student_id"], survivors)} for id_, row in rows.items()}
+
+    assert under_lasting_numbers(rows) == under_lasting_numbers(image_of(messages))
+    assert {row["academic_year"] for row in rows.values()} == {2025, 2026}
+    assert {row["status"] for row in rows.values()} == {"active", "pending", "cancelled", "resigned"}
+    assert {row["student"]["student_id"] for row in rows.values()} & merges(messages).keys(), "a former number"
+
+
+def test_rows_of_a_snapshot_follow_the_contract() -> None:
+    university = small()
+    for row in university.snapshot_rows():
+        assert orjson.loads(EnrolmentRow.model_validate_json(row).model_dump_json(exclude_none=True)) == orjson.loads(
+            row
+        )
+
+
+@pytest.mark.parametrize("days", [0, 1])
+def test_whoever_departs_ends_in_the_records_alone(days: int) -> None:
+    university = small()
+    for _ in range(days):
+        tuple(university.september_day(100))
+    before, rows, asked = pairs(university.truth()), image(university), university.removals_asked()
+    students = {student for _, student in before}
+    gone = university.depart(0.2)
+    after = pairs(university.truth())
+
+    left = students - {student for _, student in after}
+    assert len(left) == gone == round(0.2 * len(students))
+    assert before - after == {(code, student) for code, student in before if student in left}
+    assert after < before
+    assert university.removals_asked() == asked | (before - after)
+    shown = image(university)
+    vanished = [row for id_, row in rows.items() if id_ not in shown]
+    resigned = [row for id_, row in shown.items() if row != rows[id_]]
+    assert {row["status"] for row in resigned} == {"resigned"}
+    assert {row["status"] for row in vanished} <= {"active", "pending"}
+    assert len(vanished) - len(resigned) in {0, 1}
+    assert {row["academic_year"] for row in vanished + resigned} == {2026}
+
+
+def test_life_goes_on_after_a_departure() -> None:
+    university = small()
+    university.depart(0.2)
+    for _ in range(2):
+        before = pairs(university.truth())
+        tuple(university.september_day(200))
+        assert before - pairs(university.truth()) <= university.removals_asked()
+
+
+def test_nobody_departs_of_no_share_and_everybody_of_the_whole() -> None:
+    university = small()
+    assert university.depart(0) == 0
+    assert university.truth() == university.truth_at_start()
+    assert university.depart(1) > 250
+    assert university.truth() == {}
+
+
+def test_same_seed_and_the_same_departures_give_the_same_bytes() -> None:
+    def everything(seed: int) -> list[bytes]:
+        university = small(seed)
+        university.depart(0.1)
+        day = [message.payload() for message in university.september_day(50)]
+        return [*day, *university.snapshot_rows()]
+
+    assert everything(1) == everything(1)
+    assert everything(1) != everything(2)
 
 
 def test_some_students_get_their_account_late_and_some_never() -> None:

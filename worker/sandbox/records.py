@@ -89,6 +89,20 @@ class Records:
         """Return the étapes of a student, as often as there are rows for them."""
         return [row.etape.code for row in self._rows[student].values() if self.is_member(row)]
 
+    def students(self) -> Iterator[str]:
+        """Yield the students by the number that lives on."""
+        return iter(self._rows)
+
+    def current(self, student: str) -> list[Enrolment]:
+        """Return the rows of a student that aren't over, of this university and year."""
+        over = {"deleted", "cancelled", "resigned"}
+        return [row for row in self._rows[student].values() if self.is_current(row) and row.status not in over]
+
+    def image(self) -> Iterator[bytes]:
+        """Yield the JSON of each row of this university that exists; a merge has changed numbers in it, untold."""
+        present = (row for row in self if row.uai == self.uai and row.status != "deleted")
+        return (orjson.dumps(enrolled(row).value["data"]) for row in present)
+
     def truth(self) -> dict[str, frozenset[str]]:
         """Return the members that each étape must have, by code of étape; never an empty set."""
         members = defaultdict(set)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import cycle, pairwise
 from random import Random
 from typing import TypeVar
 
@@ -33,7 +33,7 @@ class University:
     """A university of so many students and étapes; the same seed and the same calls give the same bytes.
 
     `initial` tells the records before the first day. Each `september_day` lives one more day at once:
-    `truth`, `labels`, `late_accounts`, `removals_asked` and `changes` are then those of its end.
+    `truth`, `labels`, `late_accounts`, `removals_asked`, `snapshot_rows` and `changes` are then those of its end.
     """
 
     seed: int = 1
@@ -94,6 +94,14 @@ class University:
         """Yield the accounts that appear later; students in neither list never get one."""
         return (_account(number) for number in self._late)
 
+    def snapshot_rows(self) -> Iterator[bytes]:
+        """Yield every row of the university's own records, of all years, as the JSON of a snapshot's enrolment.
+
+        Deleted rows aren't there. A merge has changed the number in rows that were never told again; a row written
+        after it may say a former number once more.
+        """
+        return self._records.image()
+
     def poison(self) -> Iterator[tuple[str, bytes]]:
         """Yield (key, payload) that no reader may accept; much of it says that a true membership is over."""
         row = next(row for row in self._records if self._records.is_member(row))
@@ -138,6 +146,22 @@ class University:
                 told += kind(at)
             self.changes[kind.__name__.strip("_")] += 1
         return iter(disorder(sorted(told, key=lambda message: message.value["time"]), self._random))
+
+    def depart(self, share: float) -> int:
+        """Let a share of the students with a membership leave in the evening; returns how many left.
+
+        Their enrolments of the year end at the source: every other row vanishes, the rest is resigned. `truth`,
+        `removals_asked` and `snapshot_rows` show it; no message tells it.
+        """
+        evening = self._opening + (self._days - 0.5) * DAY
+        members = [student for student in self._records.students() if self._records.memberships(student)]
+        leaving = self._random.sample(members, round(share * len(members)))
+        ends = cycle(("deleted", "resigned"))
+        for student in leaving:
+            for row in self._records.current(student):
+                self._write(evening, student, row, status=next(ends))
+        self.changes["depart"] += len(leaving)
+        return len(leaving)
 
     # The first records
 
