@@ -17,7 +17,7 @@ from worker.model import AcceptedSnapshot, Instant, SnapshotScope
 
 CLOCK_SKEW_SECONDS = 60.0
 """How far the producer's clock may be ahead of ours."""
-MOST_GAPS = 5
+MOST_SHOWN = 5
 
 Found = tuple[SnapshotFault, str]
 
@@ -32,21 +32,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a snapshot is held against; `years` and `uais` are those that it may speak of."""
+    """What a snapshot is held against.
+
+    It speaks of no other university than `uais`, and of one of `years` at least: a year that is about to be active, or
+    no longer is, does no harm, and changes in the settings and at the producer on different days.
+    """
 
     now: Instant
     accepted: AcceptedSnapshot | None
     uais: frozenset[str]
     years: frozenset[int]
     limits: Limits
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a row is kept for later: its start and length in the file of the reader."""
-
-    start: int
-    length: int
 
 
 class Seen:
@@ -57,30 +53,40 @@ class Seen:
         self.announced: schemas.SnapshotBeginData | None = None
         self.begun: dict[int, int] = {}  # partition -> offset of its first begin
         self.ended: dict[int, schemas.SnapshotEndData] = {}
-        self.rows: defaultdict[int, dict[int, tuple[bytes, Place]]] = defaultdict(dict)  # digest and place by number
+        self.rows: defaultdict[int, dict[int, int]] = defaultdict(dict)  # partition -> number -> hash of the value
+        self.digests: Counter[int] = Counter()  # partition -> sum over its rows
         self.contradiction: str | None = None
         self.invalid: Counter[str] = Counter()
+        self.first_invalid = ""
 
     def begin(self, partition: int, offset: int, data: schemas.SnapshotBeginData) -> None:
         """Take note of a begin."""
         if self.announced is None:
             self.announced = data
         elif self.announced != data:
-            self.contradiction = f"a begin in partition {partition} announces something else than an earlier one"
+            self._contradict(f"a begin in partition {partition} announces something else than an earlier one")
         self.begun.setdefault(partition, offset)
 
-    def row(self, partition: int, number: int, value: bytes, place: Place) -> bool:
-        """Take note of a row, by its message's value; say whether it is new, and so to be kept at its place."""
-        told, rows = sha256(value).digest(), self.rows[partition]
-        known, _ = rows.setdefault(number, (told, place))
-        if known != told:
-            self.contradiction = f"row {number} of partition {partition} is there twice, differently"
-        return rows[number][1] is place
+    def row(self, partition: int, number: int, value: bytes) -> bool:
+        """Take note of a row, by its message's value; say whether it is new."""
+        rows, told = self.rows[partition], hash(value)
+        if number in rows:
+            if rows[number] != told:
+                self._contradict(f"row {number} of partition {partition} is there twice, differently")
+            return False
+        rows[number] = told
+        self.digests[partition] += digest(value)
+        return True
 
     def end(self, partition: int, data: schemas.SnapshotEndData) -> None:
         """Take note of an end."""
         if self.ended.setdefault(partition, data) != data:
-            self.contradiction = f"the ends in partition {partition} count differently"
+            self._contradict(f"the ends in partition {partition} count differently")
+
+    def unreadable(self, origin: str, problems: Iterable[str]) -> None:
+        """Take note of a message under its id that breaks the contract."""
+        self.first_invalid = self.first_invalid or origin
+        self.invalid.update(problems)
 
     def refusal(self, found: Found) -> Refusal:
         """Say it of this snapshot."""
@@ -88,14 +94,17 @@ class Seen:
         when = f" (taken at {_shown(self.announced.taken_at.timestamp())})" if self.announced else ""
         return Refusal(snapshot_id=self.id, fault=fault, sentence=sentence + when)
 
+    def _contradict(self, sentence: str) -> None:
+        self.contradiction = self.contradiction or sentence
 
-def digest(hashes: Iterable[bytes]) -> str:
-    """Give the digest of a partition from the SHA-256 of each of its rows, in any order."""
-    return digest_text(sum(map(int.from_bytes, hashes)))
+
+def digest(value: bytes) -> int:
+    """Give a row's share in the digest of its partition: they are summed up, in any order."""
+    return int.from_bytes(sha256(value).digest())
 
 
 def digest_text(total: int) -> str:
-    """Give the digest as messages hold it, from the sum of the hashes."""
+    """Give the digest of a partition as messages hold it, from the sum over its rows."""
     return f"{total % 2**256:064x}"
 
 
@@ -104,18 +113,18 @@ def announced_fault(data: schemas.SnapshotBeginData, terms: Terms) -> Found | No
     taken_at = data.taken_at.timestamp()
     age = terms.now - taken_at
     last = terms.accepted
-    if last is not None and taken_at <= last.taken_at:
-        said = f"it is not newer than the one accepted last, {last.id}, taken at {_shown(last.taken_at)}"
-        return SnapshotFault.NOT_NEWER, said
+    if last is not None and (data.snapshot_id == last.id or taken_at <= last.taken_at):
+        which = "it is" if data.snapshot_id == last.id else f"it is not newer than {last.id},"
+        return SnapshotFault.NOT_NEWER, f"{which} the one that was accepted last, taken at {_shown(last.taken_at)}"
     if age < -CLOCK_SKEW_SECONDS:
-        return SnapshotFault.FUTURE, f"it says that it was taken {_hours(-age)} from now: look at its producer's clock"
+        return SnapshotFault.FUTURE, f"it says that it was taken {_span(-age)} from now: look at its producer's clock"
     if age > terms.limits.max_age_seconds:
-        most = _hours(terms.limits.max_age_seconds)
-        return SnapshotFault.OLD, f"it was taken {_hours(age)} ago, and snapshot.max_age_hours allows {most}"
+        most = terms.limits.max_age_seconds / 3600
+        return SnapshotFault.OLD, f"it was taken {_span(age)} ago, and snapshot.max_age_hours is {most:g}"
     if foreign := set(data.scope.uais) - terms.uais:
         return SnapshotFault.SCOPE, f"it speaks of {_list(foreign)}, and the settings only of {_list(terms.uais)}"
-    if foreign_years := set(data.scope.academic_years) - terms.years:
-        said = f"it speaks of the year {_list(foreign_years)}, and the settings only of {_list(terms.years)}"
+    if not terms.years.intersection(data.scope.academic_years):
+        said = f"it speaks of {_list(data.scope.academic_years)} only, and the active years are {_list(terms.years)}"
         return SnapshotFault.SCOPE, said
     return None
 
@@ -125,44 +134,49 @@ def fault(seen: Seen, terms: Terms, first_offsets: Mapping[int, int]) -> Found |
     if seen.announced is not None and (found := announced_fault(seen.announced, terms)):
         return found
     if seen.invalid:
-        kinds = ", ".join(f"{problem} ({number})" for problem, number in seen.invalid.most_common(MOST_GAPS))
-        return SnapshotFault.INVALID, f"{seen.invalid.total()} problems in messages under its id: {kinds}"
+        kinds = ", ".join(f"{problem} ({number})" for problem, number in seen.invalid.most_common(MOST_SHOWN))
+        return SnapshotFault.INVALID, f"messages under its id can't be read, the first at {seen.first_invalid}: {kinds}"
     if seen.contradiction is not None:
         return SnapshotFault.CONTRADICTORY, seen.contradiction
     if seen.announced is None:
-        return next(_begins(seen, 1 + max(seen.rows.keys() | seen.ended.keys()), first_offsets))
+        return next(_begins(seen, sorted(seen.rows.keys() | seen.ended.keys()), first_offsets))
     count = seen.announced.partitions
     if beyond := [p for p in seen.begun.keys() | seen.rows.keys() | seen.ended.keys() if p >= count]:
         said = f"partition {min(beyond)} holds messages of it, and it announced {count} partitions"
         return SnapshotFault.CONTRADICTORY, said
-    return next(_begins(seen, count, first_offsets), None) or next(_counts(seen, count), None)
+    return next(_begins(seen, range(count), first_offsets), None) or next(_counts(seen, count), None)
 
 
-def _begins(seen: Seen, count: int, first_offsets: Mapping[int, int]) -> Iterator[Found]:
-    for partition in range(count):
+def _begins(seen: Seen, partitions: Iterable[int], first_offsets: Mapping[int, int]) -> Iterator[Found]:
+    for partition in partitions:
         begun, first = seen.begun.get(partition), first_offsets.get(partition, 0)
-        if begun is None and not first:
+        if begun is not None and begun >= first:
+            continue
+        if not first:
             yield SnapshotFault.INCOMPLETE, f"partition {partition} has no begin of it"
-        elif begun is None or begun < first:
+        elif begun is not None or partition in seen.rows or partition in seen.ended:
             said = f"its begin is no longer in partition {partition}, which now starts at offset {first}: "
             yield SnapshotFault.FORGOTTEN, said + "the topic must keep its messages for longer"
+        else:
+            said = f"partition {partition}, which now starts at offset {first}, holds nothing of it: "
+            yield SnapshotFault.INCOMPLETE, said + "its producer did not finish, or the topic has forgotten it"
 
 
 def _counts(seen: Seen, count: int) -> Iterator[Found]:
     for partition in range(count):
         rows, end = seen.rows.get(partition, {}), seen.ended.get(partition)
         if end is None:
-            said = f"partition {partition} has no end of it, after {len(rows)} rows: its producer did not finish"
-            yield SnapshotFault.INCOMPLETE, said
+            said = f"partition {partition} has no end of it, after {len(rows)} row(s): "
+            yield SnapshotFault.INCOMPLETE, said + "its producer did not finish, or an open transaction hides the rest"
             continue
         if gaps := list(_gaps(rows, end.rows)):
             missing = end.rows - sum(number < end.rows for number in rows)
-            said = f"partition {partition} lacks {missing} of its {end.rows} rows: {', '.join(gaps[:MOST_GAPS])}"
-            yield SnapshotFault.INCOMPLETE, said + (", …" if len(gaps) > MOST_GAPS else "")
+            said = f"partition {partition} lacks {missing} of its {end.rows} rows: {', '.join(gaps[:MOST_SHOWN])}"
+            yield SnapshotFault.INCOMPLETE, said + (", …" if len(gaps) > MOST_SHOWN else "")
         elif len(rows) > end.rows:
             said = f"partition {partition} has {len(rows)} rows of it, and its end counts {end.rows}"
             yield SnapshotFault.CONTRADICTORY, said
-        elif digest(each for each, _ in rows.values()) != end.digest:
+        elif digest_text(seen.digests[partition]) != end.digest:
             said = f"the {end.rows} rows of partition {partition} don't give the digest of its end"
             yield SnapshotFault.CONTRADICTORY, said
     total = sum(end.rows for end in seen.ended.values())
@@ -220,10 +234,10 @@ class Contents:
     def fault(self) -> Found | None:
         """Find what is wrong with the rows seen so far."""
         if self.outside:
-            fields = ", ".join(f"{field} of {number}" for field, number in sorted(self.outside.items()))
-            return SnapshotFault.SCOPE, f"rows lie outside its scope, by {fields}"
+            fields = ", ".join(f"{field} ({number})" for field, number in sorted(self.outside.items()))
+            return SnapshotFault.SCOPE, f"rows lie outside its scope, by their {fields}"
         if self.differing:
-            return SnapshotFault.CONTRADICTORY, f"{self.differing} rows tell an enrolment again, differently"
+            return SnapshotFault.CONTRADICTORY, f"enrolments are told twice, differently ({self.differing})"
         return None
 
     def shrinkage(self, accepted: AcceptedSnapshot | None, limits: Limits) -> Found | None:
@@ -250,8 +264,9 @@ def _shown(at: Instant) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h"
+def _span(seconds: float) -> str:
+    hours, minutes = divmod(int(seconds // 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
 def _list(values: Iterable[str] | Iterable[int]) -> str:

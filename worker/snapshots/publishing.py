@@ -1,12 +1,11 @@
 """A snapshot to the topic: first gathered and looked at, then sent; an end follows only when every row is there."""
 
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha256
 from secrets import token_hex
 from typing import IO, Any
 from zlib import crc32
@@ -17,7 +16,7 @@ import schemas
 from worker.broker import Headers, Properties, RecordProducer, count_partitions
 from worker.errors import SourceIncomplete
 from worker.model import SnapshotScope
-from worker.snapshots.judge import Contents, digest_text
+from worker.snapshots.judge import Contents, digest, digest_text
 
 CONTENT_TYPE: Headers = (("content-type", b"application/cloudevents+json"),)
 _KIND = "fr.etape-cohorts.snapshot.{}.v1"
@@ -45,30 +44,36 @@ def collected(rows: Iterable[schemas.EnrolmentRow], scope: SnapshotScope) -> Ite
     """Read a source to its end, into a temporary file that lasts as long as the `with`.
 
     Raises SourceIncomplete when there is no row, when rows lie outside the scope or come from several systems, when
-    two of them tell one enrolment differently, and whenever the source itself does. Memory holds a few dozen bytes a
-    row.
+    two of them tell one enrolment differently, and whenever the source itself does. Memory holds some 200 bytes a row.
     """
-    contents = Contents(scope)
-    kept = repeated = 0
     with tempfile.TemporaryFile() as file:
-        for row in rows:
-            if contents.add(row):
-                kept += 1
-                file.write(row.model_dump_json(exclude_none=True).encode() + b"\n")
-            else:
-                repeated += 1
-        if found := contents.fault():
-            raise SourceIncomplete(f"{found[1]}: nothing was published")
-        if contents.system is None:
-            raise SourceIncomplete("the source has no row at all: nothing was published")
-        yield Image(
-            system=contents.system,
-            scope=scope,
-            rows=kept,
-            rows_by_year=dict(contents.by_year),
-            repeated=repeated,
-            file=file,
-        )
+        try:
+            image = _gathered(rows, scope, file)
+        except SourceIncomplete as error:
+            raise SourceIncomplete(f"{error}: nothing was published") from None
+        yield image
+
+
+def _gathered(rows: Iterable[schemas.EnrolmentRow], scope: SnapshotScope, file: IO[bytes]) -> Image:
+    contents = Contents(scope)
+    repeated = 0
+    for row in rows:
+        if contents.add(row):
+            file.write(row.model_dump_json(exclude_none=True).encode() + b"\n")
+        else:
+            repeated += 1
+    if found := contents.fault():
+        raise SourceIncomplete(found[1])
+    if contents.system is None:
+        raise SourceIncomplete("the source has no row at all")
+    return Image(
+        system=contents.system,
+        scope=scope,
+        rows=contents.by_year.total(),
+        rows_by_year=dict(contents.by_year),
+        repeated=repeated,
+        file=file,
+    )
 
 
 def new_id(system: str, taken_at: datetime) -> str:
@@ -91,23 +96,26 @@ def publish(
     everything: what was sent has no end, and nobody accepts it.
     """
     partitions = count_partitions(properties, topic)
-    messages = _Messages(snapshot_id, image, taken_at, partitions)
+    messages = Messages(image, snapshot_id=snapshot_id, taken_at=taken_at, partitions=partitions)
     producer = RecordProducer(properties)
     for part in (messages.begins(), messages.rows(progress(image)), messages.ends()):
         producer.send_to(topic, part)
     return partitions
 
 
-class _Messages:
-    def __init__(self, snapshot_id: str, image: Image, taken_at: datetime, partitions: int) -> None:
+class Messages:
+    """The messages of a snapshot, as (partition, key, value, headers), to be made in this order."""
+
+    def __init__(self, image: Image, *, snapshot_id: str, taken_at: datetime, partitions: int) -> None:
         self._id = snapshot_id
         self._image = image
         self._taken_at = taken_at.isoformat()
         self._partitions = partitions
         self._rows: Counter[int] = Counter()
-        self._digests: defaultdict[int, int] = defaultdict(int)
+        self._digests: Counter[int] = Counter()
 
     def begins(self) -> Iterator[tuple[int, None, bytes, Headers]]:
+        """Announce it in every partition."""
         scope = self._image.scope
         data = {
             "taken_at": self._taken_at,
@@ -123,6 +131,7 @@ class _Messages:
             yield partition, None, self._message("begin", f"{partition}/begin", data), CONTENT_TYPE
 
     def rows(self, rows: Iterable[bytes]) -> Iterator[tuple[int, bytes, bytes, Headers]]:
+        """Tell the rows of the image; those of one student share a partition."""
         for row in rows:
             key = orjson.loads(row)["student"]["student_id"].encode()
             partition = crc32(key) % self._partitions
@@ -130,13 +139,14 @@ class _Messages:
             data = {"row": number, "enrolment": orjson.Fragment(row.rstrip())}
             value = self._message("enrolment", f"{partition}/{number}", data)
             self._rows[partition] += 1
-            self._digests[partition] += int.from_bytes(sha256(value).digest())
+            self._digests[partition] += digest(value)
             yield partition, key, value, CONTENT_TYPE
 
     def ends(self) -> Iterator[tuple[int, None, bytes, Headers]]:
+        """Count what `rows` told, in every partition."""
         for partition in range(self._partitions):
-            digest = digest_text(self._digests[partition])
-            data = {"rows": self._rows[partition], "digest": digest, "total": self._rows.total()}
+            text = digest_text(self._digests[partition])
+            data = {"rows": self._rows[partition], "digest": text, "total": self._rows.total()}
             yield partition, None, self._message("end", f"{partition}/end", data), CONTENT_TYPE
 
     def _message(self, kind: str, name: str, data: dict[str, Any]) -> bytes:

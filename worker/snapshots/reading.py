@@ -1,19 +1,21 @@
 """The newest acceptable snapshot of a topic, or why there is none."""
 
+import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO
 
 from pydantic import BaseModel, ValidationError
 
 import schemas
-from worker import messages
-from worker.broker import Properties, Record, first_offsets, read_to_end
+from worker import broker, messages
+from worker.broker import Properties, Record
 from worker.errors import InvalidMessage, PositionLost, Refusal, SnapshotFault, SnapshotRefused
 from worker.model import AcceptedSnapshot, EnrolmentChange, Instant, Snapshot, SnapshotScope
-from worker.snapshots.judge import Contents, Limits, Place, Seen, Terms, announced_fault, fault
+from worker.snapshots.judge import Contents, Found, Limits, Seen, Terms, announced_fault, fault
 
 MOST_REFUSALS = 5
+READ_AHEAD: Properties = {"queued.max.messages.kbytes": 16_384}  # librdkafka's default, 64 MiB, would be most of it
 
 
 def latest(
@@ -29,57 +31,50 @@ def latest(
     """Read the topic to its end and give its newest snapshot that can be accepted.
 
     It is whole, agrees with itself, is newer than the one `accepted` last and within the limits, and speaks of no
-    other university than `uais` and of no other year than `years`. A newer one that is refused doesn't hide it.
-    Memory holds the rows of one snapshot; those that are still to be judged wait in a temporary file.
+    other university than `uais` and of one of `years` at least. A newer one that is refused doesn't hide it.
+    Memory holds the rows of one snapshot (60 MB for 50,000), and some 150 bytes for each row of others that may still
+    be accepted: their content waits in a temporary file.
 
     Raises SnapshotRefused, which says why of each, and BrokerError when the topic can't be read.
     """
     terms = Terms(now=now, accepted=accepted, uais=uais, years=years, limits=limits)
+    records = broker.read_to_end({**READ_AHEAD, **properties}, topic)
+    try:
+        return newest(records, lambda: broker.first_offsets(properties, topic), terms)
+    except PositionLost as error:
+        raise _refused_all(SnapshotFault.FORGOTTEN, f"{error}: the topic must keep its messages for longer") from None
+
+
+def newest(records: Iterable[Record], first_offsets: Callable[[], Mapping[int, int]], terms: Terms) -> Snapshot:
+    """Judge each snapshot of a topic by itself, newest first; `first_offsets` is asked once all has been read."""
     with tempfile.TemporaryFile() as file:
         reader = _Reader(file, terms)
-        try:
-            for record in read_to_end(properties, topic):
-                reader.read(record)
-        except PositionLost as error:
-            raise SnapshotRefused(f"{error}: it must keep its messages for longer") from None
-        return _newest(reader, terms, first_offsets(properties, topic), topic)
-
-
-def _newest(reader: "_Reader", terms: Terms, first: dict[int, int], topic: str) -> Snapshot:
-    refusals: list[Refusal] = []
-    known = sorted(reader.seen.values(), key=_taken_at, reverse=True)
-    for seen in known:
-        found = fault(seen, terms, first)
-        if found is None and seen.announced is not None:
-            scope = scope_of(seen.announced.scope)
-            contents = Contents(scope, seen.announced.system)
-            rows = tuple(reader.rows(seen, seen.announced, contents))
-            found = contents.fault() or contents.shrinkage(terms.accepted, terms.limits)
-            if found is None:
-                return Snapshot(
-                    id=seen.id,
-                    taken_at=seen.announced.taken_at.timestamp(),
-                    system=seen.announced.system,
-                    scope=scope,
-                    rows=rows,
-                    passed_over=tuple(refusals),
-                    ignored=reader.ignored,
-                )
-        if found is not None:
-            refusals.append(seen.refusal(found))
+        for record in records:
+            reader.read(record)
+        first = first_offsets()
+        refusals: list[Refusal] = []
+        for seen in sorted(reader.seen.values(), key=_taken_at, reverse=True):
+            found: Snapshot | Found | None = fault(seen, terms, first)
+            if not found and seen.announced:
+                found = reader.open(seen.id, seen.announced, passed_over=tuple(refusals))
+            if isinstance(found, Snapshot):
+                return found
+            if found:
+                refusals.append(seen.refusal(found))
     if not refusals:
-        sentence = f"{topic} holds no snapshot"
-        raise SnapshotRefused(
-            sentence, refusals=[Refusal(snapshot_id="", fault=SnapshotFault.ABSENT, sentence=sentence)]
-        )
+        raise _refused_all(SnapshotFault.ABSENT, "there is no snapshot on the topic")
     said = "\n".join(map(str, refusals[:MOST_REFUSALS]))
     more = f"\nand {len(refusals) - MOST_REFUSALS} older ones" if len(refusals) > MOST_REFUSALS else ""
-    raise SnapshotRefused(f"no snapshot of {topic} can be accepted:\n{said}{more}", refusals=refusals)
+    raise SnapshotRefused(f"no snapshot can be accepted:\n{said}{more}", refusals=refusals)
 
 
-def scope_of(data: schemas.Scope) -> SnapshotScope:
-    """Give the scope that a message announces."""
-    return SnapshotScope(uais=frozenset(data.uais), academic_years=frozenset(data.academic_years), etapes=data.etapes)
+def _refused_all(kind: SnapshotFault, sentence: str) -> SnapshotRefused:
+    return SnapshotRefused(sentence, refusals=[Refusal(snapshot_id="", fault=kind, sentence=sentence)])
+
+
+def _taken_at(seen: Seen) -> Instant:
+    """Order snapshots; one whose begin is nowhere to be seen comes last."""
+    return seen.announced.taken_at.timestamp() if seen.announced else 0.0
 
 
 class _ClaimedId(BaseModel):
@@ -97,76 +92,111 @@ class _Reader:
 
     def __init__(self, file: IO[bytes], terms: Terms) -> None:
         self.seen: dict[str, Seen] = {}
-        self.ignored = 0
-        self._file = file
-        self._end = 0
+        self._ignored = 0
+        self._rows = _Rows(file)
         self._terms = terms
         self._refused: set[str] = set()  # by what they announce: their rows needn't be kept
 
     def read(self, record: Record) -> None:
         """Take note of a message; one that can't be read counts against the snapshot whose id it bears."""
         if record.value is None:
-            self.ignored += 1
+            self._ignored += 1
             return
         try:
             document = messages.structured(record.value, dict(record.headers))
         except InvalidMessage:
-            self.ignored += 1
+            self._ignored += 1
             return
         try:
             event = schemas.SNAPSHOT_EVENTS.validate_json(document)
         except ValidationError as error:
-            self._invalid(document, schemas.problems(error))
+            self._invalid(document, record.origin, schemas.problems(error))
         else:
-            self._note(event, record, document)
+            self._note(event, record.partition, record.offset, record.value, document)
 
-    def _note(self, event: schemas.SnapshotEvent, record: Record, document: bytes) -> None:
+    def _note(self, event: schemas.SnapshotEvent, partition: int, offset: int, value: bytes, document: bytes) -> None:
         seen = self._of(event.data.snapshot_id)
         match event:
             case schemas.SnapshotBegin(data=data):
-                seen.begin(record.partition, record.offset, data)
+                seen.begin(partition, offset, data)
                 if announced_fault(data, self._terms):
                     self._refused.add(seen.id)
             case schemas.SnapshotEnrolment(data=data) if seen.id not in self._refused:
-                place = Place(self._end, len(document))
-                if seen.row(record.partition, data.row, record.value or b"", place):
-                    self._end += self._file.write(document)
+                if seen.row(partition, data.row, value):
+                    self._rows.write(seen.id, partition, document)
             case schemas.SnapshotEnd(data=data):
-                seen.end(record.partition, data)
+                seen.end(partition, data)
 
-    def _invalid(self, document: bytes, problems: tuple[tuple[str, str], ...]) -> None:
-        if claimed := _claimed(document):
-            self._of(claimed).invalid.update(f"{field}: {kind}" for field, kind in problems)
+    def _invalid(self, document: bytes, origin: str, problems: tuple[tuple[str, str], ...]) -> None:
+        try:
+            claim = _Claim.model_validate_json(document)
+        except ValidationError:
+            self._ignored += 1
         else:
-            self.ignored += 1
+            said = [f"{field}: {kind}" for field, kind in problems]
+            self._of(claim.data.snapshot_id).unreadable(origin, said)
 
     def _of(self, snapshot_id: str) -> Seen:
-        return self.seen.setdefault(snapshot_id, Seen(snapshot_id))
+        if snapshot_id not in self.seen:
+            self.seen[snapshot_id] = Seen(snapshot_id)
+        return self.seen[snapshot_id]
 
-    def rows(self, seen: Seen, announced: schemas.SnapshotBeginData, contents: Contents) -> Iterator[EnrolmentChange]:
+    def open(
+        self, snapshot_id: str, begin: schemas.SnapshotBeginData, passed_over: Sequence[Refusal]
+    ) -> Snapshot | Found:
+        """Give a snapshot that is whole, unless its rows show a fault."""
+        taken_at = begin.taken_at.timestamp()
+        scope = SnapshotScope(
+            uais=frozenset(begin.scope.uais),
+            academic_years=frozenset(begin.scope.academic_years),
+            etapes=tuple(sorted({*begin.scope.etapes})) if begin.scope.etapes else None,
+        )
+        contents = Contents(scope, begin.system)
+        rows = tuple(self._told(snapshot_id, taken_at, contents))
+        if found := contents.fault() or contents.shrinkage(self._terms.accepted, self._terms.limits):
+            return found
+        return Snapshot(
+            id=snapshot_id,
+            taken_at=taken_at,
+            system=begin.system,
+            scope=scope,
+            rows=rows,
+            passed_over=passed_over,
+            ignored=self._ignored,
+        )
+
+    def _told(self, snapshot_id: str, taken_at: Instant, contents: Contents) -> Iterator[EnrolmentChange]:
         """Give the rows of a snapshot, each enrolment once, and let its contents be looked at on the way."""
-        taken_at = announced.taken_at.timestamp()
-        for partition, rows in sorted(seen.rows.items()):
-            for number, (_, place) in sorted(rows.items()):
-                self._file.seek(place.start)
-                event = schemas.SNAPSHOT_EVENTS.validate_json(self._file.read(place.length))
-                if isinstance(event, schemas.SnapshotEnrolment) and contents.add(event.data.enrolment):
-                    yield messages.enrolment(
-                        event.data.enrolment,
-                        version=event.data.enrolment.version or 0,
-                        changed_at=taken_at,
-                        origin=f"snapshot {seen.id}[{partition}]#{number}",
-                    )
+        for partition, document in self._rows.of(snapshot_id):
+            event = schemas.SNAPSHOT_EVENTS.validate_json(document)
+            if isinstance(event, schemas.SnapshotEnrolment) and contents.add(event.data.enrolment):
+                yield messages.enrolment(
+                    event.data.enrolment,
+                    version=event.data.enrolment.version or 0,
+                    changed_at=taken_at,
+                    origin=f"snapshot {snapshot_id}[{partition}]#{event.data.row}",
+                )
 
 
-def _taken_at(seen: Seen) -> Instant:
-    """Order snapshots; one whose begin is nowhere to be seen comes last."""
-    return seen.announced.taken_at.timestamp() if seen.announced else 0.0
+class _Rows:
+    """The messages of rows, in a file, in the order in which they came."""
 
+    _HEADER = struct.Struct("<III")  # number of the snapshot, partition, length of the message
 
-def _claimed(document: bytes) -> str | None:
-    """Give the id of the snapshot under which something unreadable goes, if it has one."""
-    try:
-        return _Claim.model_validate_json(document).data.snapshot_id
-    except ValidationError:
-        return None
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._numbers: dict[str, int] = {}
+
+    def write(self, snapshot_id: str, partition: int, document: bytes) -> None:
+        number = self._numbers.setdefault(snapshot_id, len(self._numbers))
+        self._file.write(self._HEADER.pack(number, partition, len(document)) + document)
+
+    def of(self, snapshot_id: str) -> Iterator[tuple[int, bytes]]:
+        """Give the partition and the message of each row of a snapshot."""
+        wanted = self._numbers.get(snapshot_id)
+        self._file.seek(0)
+        while header := self._file.read(self._HEADER.size):
+            number, partition, length = self._HEADER.unpack(header)
+            document = self._file.read(length)
+            if number == wanted:
+                yield partition, document

@@ -53,8 +53,9 @@ def read(lines: Iterable[bytes], *, expected: int | None = None) -> Iterator[Enr
     tally = _Tally()
     rest = iter(lines)
     first = next(rest, b"").removeprefix(_BOM)
-    form = _json_lines if first.lstrip().startswith(b"{") else _csv
-    yield from form(_chained(first, rest), tally)
+    if first:
+        form = _json_lines if first.lstrip().startswith(b"{") else _csv
+        yield from form(_chained(first, rest), tally)
     tally.check(expected)
 
 
@@ -87,16 +88,13 @@ class _Tally:
         rows = self.good + self.bad
         for counted, who in ((expected, "asked for"), (self.trailer, "in its trailer")):
             if counted is not None and counted != rows:
-                raise SourceIncomplete(f"the file has {rows} rows, and {counted} were {who}: nothing was published")
-        if self.cut and expected is None and self.trailer is None:
-            raise SourceIncomplete(
-                "the last line has no line break, as if the file was cut: end it with one, or say its count"
-            )
+                raise SourceIncomplete(f"the file has {rows} rows, and {counted} were {who}")
+        if self.cut and self.trailer is None:
+            raise SourceIncomplete("the last line has no line break, as if the file was cut: end it with one")
         if self.bad:
             kinds = "; ".join(f"{kind} ({number})" for kind, number in self.kinds.most_common(MOST_KINDS))
             raise SourceIncomplete(
-                f"{self.bad} of {rows} rows can't be read, the first on line {self.first_bad}: {kinds}; "
-                "nothing was published"
+                f"{self.bad} of {rows} rows can't be read, the first on line {self.first_bad}: {kinds}"
             )
 
 
@@ -105,7 +103,7 @@ def _json_lines(lines: Iterator[bytes], tally: _Tally) -> Iterator[EnrolmentRow]
         if not line.strip():
             continue
         if tally.trailer is not None:
-            raise SourceIncomplete(f"line {number} follows the trailer: nothing was published")
+            raise SourceIncomplete(f"line {number} follows the trailer")
         try:
             row = EnrolmentRow.model_validate_json(line)
         except ValidationError as error:
@@ -132,9 +130,9 @@ def _csv(lines: Iterator[bytes], tally: _Tally) -> Iterator[EnrolmentRow]:
     paths = _paths(names)
     for number, cells in table:
         if tally.trailer is not None:
-            raise SourceIncomplete(f"line {number} follows the trailer: nothing was published")
+            raise SourceIncomplete(f"line {number} follows the trailer")
         if cells[0] == _TRAILER:
-            tally.trailer = int("".join(cells[1:])) if "".join(cells[1:]).isdecimal() else -1
+            tally.trailer = _count("".join(cells[1:]), number)
         elif len(cells) != len(paths):
             tally.reject(number, ("line", "wrong_number_of_cells"))
         else:
@@ -145,6 +143,12 @@ def _csv(lines: Iterator[bytes], tally: _Tally) -> Iterator[EnrolmentRow]:
             else:
                 tally.accept()
                 yield row
+
+
+def _count(text: str, line: int) -> int:
+    if not _DIGITS.fullmatch(text):
+        raise SourceIncomplete(f"the trailer, on line {line}, has no count")
+    return int(text)
 
 
 def _cells(lines: Iterator[bytes], tally: _Tally) -> Iterator[tuple[int, list[str]]]:
@@ -161,9 +165,9 @@ def _cells(lines: Iterator[bytes], tally: _Tally) -> Iterator[tuple[int, list[st
     try:
         yield from ((table.line_num, cells) for cells in table if cells)
     except UnicodeDecodeError:
-        raise SourceIncomplete(f"line {table.line_num + 1} is not UTF-8: nothing was published") from None
+        raise SourceIncomplete(f"line {table.line_num + 1} is not UTF-8") from None
     except csv.Error as error:
-        raise SourceIncomplete(f"line {table.line_num} is not CSV ({error}): nothing was published") from None
+        raise SourceIncomplete(f"line {table.line_num} is not CSV ({error})") from None
 
 
 def _paths(names: list[str]) -> list[str]:
@@ -176,7 +180,7 @@ def _paths(names: list[str]) -> list[str]:
             f"there are {', '.join(COLUMNS)}"
         )
     if len({*paths}) < len(paths):
-        raise SourceIncomplete("the first line names a column twice: nothing was published")
+        raise SourceIncomplete("the first line names a column twice")
     return paths
 
 
