@@ -193,7 +193,8 @@ class Reconciliation:
         return People(
             accounts={student: accounts[key] for key, student in students.items() if key in accounts},
             students={accounts[key]: student for key, student in students.items() if key in accounts},
-            gone=missing - named.keys(),
+            # Asked by its number, Moodle gives a deleted account too, under another name.
+            gone={user_id for user_id in missing if accounts.get(named.get(user_id, "")) != user_id},
         )
 
     # Waiting

@@ -143,18 +143,17 @@ class Deriver:
 
     def _trigger(self, triggers: Triggers, of: str | None) -> Trigger:
         """Why the membership of a cohort of this étape changes: a message about that étape, if there was one."""
-        aliases = self.mapper.policy.aliases
-        about = [t for code, t in triggers.items() if code is not None and canonical(code, aliases) == of]
+        about = self._about(triggers, of)
         return about[-1] if about else triggers[None]
+
+    def _about(self, triggers: Triggers, of: str | None) -> list[Trigger]:
+        aliases = self.mapper.policy.aliases
+        return [t for code, t in triggers.items() if code is not None and canonical(code, aliases) == of]
 
     def _knowing(self, triggers: Triggers, kept: sa.Row[Any]) -> bool:
         """Say whether this is news about an étape whose membership a person had put back, newer than that."""
-        trigger = self._trigger(triggers, kept.etape)
-        return (
-            kept.kept == Kept.UNDONE
-            and trigger in [trigger for code, trigger in triggers.items() if code is not None]
-            and trigger.published_at > kept.kept_at
-        )
+        about = self._about(triggers, kept.etape)
+        return kept.kept == Kept.UNDONE and bool(about) and about[-1].published_at > kept.kept_at
 
     def _is_of_closed_year(
         self, enrolments: Sequence[sa.Row[Any]], components: Mapping[str, str | None], had: sa.Row[Any]

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from worker.drift import Known, People, Sight, compare
 from worker.ledger.derive import DRIFT, PROMISE_SECONDS
 from worker.ledger.engine import Ledger, upsert
-from worker.model import Cause, CohortState, Drift, Instant
+from worker.model import OF_ACCOUNTS, Cause, CohortState, Drift, Instant
 from worker.rules import PlatformPolicy, account_key
-from worker.sql.tables import account, cohort, enrolment, membership, student
+from worker.sql.tables import account, cohort, enrolment, gap, membership, student
 
 STRANGER = "#"
 """What the student id of a member begins with who is no student of ours; the number of the account follows."""
@@ -147,6 +147,7 @@ class Observer:
             here = [row for row in owned if row.moodle_id in reading.members]
             self._rename(connection, here, reading)
             self._members(connection, here, reading, now)
+            self._wake(connection, reading.people, now)
         self.found.cohorts = len(owned)
         return self.found
 
@@ -207,6 +208,21 @@ class Observer:
             lost = account.c.user_id.in_(reading.people.gone)
             connection.execute(sa.delete(account).where(account.c.platform == self._platform.name, lost))
 
+    def _wake(self, connection: sa.Connection, people: People, now: Instant) -> None:
+        """Try at once what was parked for want of an account that there is now."""
+        parked = (
+            sa.select(membership.c.cohort_id, membership.c.student_id)
+            .join(cohort)
+            .where(self._mine, gap, membership.c.desired, membership.c.reason.in_(OF_ACCOUNTS))
+        )
+        rows = [
+            {"b_cohort": row.cohort_id, "b_student": row.student_id}
+            for row in connection.execute(parked)
+            if row.student_id in people.accounts
+        ]
+        if rows:
+            connection.execute(_AT.values(next_attempt_at=now), rows)
+
     def _known(self, connection: sa.Connection) -> Mapping[int, list[Known]]:
         known: defaultdict[int, list[Known]] = defaultdict(list)
         for row in connection.execute(sa.select(*_READ).join(cohort).where(self._mine)):
@@ -251,8 +267,7 @@ _READ = (
     membership.c.observed, membership.c.observed_at, membership.c.user_id,
 )  # fmt: skip
 _NEW = [column.name for column in membership.c]
-_SEEN = (
-    sa.update(membership)
-    .where(membership.c.cohort_id == sa.bindparam("b_cohort"), membership.c.student_id == sa.bindparam("b_student"))
-    .values(observed=sa.bindparam("b_seen"), user_id=sa.bindparam("b_user"))
+_AT = sa.update(membership).where(
+    membership.c.cohort_id == sa.bindparam("b_cohort"), membership.c.student_id == sa.bindparam("b_student")
 )
+_SEEN = _AT.values(observed=sa.bindparam("b_seen"), user_id=sa.bindparam("b_user"))

@@ -118,7 +118,7 @@ class MoodleReader:
         return {key: found[key] for key in keys if key in found}
 
     def account_keys(self, account_field: AccountField, user_ids: Collection[int]) -> dict[int, str]:
-        """Give the usernames or idnumbers of these accounts; deleted ones are left out."""
+        """Give the usernames or idnumbers of these accounts; Moodle gives deleted ones, too, renamed."""
         return {
             user["id"]: str(user.get(account_field.value, ""))
             for some in self._slices(user_ids, fields=1, most=LOOKUP)
