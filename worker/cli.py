@@ -35,7 +35,7 @@ from worker.errors import (
     SourceIncomplete,
 )
 from worker.ledger import reading, story
-from worker.model import SnapshotScope
+from worker.model import Language, SnapshotScope
 from worker.moodle import MoodleReader
 from worker.rules import Mode
 from worker.sources import files
@@ -424,9 +424,7 @@ def explain(
     path: ConfigOption = DEFAULT_CONFIG,
     platform: Annotated[str | None, typer.Option(help="Only this platform.")] = None,
     cohort: Annotated[str | None, typer.Option(help="Only this cohort, by its idnumber or name.")] = None,
-    language: Annotated[explaining.Language, typer.Option("--lang", help="The language of the answer.")] = (
-        explaining.Language.FR
-    ),
+    language: Annotated[Language, typer.Option("--lang", help="The language of the answer.")] = Language.FR,
     as_json: JsonOption = False,
 ) -> None:
     """Say why a student is, or isn't, in a cohort: what sources said, what holds it, and what happens next."""

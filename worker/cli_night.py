@@ -30,8 +30,8 @@ from worker.cli_base import (
 from worker.config import Settings, load
 from worker.errors import SettingsError
 from worker.ledger import runs
-from worker.model import RunState
-from worker.page import Language, render
+from worker.model import Language, RunState
+from worker.page import render
 from worker.reconcile import Progress as Step
 from worker.report import REPORTS, Report
 

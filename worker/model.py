@@ -14,6 +14,13 @@ from worker.errors import Refusal
 Instant = float
 
 
+class Language(StrEnum):
+    """A language in which people are answered."""
+
+    FR = "fr"
+    EN = "en"
+
+
 class Status(StrEnum):
     """What the source says of an enrolment. `DELETED` is the row that no longer exists at the source."""
 

@@ -12,17 +12,10 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from worker.model import Drift, Instant, RunState
+from worker.model import Drift, Instant, Language, RunState
 from worker.report import PlatformReport, Report
 
 _NBSP, _NARROW_NBSP = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
-
-
-class Language(StrEnum):
-    """A language that the page speaks."""
-
-    FR = "fr"
-    EN = "en"
 
 
 class Tone(StrEnum):

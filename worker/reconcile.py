@@ -7,7 +7,8 @@ them. `Reconciliation.run` is the whole flow.
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -19,7 +20,7 @@ from worker.ledger.observing import Found, Observer
 from worker.model import AcceptedSnapshot, Action, CohortState, Instant, RunState, Snapshot
 from worker.moodle import MoodleReader, RemoteCohort
 from worker.plan import Guard
-from worker.report import CohortReport, ForeignChange, PlatformReport, Report, SnapshotReport
+from worker.report import CohortReport, ForeignChange, ForeignEvent, PlatformReport, Report, SnapshotReport
 from worker.rules import Mode, PlatformPolicy, can_be_asked
 
 log = structlog.get_logger()
@@ -48,12 +49,21 @@ class Progress:
     of: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fingerprint:
+    """What a cohort that isn't ours was like: its idnumber, and digests of its name and of its members."""
+
+    idnumber: str
+    name: str
+    members: str
+
+
 @dataclass(slots=True)
 class _Look:
     """What was seen of a platform at the beginning."""
 
-    fingerprints: dict[int, tuple[str, str]] = field(default_factory=dict)
-    """Of each foreign cohort, by Moodle's id: its idnumber and a digest of its name and members."""
+    fingerprints: dict[int, _Fingerprint] = field(default_factory=dict)
+    """Of each foreign cohort, by Moodle's id."""
     found: Found | None = None
     error: str | None = None
 
@@ -256,22 +266,15 @@ class Reconciliation:
             return
         observer = Observer(self._ledger, site.policy, run=report.run, remove_strangers=False)
         cohorts = {cohort.id: cohort for cohort in reader.cohorts()}
-        foreign = look.fingerprints.keys() - observer.owned()  # a person may have adopted one meanwhile
-        members = reader.members(sorted(foreign & cohorts.keys()))
-        after = _fingerprints(cohorts, members, observer.owned())
-        ours = runs.journalled(
-            self._ledger, site.policy.name, report.started_at, {look.fingerprints[number][0] for number in foreign}
-        )
-        for number in sorted(foreign):
-            idnumber, before = look.fingerprints[number]
-            if number not in after:
-                yield ForeignChange(
-                    moodle_id=number, idnumber=idnumber, what="deleted", journalled=ours.get(idnumber, 0)
-                )
-            elif after[number][1] != before:
-                yield ForeignChange(
-                    moodle_id=number, idnumber=idnumber, what="changed", journalled=ours.get(idnumber, 0)
-                )
+        ours_now = observer.owned()  # a person may have adopted one meanwhile
+        foreign = look.fingerprints.keys() - ours_now
+        members = reader.members(sorted(cohorts.keys() - ours_now))
+        after = _fingerprints(cohorts, members, ours_now)
+        changes = [change for change in _differences(look.fingerprints, after) if change[0] in foreign | after.keys()]
+        numbers = [number for number, _, _ in changes]
+        ours = runs.journalled(self._ledger, site.policy.name, report.started_at, numbers)
+        for number, idnumber, what in changes:
+            yield ForeignChange(moodle_id=number, idnumber=idnumber, what=what, journalled=ours.get(number, 0))
 
 
 def _read(reader: MoodleReader) -> tuple[dict[int, RemoteCohort], dict[int, set[int]]]:
@@ -287,17 +290,38 @@ def _read(reader: MoodleReader) -> tuple[dict[int, RemoteCohort], dict[int, set[
 
 
 def _fingerprints(
-    cohorts: Mapping[int, RemoteCohort], members: Mapping[int, set[int]], ours: Iterable[int]
-) -> dict[int, tuple[str, str]]:
-    """Give idnumber and digest of every cohort that isn't ours, by Moodle's id."""
+    cohorts: Mapping[int, RemoteCohort], members: Mapping[int, set[int]], ours: AbstractSet[int]
+) -> dict[int, _Fingerprint]:
+    """Give those of every cohort that isn't ours, by Moodle's id."""
     return {
-        number: (
-            cohorts[number].idnumber,
-            hashlib.sha256(repr((cohorts[number].name, cohorts[number].idnumber, sorted(users))).encode()).hexdigest(),
+        number: _Fingerprint(
+            idnumber=cohorts[number].idnumber,
+            name=_digest(cohorts[number].name),
+            members=_digest(repr(sorted(users))),
         )
         for number, users in members.items()
-        if number not in set(ours)
+        if number not in ours
     }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _differences(
+    before: Mapping[int, _Fingerprint], after: Mapping[int, _Fingerprint]
+) -> Iterator[tuple[int, str, ForeignEvent]]:
+    """Give what happened to each cohort: its id, its idnumber before, and what."""
+    for number in sorted(before.keys() | after.keys()):
+        was, now = before.get(number), after.get(number)
+        if was is None and now is not None:
+            yield number, now.idnumber, ForeignEvent.CREATED
+        elif was is not None and now is None:
+            yield number, was.idnumber, ForeignEvent.DELETED
+        elif was is not None and now is not None and was.members != now.members:
+            yield number, was.idnumber, ForeignEvent.MEMBERS
+        elif was is not None and was != now:
+            yield number, was.idnumber, ForeignEvent.NAME
 
 
 def _details(

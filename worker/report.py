@@ -5,6 +5,7 @@ Instants are seconds since the epoch (UTC). A report holds codes and counts, and
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from pydantic import TypeAdapter
 
@@ -45,6 +46,7 @@ class GuardReport:
     worst_cohort: str | None
     """The cohort that loses the largest share, of those that lose anybody."""
     worst_percent: float
+    """That share, 0 to 100."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +65,24 @@ class CohortReport:
     drift: Mapping[Drift, int] = field(default_factory=dict)
 
 
+class ForeignEvent(StrEnum):
+    """What happened to a cohort that isn't ours."""
+
+    CREATED = "created"
+    DELETED = "deleted"
+    MEMBERS = "members"
+    """Its members changed, and perhaps its name."""
+    NAME = "name"
+    """Its name or idnumber changed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignChange:
     """A cohort that isn't ours and changed while the run went on; by others, as the journal proves."""
 
     moodle_id: int
     idnumber: str
-    what: str
-    """What changed: name, members, or the cohort was created or deleted."""
+    what: ForeignEvent
     journalled: int
     """Entries of our journal about it during the run: always 0."""
 
@@ -82,7 +94,7 @@ class PlatformReport:
     name: str
     mode: str
     error: str | None = None
-    """Why it could not be read, or not at the end; nothing else is known of it then."""
+    """Why it could not be read, or, with `read`, why its foreign cohorts could not be looked at again at the end."""
     read: bool = False
     """Whether Moodle was read; a manual platform without a token isn't."""
     cohorts: int = 0

@@ -67,10 +67,10 @@ from tests.ledger.scenes import (
     without_a_version,
 )
 from worker import messages
-from worker.explain import Language, Why, explain, render
+from worker.explain import Why, explain, render
 from worker.explain.words import words
 from worker.ledger import Ledger, reading, story
-from worker.model import Action, Cause, EnrolmentChange, Payment, PlatformState, Reason, Received, Status
+from worker.model import Action, Cause, EnrolmentChange, Language, Payment, PlatformState, Reason, Received, Status
 from worker.rules import AccountField
 from worker.sandbox.university import University
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from jinja2.runtime import Macro
 
 from worker import page
-from worker.model import Drift, RunState
-from worker.page import Language, Task, render
+from worker.model import Drift, Language, RunState
+from worker.page import Task, render
 from worker.report import (
     REPORTS,
     CohortReport,
     ForeignChange,
+    ForeignEvent,
     GuardReport,
     PlatformReport,
     Report,
@@ -350,23 +351,23 @@ def test_what_is_not_ours_is_proven_untouched() -> None:
 
 def test_what_others_changed_is_listed_and_is_not_ours() -> None:
     changes = (
-        ForeignChange(moodle_id=812, idnumber="BU", what="name, members", journalled=0),
-        ForeignChange(moodle_id=955, idnumber="", what="deleted", journalled=0),
-        ForeignChange(moodle_id=956, idnumber="CFA", what="changed", journalled=0),
+        ForeignChange(moodle_id=812, idnumber="BU", what=ForeignEvent.MEMBERS, journalled=0),
+        ForeignChange(moodle_id=955, idnumber="", what=ForeignEvent.DELETED, journalled=0),
+        ForeignChange(moodle_id=956, idnumber="CFA", what=ForeignEvent.NAME, journalled=0),
     )
     report = of(replace(ECAMPUS, foreign_changes=changes))
     assert page.waiting(report) == []
     french = shown(report, FR)
     assert "3 ont changé entre-temps. Notre journal ne contient aucune écriture sur elles" in french
-    assert "BU id 812 nom, membres 0" in french
+    assert "BU id 812 membres 0" in french
     assert "— id 955 supprimée 0" in french
-    assert "CFA id 956 nom ou membres 0" in french
+    assert "CFA id 956 nom 0" in french
     assert "others did it, not we" in shown(report, EN)
     assert "aucune n'a changé" not in french
 
 
 def test_an_entry_of_ours_about_a_cohort_that_is_not_ours_is_said_loudly() -> None:
-    change = ForeignChange(moodle_id=812, idnumber="BU", what="members", journalled=2)
+    change = ForeignChange(moodle_id=812, idnumber="BU", what=ForeignEvent.MEMBERS, journalled=2)
     report = of(replace(ECAMPUS, foreign_changes=(change,)))
     assert page.tone(report) is page.Tone.BAD
     assert "OUR JOURNAL HAS 2 ENTRIES" in shown(report, EN, "main")
@@ -391,7 +392,7 @@ EVERYTHING = Report(
     platforms=(
         replace(
             HELD, drift=dict.fromkeys(Drift, 1_204), strangers=5, waiting=2, parked=3,
-            foreign_changes=(ForeignChange(moodle_id=1, idnumber="BU", what="members", journalled=0),),
+            foreign_changes=(ForeignChange(moodle_id=1, idnumber="BU", what=ForeignEvent.MEMBERS, journalled=0),),
             details=(CohortReport(idnumber="L2DROI", added=1, drift=dict.fromkeys(Drift, 2)),),
         ),
         UNREAD,
@@ -411,13 +412,13 @@ def test_html_in_an_idnumber_stays_text(language: Language) -> None:
             error=EVIL,
             guard=replace(GUARD, worst_cohort=EVIL),
             details=(CohortReport(idnumber=EVIL, held=1),),
-            foreign_changes=(ForeignChange(moodle_id=1, idnumber=EVIL, what=EVIL, journalled=0),),
+            foreign_changes=(ForeignChange(moodle_id=1, idnumber=EVIL, what=ForeignEvent.CREATED, journalled=0),),
         )
     )
     evil = replace(evil, error=EVIL, refusals=(EVIL,), snapshot=replace(SNAPSHOT, id=EVIL, system=EVIL))
     html = render(evil, language, PARIS)
     assert {tag for tag, _ in _Page(html).tags}.isdisjoint({"script", "img"})
-    assert exact(html).count(EVIL) == 13, "shown as it is: the platform's name three times, ten other things once"
+    assert exact(html).count(EVIL) == 12, "shown as it is: the platform's name three times, nine other things once"
 
 
 @pytest.mark.parametrize("language", Language)
@@ -512,7 +513,9 @@ cohorts = st.builds(
     CohortReport, idnumber=texts, added=numbers, removed=numbers, waiting=numbers, held=numbers, parked=numbers,
     strangers=numbers, drift=drifts,
 )  # fmt: skip
-foreign = st.builds(ForeignChange, moodle_id=numbers, idnumber=texts, what=texts, journalled=st.integers(0, 2))
+foreign = st.builds(
+    ForeignChange, moodle_id=numbers, idnumber=texts, what=st.sampled_from(ForeignEvent), journalled=st.integers(0, 2)
+)
 platforms = st.builds(
     PlatformReport, name=texts, mode=st.sampled_from([mode.value for mode in Mode]), error=st.none() | texts,
     read=st.booleans(), cohorts=numbers, members=numbers, drift=drifts, strangers=numbers,

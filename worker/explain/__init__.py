@@ -7,6 +7,5 @@ or English.
 from worker.explain.findings import Answer, Explanation, Finding, Said, Why
 from worker.explain.judge import explain
 from worker.explain.text import render
-from worker.explain.words import Language
 
-__all__ = ["Answer", "Explanation", "Finding", "Language", "Said", "Why", "explain", "render"]
+__all__ = ["Answer", "Explanation", "Finding", "Said", "Why", "explain", "render"]

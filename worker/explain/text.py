@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from zoneinfo import ZoneInfo
 
 from worker.explain.findings import Answer, Explanation, Finding, Said, Value
-from worker.explain.words import Language, words
+from worker.explain.words import words
+from worker.model import Language
 
 _INSTANTS = {"at", "since", "until", "taken_at", "looked_up_at", "changed_at", "recorded_at"}
 _YEARS = {"year", "years"}

@@ -7,19 +7,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from functools import cache
 from importlib import resources
 from zoneinfo import ZoneInfo
 
-from worker.model import Instant
-
-
-class Language(StrEnum):
-    """A language that an explanation speaks."""
-
-    FR = "fr"
-    EN = "en"
+from worker.model import Instant, Language
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

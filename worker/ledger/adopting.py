@@ -82,6 +82,7 @@ def take(
                 "at": now,
                 "platform": platform,
                 "cohort": values["moodle_idnumber"],
+                "cohort_id": cohort_id,
                 "action": Action.ADOPT_COHORT,
                 "detail": f"by {by}",
             },

@@ -80,12 +80,10 @@ def undo(ledger: Ledger, what: str, *, by: str, now: Instant) -> Decision:
         to_do = membership.c.run == number if by_run else membership.c.approved == what
         removed = (
             sa.select(membership.c.cohort_id, membership.c.student_id)
-            .join(cohort)
             .join(
                 journal,
                 sa.and_(
-                    journal.c.platform == cohort.c.platform,
-                    journal.c.cohort == cohort.c.idnumber,
+                    journal.c.cohort_id == membership.c.cohort_id,
                     journal.c.student_id == membership.c.student_id,
                 ),
             )
@@ -184,6 +182,7 @@ def _decided(
                 "at": now,
                 "platform": row.platform,
                 "cohort": row.idnumber,
+                "cohort_id": row.id,
                 "action": action.value,
                 "detail": f"{sizes[row.id]} members, by {by}",
                 "origin": name,

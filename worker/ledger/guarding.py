@@ -40,21 +40,21 @@ def removals(connection: sa.Connection, platform: str, now: Instant) -> list[Rem
         )
     }
     removed = {
-        row.cohort: row.removed
+        row.cohort_id: row.removed
         for row in connection.execute(
-            sa.select(journal.c.cohort, sa.func.count().label("removed"))
+            sa.select(journal.c.cohort_id, sa.func.count().label("removed"))
             .where(
                 journal.c.platform == platform,
                 journal.c.action == Action.REMOVE,
                 journal.c.at > now - WINDOW_SECONDS,
                 journal.c.approved.is_(None),
             )
-            .group_by(journal.c.cohort)
+            .group_by(journal.c.cohort_id)
         )
     }
     if not pending and not removed:
         return []
-    concerned = sa.or_(cohort.c.id.in_(pending), cohort.c.idnumber.in_(removed))
+    concerned = cohort.c.id.in_(pending.keys() | removed.keys())
     rows = connection.execute(
         sa.select(cohort.c.id, cohort.c.idnumber, sa.func.count(membership.c.student_id).label("members"))
         .join(
@@ -71,7 +71,7 @@ def removals(connection: sa.Connection, platform: str, now: Instant) -> list[Rem
             cohort_id=row.id,
             idnumber=row.idnumber,
             members=row.members,
-            removed=removed.get(row.idnumber, 0),
+            removed=removed.get(row.id, 0),
             pending=pending.get(row.id, (0, 0))[0],
             held=pending.get(row.id, (0, 0))[1],
         )

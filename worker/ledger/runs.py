@@ -139,20 +139,21 @@ def open_gaps(ledger: Ledger, number: int, platforms: Collection[str]) -> int:
         return connection.scalar(open_) or 0
 
 
-def journalled(ledger: Ledger, platform: str, since: Instant, idnumbers: Collection[str]) -> dict[str, int]:
-    """Count what we did to these cohorts since then, by idnumber."""
+def journalled(ledger: Ledger, platform: str, since: Instant, moodle_ids: Collection[int]) -> dict[int, int]:
+    """Count what we did to these cohorts since then, by Moodle's ids."""
     entries = (
-        sa.select(journal.c.cohort, sa.func.count().label("entries"))
+        sa.select(cohort.c.moodle_id, sa.func.count().label("entries"))
+        .join(journal, journal.c.cohort_id == cohort.c.id)
         .where(
-            journal.c.platform == platform,
+            cohort.c.platform == platform,
+            cohort.c.moodle_id.in_(moodle_ids),
             journal.c.at >= since,
-            journal.c.cohort.in_(idnumbers),
             journal.c.action.in_([Action.ADD, Action.REMOVE, Action.CREATE_COHORT, Action.RENAME_COHORT]),
         )
-        .group_by(journal.c.cohort)
+        .group_by(cohort.c.moodle_id)
     )
     with ledger.read() as connection:
-        return {row.cohort: row.entries for row in connection.execute(entries)}
+        return {row.moodle_id: row.entries for row in connection.execute(entries)}
 
 
 def applied(ledger: Ledger, platform: str, number: int) -> dict[str, dict[str, int]]:

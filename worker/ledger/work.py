@@ -208,6 +208,7 @@ class Workbook:
                             "at": now,
                             "platform": self._platform,
                             "cohort": names[done.gap.cohort_id],
+                            "cohort_id": done.gap.cohort_id,
                             "action": Action.ADD if done.gap.desired else Action.REMOVE,
                             "student_id": done.gap.student_id,
                             "user_id": done.user_id,
@@ -314,6 +315,7 @@ class Workbook:
                             "at": now,
                             "platform": self._platform,
                             "cohort": item.idnumber,
+                            "cohort_id": item.id,
                             "action": action,
                             "detail": values.get("moodle_name"),
                         }
