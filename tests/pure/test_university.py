@@ -1,6 +1,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain, pairwise
 from random import Random
 from typing import Any
@@ -128,6 +128,21 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not() -> None:
 
     assert everything(1) == everything(1)
     assert everything(1) != everything(2)
+
+
+def test_another_opening_dates_the_messages_and_changes_nothing_else() -> None:
+    def told(opening: datetime | None) -> list[dict[str, Any]]:
+        university = University(seed=1, students=300, etapes=25, opening=opening)
+        return [message.value for message in [*university.initial(), *university.september_day(100)]]
+
+    usual, later = told(None), told(datetime(2027, 1, 15, 6, tzinfo=UTC))
+    shift = datetime(2027, 1, 15, tzinfo=UTC) - datetime(2026, 9, 1, tzinfo=UTC)
+    moved = [
+        datetime.fromisoformat(then["time"]) - datetime.fromisoformat(now["time"])
+        for now, then in zip(usual, later, strict=True)
+    ]
+    assert {round(by / timedelta(milliseconds=100)) for by in moved} == {round(shift / timedelta(milliseconds=100))}
+    assert [value["data"] for value in usual] == [value["data"] for value in later]
 
 
 @pytest.mark.parametrize("seed", range(8))

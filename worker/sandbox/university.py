@@ -41,6 +41,8 @@ class University:
     etapes: int = 1_200
     year: int = 2026
     uai: str = "0141408E"
+    opening: datetime | None = None
+    """When the first day begins; 1 September of the year unless said. What messages say doesn't depend on it."""
 
     health_components = frozenset({HEALTH})
     changes: Counter[str] = field(default_factory=Counter, init=False)
@@ -48,7 +50,7 @@ class University:
 
     def __post_init__(self) -> None:
         self._random = Random(self.seed)  # noqa: S311 - draws a scenario, keeps no secret
-        self._opening = datetime(self.year, 9, 1, 6, tzinfo=UTC).timestamp()
+        self._opening = (self.opening or datetime(self.year, 9, 1, 6, tzinfo=UTC)).timestamp()
         self._days = 0
         self._etapes = {etape.code: etape for etape in etapes(self.etapes)}
         self._crowd = self._crowds()
