@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 
 from worker.converge import Lane, Patience
-from worker.errors import MoodleUnavailable
+from worker.errors import MoodleDenied, MoodleUnavailable
 from worker.ledger import Ledger, Recorder, Workbook, reading
-from worker.model import EnrolmentChange, EtapeDescribed, Payment, Received, Status
+from worker.ledger.runs import Runs
+from worker.model import Drift, EnrolmentChange, EtapeDescribed, Payment, Received, RunState, Status
 from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
 from worker.plan import Guard
+from worker.reconcile import Reconciliation, Site
+from worker.report import PlatformReport
 from worker.rules import AccountField, CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
 
 UAI = "0141408E"
@@ -63,7 +66,7 @@ class Bench:
         self.wire = wire()
         self.reader = MoodleReader(self.wire)
         self.writer = MoodleWriter(self.wire, Mode.AUTOMATIC, instance=self.ledger.instance)
-        book = Workbook(self.ledger, "live", "lane", lease=150, guard=Guard())
+        book = Workbook(self.ledger, "live", "lane", lease=150, guard=Guard(enabled=False))
         self.lane = Lane(PLATFORM, book, self.reader, self.writer, patience=Patience(first=300, most=86_400))
 
     def say(self, *usernames: str, status: Status = Status.ACTIVE, version: int = 1) -> None:
@@ -230,3 +233,51 @@ def test_a_call_that_timed_out_is_unknown_and_mended_by_repeating(bench: Bench, 
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert bench.writer.add(pairs).refused == {}
+
+
+def reconcile(bench: Bench) -> PlatformReport:
+    """Read the site back, as the night does, and close what differs."""
+
+    def pause(_seconds: float) -> bool:
+        bench.converge()
+        return False
+
+    report = Reconciliation(
+        bench.ledger,
+        bench.recorder,
+        [Site(policy=PLATFORM, guard=Guard(), reader=bench.reader, remove_strangers=False)],
+        Runs(bench.ledger, "live", lease=900, is_dead=lambda _: False),
+        latest=None,
+        wait_seconds=60,
+        pause=pause,
+    ).run()
+    assert report is not None
+    assert report.state is RunState.DONE
+    (platform,) = report.platforms
+    return platform
+
+
+def test_the_night_mends_what_somebody_did_by_hand_and_leaves_everybody_elses_cohorts_alone(
+    bench: Bench, people: dict[str, int]
+) -> None:
+    ours, (extra, *_) = list(people)[:20], list(people.values())[20:]
+    bench.say(*ours)
+    bench.converge()
+    (cohort_id,) = bench.cohort_ids()
+    bench.writer.remove([(cohort_id, people[ours[0]])])
+    bench.writer.add([(cohort_id, extra)])
+    (theirs,) = bench.writer.create([(f"{bench.etape}-THEIRS", "Chorale")])[0].values()
+    bench.writer.add([(theirs, extra)])
+    found = reconcile(bench)
+    assert bench.members() == {people[name] for name in ours} | {extra}
+    assert {kind: number for kind, number in found.drift.items() if number} == {Drift.MISSING: 1}
+    assert (found.cohorts, found.strangers, found.added, found.removed) == (1, 1, 1, 0)
+    assert found.foreign >= 1
+    assert found.foreign_changes == ()
+    assert bench.reader.members([theirs]) == {theirs: {extra}}
+    assert reconcile(bench).drift == {}
+
+
+def test_the_service_account_could_not_delete_a_cohort_if_it_tried(bench: Bench) -> None:
+    with pytest.raises(MoodleDenied):
+        bench.wire.write("core_cohort_delete_cohorts", cohortids=[1])
