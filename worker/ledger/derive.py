@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.ledger.engine import chunks, select_in, upsert
+from worker.ledger.engine import among, select_in, upsert
 from worker.ledger.facts import Trigger, Triggers
 from worker.model import OF_ACCOUNTS, Cause, CohortState, Instant, Kept
 from worker.rules import Mapper, Mode, WantedCohort, canonical
@@ -48,34 +48,19 @@ class Deriver:
         desired = {(ids[c.platform, c.idnumber], who): c.etape for who, cohorts in wanted.items() for c in cohorts}
         has = {
             (row.cohort_id, row.student_id): row
-            for row in select_in(
-                connection,
-                sa.select(
-                    membership.c.cohort_id,
-                    membership.c.student_id,
-                    membership.c.kept,
-                    membership.c.kept_at,
-                    cohort.c.etape,
-                    cohort.c.idnumber,
-                    cohort.c.platform,
-                )
-                .join(cohort)
-                .where(membership.c.desired, cohort.c.platform.in_(self._platforms)),
-                membership.c.student_id,
-                family.keys() | set(family.values()),
-            )
+            for row in select_in(connection, _HAS, membership.c.student_id, family.keys() | set(family.values()))
         }
         rows = [
             self._row(key, self._trigger(triggers[key[1]], desired[key]), now)
             for key in sorted(desired.keys() - {key for key, row in has.items() if row.kept is None})
         ]
-        for key in sorted(has.keys() - desired.keys()):
-            row = has[key]
-            trigger = self._trigger(triggers[key[1]], row.etape)
-            if row.kept is None or self._knowing(triggers[key[1]], row):
-                closed = trigger.cause is Cause.SETTINGS and self._is_of_closed_year(
-                    enrolments[key[1]], components, row
-                )
+        ended = has.keys() - desired.keys()
+        cohorts = {row.id: row for row in select_in(connection, self._mine, cohort.c.id, {of for of, _ in ended})}
+        for key in sorted(key for key in ended if key[0] in cohorts):
+            of = cohorts[key[0]]
+            trigger = self._trigger(triggers[key[1]], of.etape)
+            if has[key].kept is None or self._knowing(triggers[key[1]], trigger, has[key]):
+                closed = trigger.cause is Cause.SETTINGS and self._is_of_closed_year(enrolments[key[1]], components, of)
                 rows.append(self._ending(key, trigger, now, year_closed=closed))
         # `observed` is what Moodle showed and isn't for us to say: it is set for new rows alone.
         upsert(connection, membership, rows, update=_DESIRED)
@@ -83,11 +68,14 @@ class Deriver:
 
     def retry(self, connection: sa.Connection, students: Iterable[str], now: Instant) -> None:
         """Try anew what is parked of these students, who have become known by another login."""
-        here = sa.select(cohort.c.id).where(cohort.c.platform.in_(self._platforms))
-        parked = sa.and_(gap, membership.c.reason.in_(OF_ACCOUNTS), membership.c.cohort_id.in_(here))
-        for some in chunks(students):
-            again = sa.update(membership).where(parked, membership.c.student_id.in_(some))
-            connection.execute(again.values(next_attempt_at=now + self._coalesce))
+        numbers = list(students)
+        if not numbers:
+            return
+        # A correlated EXISTS: given a list of cohorts, SQLite would look up every student in each.
+        here = sa.exists().where(cohort.c.id == membership.c.cohort_id, cohort.c.platform.in_(self._platforms))
+        parked = sa.and_(gap, membership.c.reason.in_(OF_ACCOUNTS), here)
+        again = sa.update(membership).where(parked, among(connection, membership.c.student_id, numbers))
+        connection.execute(again.values(next_attempt_at=now + self._coalesce))
 
     def names(self, connection: sa.Connection, etapes: Iterable[str], components: Iterable[str]) -> None:
         """Write anew the wanted names of the cohorts of these étapes and components."""
@@ -150,10 +138,14 @@ class Deriver:
         aliases = self.mapper.policy.aliases
         return [t for code, t in triggers.items() if code is not None and canonical(code, aliases) == of]
 
-    def _knowing(self, triggers: Triggers, kept: sa.Row[Any]) -> bool:
+    @staticmethod
+    def _knowing(triggers: Triggers, trigger: Trigger, kept: sa.Row[Any]) -> bool:
         """Say whether this is news about an étape whose membership a person had put back, newer than that."""
-        about = self._about(triggers, kept.etape)
-        return kept.kept == Kept.UNDONE and bool(about) and about[-1].published_at > kept.kept_at
+        return (
+            kept.kept == Kept.UNDONE
+            and trigger in [trigger for code, trigger in triggers.items() if code is not None]
+            and trigger.published_at > kept.kept_at
+        )
 
     def _is_of_closed_year(
         self, enrolments: Sequence[sa.Row[Any]], components: Mapping[str, str | None], had: sa.Row[Any]
@@ -247,6 +239,10 @@ def _columns(of: WantedCohort | sa.Row[Any]) -> dict[str, Any]:
 
 
 _DESIRED = [c.name for c in membership.c if not c.primary_key and c.name not in {"observed", "observed_at", "user_id"}]
+_HAS = sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.kept, membership.c.kept_at).where(
+    membership.c.desired
+)
+"""Desired memberships. Cohorts aren't joined: SQLite would go through them, and look up every student in each."""
 _other = enrolment.alias("other")
 _LATEST = sa.select(
     enrolment.c.uai,

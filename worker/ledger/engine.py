@@ -9,6 +9,7 @@ from typing import Any
 import alembic.command
 import alembic.config
 import alembic.util
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -88,10 +89,18 @@ def select_in(
     connection: sa.Connection, statement: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]
 ) -> list[sa.Row[Any]]:
     """Rows whose column is among the values, however many there are."""
-    rows: list[sa.Row[Any]] = []
-    for chunk in chunks(values):
-        rows += connection.execute(statement.where(column.in_(chunk)))
-    return rows
+    ordered = list(values)
+    if not ordered:
+        return []
+    return list(connection.execute(statement.where(among(connection, column, ordered))))
+
+
+def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequence[Any]) -> sa.ColumnElement[bool]:
+    """Say that a column is among values: one parameter for all, so that any number of them is the same statement."""
+    if connection.dialect.name == "sqlite":
+        each = sa.func.json_each(orjson.dumps(values).decode()).table_valued("value")
+        return column.in_(sa.select(each.c.value))
+    return column == sa.any_(sa.literal(values, postgresql.ARRAY(column.type)))
 
 
 def chunks(values: Iterable[Any]) -> Iterator[list[Any]]:

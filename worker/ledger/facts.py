@@ -90,7 +90,9 @@ def enrolments(
     known: dict[tuple[str, str], dict[str, _Known]] = defaultdict(dict)
     for row in select_in(
         connection,
-        sa.select(*enrolment.primary_key, *(enrolment.c[name] for name in _Known._fields)),
+        sa.select(*enrolment.primary_key, *(enrolment.c[name] for name in _Known._fields)).where(
+            enrolment.c.uai.in_({change.uai for change, _ in changes})
+        ),
         enrolment.c.enrolment_id,
         {change.enrolment_id for change, _ in changes},
     ):
