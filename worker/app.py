@@ -224,6 +224,8 @@ class Worker:
         return loop
 
     def _gauges(self, ledger: Ledger) -> None:
+        if (reconciled := runs.last_success(ledger)) is not None:
+            telemetry.RECONCILED.set(reconciled)
         names = [name for name, p in self._settings.platforms.items() if p.mode is not Mode.MANUAL]
         for platform in reading.status(ledger, names, time.time()).platforms:
             for state, number in platform.gaps.items():

@@ -31,6 +31,10 @@ OLDEST_GAP = Gauge(
     "Publication of the oldest change that could be on Moodle and isn't; absent when there is none.",
     ["platform"],
 )
+RECONCILED = Gauge(
+    "cohorts_reconciliation_success_timestamp_seconds",
+    "When the last reconciliation that was done, whole or in part, ended; from the ledger, whichever process did it.",
+)
 GUARD_ENABLED = Gauge("cohorts_guard_enabled", "1 if removals are guarded on the platform, 0 if not.", ["platform"])
 MEMBERSHIPS = Gauge("cohorts_memberships", "Desired memberships.", ["platform"])
 COHORTS = Gauge("cohorts_cohorts", "Cohorts that the rules lead to, by state.", ["platform", "state"])

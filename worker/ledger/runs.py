@@ -115,6 +115,13 @@ def report(ledger: Ledger, number: int | None = None) -> Report | None:
     return None if text is None else REPORTS.validate_json(text)
 
 
+def last_success(ledger: Ledger) -> Instant | None:
+    """Give the end of the last run that was done, whole or in part."""
+    done = sa.select(sa.func.max(run.c.ended_at)).where(run.c.state.in_([RunState.DONE, RunState.PARTIAL]))
+    with ledger.read() as connection:
+        return connection.scalar(done)
+
+
 def is_over(ledger: Ledger, night: str) -> bool:
     """Say whether the run of this night is over."""
     with ledger.read() as connection:
