@@ -55,7 +55,8 @@ def plan(
     with opened(settings) as ledger:
         now = time.time()
         if active_years:
-            with parts.recorder(settings, ledger).rehearsed(now=now) as connection:
+            # Without the time of grace, so that it is seen what the guard would hold at its end.
+            with parts.recorder(settings, ledger, grace_days=0).rehearsed(now=now) as connection:
                 found = [planned(connection, name, settings.guard(name), now) for name in _names(settings, platform)]
         else:
             with ledger.write() as connection:
@@ -68,6 +69,8 @@ def plan(
         return
     for each, cohorts in chosen:
         _print_plan(each, cohorts, settings, students=students, decidable=not active_years)
+    if active_years and settings.eligibility.grace_days:
+        say(f"memberships of a closed year would stay for {settings.eligibility.grace_days:g} days of grace first")
 
 
 @guard.command()

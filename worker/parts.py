@@ -28,14 +28,14 @@ def open_ledger(settings: Settings) -> Ledger:
     return Ledger(settings.ledger.url.get_secret_value())
 
 
-def recorder(settings: Settings, ledger: Ledger) -> Recorder:
-    """Build what writes changes into the ledger."""
+def recorder(settings: Settings, ledger: Ledger, *, grace_days: float | None = None) -> Recorder:
+    """Build what writes changes into the ledger; `grace_days` in place of the setting, to rehearse."""
     return Recorder(
         ledger,
         Mapper(settings.policy()),
         coalesce=settings.converge.coalesce_seconds,
         removal_delay=settings.converge.removal_delay_seconds,
-        grace=settings.eligibility.grace_days * 86_400,
+        grace=86_400 * (settings.eligibility.grace_days if grace_days is None else grace_days),
     )
 
 

@@ -52,7 +52,7 @@ def approve(ledger: Ledger, name: str, *, by: str, now: Instant) -> Decision:
     with ledger.write() as connection:
         pairs = _shown(connection, name, now)
         until = now + APPROVAL_SECONDS
-        _update(connection, pairs, {"approved": name, "approved_until": until, "next_attempt_at": now})
+        _update(connection, pairs, {"approved": name, "approved_until": until})
         return _decided(connection, name, pairs, Action.APPROVE, by=by, now=now, until=until)
 
 

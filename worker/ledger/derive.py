@@ -59,7 +59,7 @@ class Deriver:
         for key in sorted(key for key in ended if key[0] in cohorts):
             of = cohorts[key[0]]
             trigger = self._trigger(triggers[key[1]], of.etape)
-            if has[key].kept is None or self._knowing(triggers[key[1]], trigger, has[key]):
+            if has[key].kept is None or self._knowing(triggers[key[1]], has[key], of):
                 closed = trigger.cause is Cause.SETTINGS and self._is_of_closed_year(enrolments[key[1]], components, of)
                 rows.append(self._ending(key, trigger, now, year_closed=closed))
         # `observed` is what Moodle showed and isn't for us to say: it is set for new rows alone.
@@ -138,14 +138,10 @@ class Deriver:
         aliases = self.mapper.policy.aliases
         return [t for code, t in triggers.items() if code is not None and canonical(code, aliases) == of]
 
-    @staticmethod
-    def _knowing(triggers: Triggers, trigger: Trigger, kept: sa.Row[Any]) -> bool:
-        """Say whether this is news about an étape whose membership a person had put back, newer than that."""
-        return (
-            kept.kept == Kept.UNDONE
-            and trigger in [trigger for code, trigger in triggers.items() if code is not None]
-            and trigger.published_at > kept.kept_at
-        )
+    def _knowing(self, triggers: Triggers, kept: sa.Row[Any], of: str | None) -> bool:
+        """Say whether there is news of the étape whose membership a person had put back, newer than that."""
+        about = self._about(triggers, of)
+        return kept.kept == Kept.UNDONE and bool(about) and about[-1].published_at > kept.kept_at
 
     def _is_of_closed_year(
         self, enrolments: Sequence[sa.Row[Any]], components: Mapping[str, str | None], had: sa.Row[Any]

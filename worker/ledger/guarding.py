@@ -15,6 +15,12 @@ def approved(now: Instant) -> sa.ColumnElement[bool]:
     return membership.c.approved_until > now
 
 
+def _pending(now: Instant) -> sa.ColumnElement[bool]:
+    """Say which removals are to come within a day and no person has approved; those of a year in its grace are not."""
+    soon = membership.c.next_attempt_at <= now + WINDOW_SECONDS
+    return sa.and_(leaving, soon, sa.not_(sa.func.coalesce(approved(now), sa.false())))
+
+
 def judged(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -> Judgement:
     """Judge all removals of a platform; nothing is written."""
     owned = sa.and_(cohort.c.platform == platform, cohort.c.state == CohortState.OWNED)
@@ -25,7 +31,6 @@ def judged(connection: sa.Connection, platform: str, guard: Guard, now: Instant)
 
 def removals(connection: sa.Connection, platform: str, now: Instant) -> list[Removals]:
     """Give, of each cohort of a platform that somebody leaves or has left in the last 24 h, what the guard looks at."""
-    waiting = sa.and_(leaving, sa.not_(sa.func.coalesce(approved(now), sa.false())))
     pending = {
         row.cohort_id: (row.pending, row.held)
         for row in connection.execute(
@@ -35,7 +40,7 @@ def removals(connection: sa.Connection, platform: str, now: Instant) -> list[Rem
                 sa.func.count(membership.c.held).label("held"),
             )
             .join(cohort)
-            .where(cohort.c.platform == platform, cohort.c.state == CohortState.OWNED, waiting)
+            .where(cohort.c.platform == platform, cohort.c.state == CohortState.OWNED, _pending(now))
             .group_by(membership.c.cohort_id)
         )
     }
@@ -86,10 +91,7 @@ def hold(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -
         ids = [cohort_id for cohort_id, by in held.items() if by is limit]
         if ids:
             beyond = sa.update(membership).where(
-                leaving,
-                membership.c.cohort_id.in_(ids),
-                membership.c.held.is_(None),
-                sa.not_(sa.func.coalesce(approved(now), sa.false())),
+                _pending(now), membership.c.cohort_id.in_(ids), membership.c.held.is_(None)
             )
             connection.execute(beyond.values(held=limit.value))
     return dict(held)
