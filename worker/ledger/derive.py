@@ -59,7 +59,7 @@ class Deriver:
         for key in sorted(key for key in ended if key[0] in cohorts):
             of = cohorts[key[0]]
             trigger = self._trigger(triggers[key[1]], of.etape)
-            if has[key].kept is None or self._knowing(triggers[key[1]], has[key], of):
+            if has[key].kept is None or self._knowing(triggers[key[1]], has[key], of.etape):
                 closed = trigger.cause is Cause.SETTINGS and self._is_of_closed_year(enrolments[key[1]], components, of)
                 rows.append(self._ending(key, trigger, now, year_closed=closed))
         # `observed` is what Moodle showed and isn't for us to say: it is set for new rows alone.
