@@ -18,7 +18,7 @@ from worker import telemetry
 from worker.errors import MoodleDenied, MoodleError, MoodleRejected, MoodleUnavailable
 from worker.ledger import Workbook
 from worker.ledger.work import Applied, Parked, Work
-from worker.model import Action, Cohort, CohortState, Gap, Instant, PlatformState, Reason
+from worker.model import STRANGER, Action, Cohort, CohortState, Gap, Instant, PlatformState, Reason
 from worker.moodle import MoodleReader, MoodleWriter, Outcome, RemoteCohort
 from worker.moodle.client import UNKNOWN_COHORT, UNKNOWN_USER
 from worker.plan import plan
@@ -222,7 +222,9 @@ class Lane:
 
     def _accounts(self, gaps: Iterable[Gap]) -> dict[str, int]:
         """Moodle accounts by student id, for the gaps that need one."""
-        needing = [gap for gap in gaps if gap.desired or gap.user_id is None]
+        asking = [gap for gap in gaps if gap.desired or gap.user_id is None]
+        strangers = {gap.student_id: _account_of(gap) for gap in asking if gap.student_id.startswith(STRANGER)}
+        needing = [gap for gap in asking if gap.student_id not in strangers]
         keys = {gap.student_id: account_key(self._platform, gap.student_id, gap.login) for gap in needing}
         askable = {key for key in keys.values() if key is not None and self._askable(key)}
         accounts = self._book.remembered(askable)
@@ -237,7 +239,8 @@ class Lane:
             self._book.wake([student for student, key in keys.items() if key in single], now)
         accounts |= single
         self._park(needing, keys, accounts, ambiguous={key for key, ids in found.items() if len(ids) > 1})
-        return {student: accounts[key] for student, key in keys.items() if key is not None and key in accounts}
+        known = {student: accounts[key] for student, key in keys.items() if key is not None and key in accounts}
+        return known | strangers
 
     def _askable(self, key: str) -> bool:
         return can_be_asked(self._platform.account_field, key)
@@ -380,6 +383,11 @@ class Lane:
             refused=len(outcome.refused),
             cohorts=len({gap.cohort_id for gap in pairs.values()}),
         )
+
+
+def _account_of(stranger: Gap) -> int:
+    """Give the account of a member whom no student stands for: a removal that is undone puts it back."""
+    return int(stranger.student_id.removeprefix(STRANGER))
 
 
 def _misnamed(cohort: Cohort) -> bool:

@@ -297,6 +297,10 @@ OF_ACCOUNTS = frozenset({Reason.NO_ACCOUNT, Reason.AMBIGUOUS_ACCOUNT, Reason.NO_
 """Reasons that end when an account, or another name for it, becomes known."""
 
 
+STRANGER = "#"
+"""What the student id of a member begins with whom we can't tie to a student; the number of the account follows."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cohort:
     """A cohort as the ledger knows it."""

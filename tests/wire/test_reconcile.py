@@ -256,6 +256,9 @@ def test_strangers_are_removed_where_the_settings_say_so(world: World) -> None:
     assert of(report).strangers_removed
     assert world.members() == world.truth()
     assert len(world.applied("remove")) == 1
+    deciding.undo(world.ledger, str(report.run), by="eve", now=world.now)
+    world.a_minute_later()
+    assert world.members() == {"L1DROI": world.truth()["L1DROI"] | {"a.teacher"}}
 
 
 def test_a_member_whose_account_was_deleted_is_parked_until_there_is_another(world: World) -> None:

@@ -14,13 +14,9 @@ import sqlalchemy as sa
 from worker.drift import Known, People, Sight, compare
 from worker.ledger.derive import DRIFT, PROMISE_SECONDS
 from worker.ledger.engine import Ledger, upsert
-from worker.model import OF_ACCOUNTS, Cause, CohortState, Drift, Instant
+from worker.model import OF_ACCOUNTS, STRANGER, Cause, CohortState, Drift, Instant
 from worker.rules import PlatformPolicy, account_key
 from worker.sql.tables import account, cohort, enrolment, gap, membership, student
-
-STRANGER = "#"
-"""What the student id of a member begins with who is no student of ours; the number of the account follows."""
-
 
 class SeenCohort(Protocol):
     """A cohort as Moodle shows it."""

@@ -119,7 +119,8 @@ def last_success(ledger: Ledger) -> Instant | None:
     """Give the end of the last run that was done, whole or in part."""
     done = sa.select(sa.func.max(run.c.ended_at)).where(run.c.state.in_([RunState.DONE, RunState.PARTIAL]))
     with ledger.read() as connection:
-        return connection.scalar(done)
+        ended: Instant | None = connection.scalar(done)
+    return ended
 
 
 def is_over(ledger: Ledger, night: str) -> bool:
