@@ -18,6 +18,7 @@ from worker.model import OF_ACCOUNTS, STRANGER, Cause, CohortState, Drift, Insta
 from worker.rules import PlatformPolicy, account_key
 from worker.sql.tables import account, cohort, enrolment, gap, membership, student
 
+
 class SeenCohort(Protocol):
     """A cohort as Moodle shows it."""
 
