@@ -10,6 +10,7 @@ import string
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import date, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -54,13 +55,13 @@ def _template(*allowed: str) -> AfterValidator:
 def _known_zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (ValueError, ZoneInfoNotFoundError):
+    except (OSError, ValueError, ZoneInfoNotFoundError):  # the first for a folder of zones, as in "Europe"
         raise ValueError("no such time zone; write it as Europe/Paris, or Indian/Reunion") from None
     return name
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class EligibilitySettings(_Section):
@@ -135,7 +136,16 @@ class LimitSettings(_Section):
 
 
 Percent = Annotated[float, Field(ge=0, le=100)]
-MonthDayText = Annotated[str, Field(pattern=r"^(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$")]
+
+
+def _day_of_the_year(text: str) -> str:
+    new_year = date(2024, 1, 1)  # of a leap year
+    if text not in {f"{new_year + timedelta(days):%m-%d}" for days in range(366)}:
+        raise ValueError("no such day of the year; write it as month-day, e.g. 07-01")
+    return text
+
+
+MonthDayText = Annotated[str, AfterValidator(_day_of_the_year)]
 
 
 class SeasonSettings(_Section):

@@ -58,15 +58,18 @@ def compare(
 
     `in_flight` says that somebody holds the cohort's lease, so a membership of unknown outcome may be in a call.
     """
-    rows = [(row, row.user_id if row.user_id is not None else people.accounts.get(row.student_id)) for row in known]
+    here = {people.students[user_id]: user_id for user_id in sorted(members & people.students.keys())}
+    rows = [(row, _account(row, members, here, people)) for row in known]
     staying = {user_id for row, user_id in rows if row.desired}
     tied = {user_id for _, user_id in rows}
+    noted = {row.student_id for row, _ in rows}
 
     def seen() -> Iterator[Seen]:
         for row, user_id in rows:
             present = user_id in members
             unsure = row.observed is None and in_flight
-            if present is row.observed or row.observed_at > at or unsure:
+            as_left = present is row.observed and (user_id == row.user_id or not present)
+            if as_left or row.observed_at > at or unsure:
                 continue
             if present and not row.desired and user_id in staying:
                 continue  # the account stays for another student number of the same person
@@ -78,7 +81,8 @@ def compare(
                 drift=_drift(row, present=present, gone=gone),
             )
 
-    unknown = sorted(members - tied)
+    # A second account of somebody whose membership is noted is no reason to end that membership.
+    unknown = sorted(user_id for user_id in members - tied if people.students.get(user_id) not in noted)
     return Sight(
         seen=tuple(seen()),
         extras=tuple((people.students[user_id], user_id) for user_id in unknown if user_id in people.students),
@@ -86,9 +90,19 @@ def compare(
     )
 
 
+def _account(row: Known, members: AbstractSet[int], here: Mapping[str, int], people: People) -> int | None:
+    """Give the account that stands for a membership: one that is there, or else the one it was given to.
+
+    An account that was made anew takes the place of the one that the membership was given to.
+    """
+    accounts = (row.user_id, people.accounts.get(row.student_id), here.get(row.student_id))
+    known = [user_id for user_id in accounts if user_id is not None]
+    return next((user_id for user_id in known if user_id in members), known[0] if known else None)
+
+
 def _drift(row: Known, *, present: bool, gone: bool) -> Drift | None:
-    """Name the drift; None when Moodle has come nearer to what is desired, or when nothing certain was known."""
-    if row.observed is None or present == row.desired:
+    """Name the drift; None when Moodle has come nearer to what is desired, or nothing certain and other was known."""
+    if row.observed in {None, present} or present == row.desired:
         return None
     if present:
         return Drift.EXTRA

@@ -1,11 +1,13 @@
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from worker import config
-from worker.config import load
+from worker.config import Strangers, effective, load
 from worker.errors import SettingsError
 from worker.model import Payment, Status
+from worker.plan import Guard, GuardLimits
 from worker.rules import Mode
 
 EXAMPLE = Path(config.__file__).parents[1] / "deploy" / "cohorts.toml"
@@ -248,3 +250,178 @@ def test_a_platform_that_is_read_needs_url_and_token(file: Path, mode: str) -> N
 def test_a_manual_platform_needs_neither(file: Path) -> None:
     settings = load(written(file, LEAST.replace("automatic", "manual")))
     assert settings.platforms["ecampus"].mode is Mode.MANUAL
+
+
+# The guard and its seasons
+
+SEASON = '[[platforms.ecampus.guard.seasons]]\nfirst = "07-01"\nlast = "10-31"\n'
+
+
+def guarded(file: Path, more: str = "", *, top: str = "") -> Guard:
+    return load(written(file, top + LEAST + TOKEN + more)).guard("ecampus")
+
+
+def test_removals_are_guarded_unless_somebody_says_otherwise(file: Path) -> None:
+    assert guarded(file) == Guard(
+        enabled=True,
+        limits=GuardLimits(cohort_percent=20, platform_percent=5, floor=10),
+        seasons=(),
+        zone=ZoneInfo("Europe/Paris"),
+    )
+    assert not guarded(file, "guard = { enabled = false }").enabled
+
+
+def test_each_platform_has_limits_of_its_own(file: Path) -> None:
+    more = """
+guard = { cohort_percent = 12.5, platform_percent = 1, floor = 0 }
+[platforms.sante]
+mode = "manual"
+"""
+    settings = load(written(file, LEAST + TOKEN + more))
+    assert settings.guard("ecampus").limits == GuardLimits(cohort_percent=12.5, platform_percent=1, floor=0)
+    assert settings.guard("sante").limits == GuardLimits()
+
+
+def test_what_a_season_does_not_say_is_as_at_other_times(file: Path) -> None:
+    more = f"[platforms.ecampus.guard]\ncohort_percent = 30\nfloor = 3\n{SEASON}platform_percent = 40\n"
+    [season] = guarded(file, more).seasons
+    assert (season.first, season.last) == ((7, 1), (10, 31))
+    assert season.limits == GuardLimits(cohort_percent=30, platform_percent=40, floor=3)
+
+
+def test_a_limit_of_nothing_is_a_limit(file: Path) -> None:
+    [season] = guarded(file, f"{SEASON}cohort_percent = 0\nfloor = 0\n").seasons
+    assert season.limits == GuardLimits(cohort_percent=0, platform_percent=5, floor=0)
+
+
+def test_seasons_keep_their_order_and_one_may_last_over_new_year(file: Path) -> None:
+    holidays = SEASON.replace("07-01", "12-20").replace("10-31", "01-05")
+    seasons = guarded(file, holidays + SEASON).seasons
+    assert [(season.first, season.last) for season in seasons] == [((12, 20), (1, 5)), ((7, 1), (10, 31))]
+
+
+def test_a_season_may_end_on_a_leap_day(file: Path) -> None:
+    [season] = guarded(file, SEASON.replace("10-31", "02-29")).seasons
+    assert season.last == (2, 29)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["02-30", "04-31", "00-10", "13-01", "7-1", "07-1", "01-07-2026", "2026-07-01", "July 1", ""]
+)
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_a_day_that_is_in_no_calendar_is_refused_with_how_to_write_one(file: Path, which: str, wrong: str) -> None:
+    right = {"first": "07-01", "last": "10-31"}[which]
+    said = refusal(file, LEAST + TOKEN + SEASON.replace(right, wrong))
+    assert said == (
+        f"platforms.ecampus.guard.seasons.0.{which}: no such day of the year; write it as month-day, e.g. 07-01"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("cohort_percent = 101", "cohort_percent: Input should be less than or equal to 100"),
+        ("platform_percent = -1", "platform_percent: Input should be greater than or equal to 0"),
+        ("platform_percent = nan", "platform_percent: Input should be a finite number"),
+        ("floor = -1", "floor: Input should be greater than or equal to 0"),
+        ("floor = 1.5", "floor: Input should be a valid integer"),
+        ("percent = 20", "percent: no such setting"),
+        ("enabled = 3", "enabled: Input should be a valid boolean"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(file: Path, wrong: str, said: str) -> None:
+    assert f"platforms.ecampus.guard.{said}" in refusal(file, f"{LEAST}{TOKEN}guard = {{ {wrong} }}")
+
+
+def test_a_season_needs_both_its_days_and_no_limit_beyond_all(file: Path) -> None:
+    said = refusal(file, f'{LEAST}{TOKEN}[[platforms.ecampus.guard.seasons]]\nfirst = "07-01"\ncohort_percent = 200\n')
+    assert said.splitlines() == [
+        "platforms.ecampus.guard.seasons.0.last: Field required",
+        "platforms.ecampus.guard.seasons.0.cohort_percent: Input should be less than or equal to 100",
+    ]
+
+
+# The time zone
+
+
+def test_the_seasons_begin_and_end_where_the_university_is(file: Path) -> None:
+    assert guarded(file, top='timezone = "Indian/Reunion"\n').zone == ZoneInfo("Indian/Reunion")
+
+
+@pytest.mark.parametrize("wrong", ["Europe/Pariss", "Mars/Phobos", "Europe", "", "/etc/localtime", "../UTC", "a" * 300])
+def test_an_unknown_time_zone_is_refused_with_how_to_write_one(file: Path, wrong: str) -> None:
+    said = refusal(file, f'timezone = "{wrong}"\n{LEAST}{TOKEN}')
+    assert said == "timezone: no such time zone; write it as Europe/Paris, or Indian/Reunion"
+
+
+# The night, strangers, years that close
+
+
+def test_members_who_are_no_students_are_kept_unless_somebody_says_otherwise(file: Path) -> None:
+    assert load(written(file, LEAST + TOKEN)).platforms["ecampus"].strangers is Strangers.KEEP
+    told = load(written(file, f'{LEAST}{TOKEN}strangers = "remove"\n'))
+    assert told.platforms["ecampus"].strangers is Strangers.REMOVE
+    said = refusal(file, f'{LEAST}{TOKEN}strangers = "delete"\n')
+    assert said == "platforms.ecampus.strangers: Input should be 'keep' or 'remove'"
+
+
+def test_the_memberships_of_a_closed_year_end_at_once_unless_there_is_a_time_of_grace(file: Path) -> None:
+    assert load(written(file, LEAST + TOKEN)).eligibility.grace_days == 0
+    assert load(written(file, f"{LEAST}{TOKEN}[eligibility]\ngrace_days = 30.5")).eligibility.grace_days == 30.5
+
+
+@pytest.mark.parametrize("wrong", ["-1", "367", "inf", "nan"])
+def test_a_grace_that_never_ends_is_refused(file: Path, wrong: str) -> None:
+    assert refusal(file, f"{LEAST}{TOKEN}[eligibility]\ngrace_days = {wrong}").startswith("eligibility.grace_days: ")
+
+
+def test_a_reconciliation_waits_an_hour_for_the_gaps_to_close(file: Path) -> None:
+    assert load(written(file, LEAST + TOKEN)).reconcile.wait_minutes == 60
+    assert load(written(file, f"{LEAST}{TOKEN}[reconcile]\nwait_minutes = 0")).reconcile.wait_minutes == 0
+
+
+@pytest.mark.parametrize("wrong", ["-1", "inf", "nan", '"long"'])
+def test_a_wait_without_an_end_is_refused(file: Path, wrong: str) -> None:
+    said = refusal(file, f"{LEAST}{TOKEN}[reconcile]\nwait_minutes = {wrong}")
+    assert said.startswith("reconcile.wait_minutes: Input should be ")
+
+
+# What `cohorts config` shows
+
+
+def test_what_is_in_force_is_shown_by_dotted_paths_with_what_it_is(file: Path) -> None:
+    more = f"""
+strangers = "remove"
+[platforms.ecampus.guard]
+cohort_percent = 12.5
+{SEASON}floor = 50
+[eligibility]
+grace_days = 30
+"""
+    shown = {setting.path: setting for setting in effective(load(written(file, LEAST + TOKEN + more)))}
+    values = {path: setting.value for path, setting in shown.items()}
+    expected = {
+        "timezone": '"Europe/Paris"',
+        "eligibility.grace_days": "30.0",
+        "platforms.ecampus.strangers": '"remove"',
+        "platforms.ecampus.guard.enabled": "true",
+        "platforms.ecampus.guard.cohort_percent": "12.5",
+        "platforms.ecampus.guard.platform_percent": "5.0",
+        "platforms.ecampus.guard.floor": "10",
+        "platforms.ecampus.guard.seasons.0.first": '"07-01"',
+        "platforms.ecampus.guard.seasons.0.last": '"10-31"',
+        "platforms.ecampus.guard.seasons.0.cohort_percent": "null",
+        "platforms.ecampus.guard.seasons.0.floor": "50",
+        "snapshot.max_age_hours": "20.0",
+        "reconcile.wait_minutes": "60.0",
+        "kafka.snapshots": '"enrolments.snapshots"',
+    }
+    assert values | expected == values
+    assert all(setting.description for setting in shown.values())
+    assert shown["platforms.ecampus.guard.floor"].description.startswith("Removals that always pass")
+    assert SECRET not in str(shown)
+
+
+def test_a_platform_without_seasons_shows_that_there_are_none(file: Path) -> None:
+    shown = {setting.path: setting.value for setting in effective(load(written(file, LEAST + TOKEN)))}
+    assert shown["platforms.ecampus.guard.seasons"] == "[]"
