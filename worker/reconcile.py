@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from worker.drift import People
-from worker.errors import MoodleError, MoodleRejected, SnapshotRefused
+from worker.errors import MoodleError, MoodleRejected, SnapshotFault, SnapshotRefused
 from worker.ledger import Ledger, Recorder, observing, planning, runs
 from worker.ledger.observing import Found, Observer
 from worker.model import AcceptedSnapshot, Action, CohortState, Instant, RunState, Snapshot
@@ -134,7 +134,15 @@ class Reconciliation:
 
     def _take_snapshot(self, report: Report, latest: Latest) -> Report:
         self._progress(Progress("snapshot", 0, 1))
-        image = latest(self._clock(), self._recorder.last_snapshot())
+        accepted = self._recorder.last_snapshot()
+        try:
+            image = latest(self._clock(), accepted)
+        except SnapshotRefused as error:
+            if accepted is None or not runs.left_over(self._ledger, accepted, self._clock()):
+                raise
+            log.info("the run that recorded the snapshot died: this one goes on", run=report.run, snapshot=accepted.id)
+            others = [refusal for refusal in error.refusals if refusal.fault is not SnapshotFault.NOT_NEWER]
+            return replace(report, snapshot=_known(accepted), refusals=tuple(map(str, others)))
         self._runs.renew(report.run, self._clock())
         told = self._recorder.record_snapshot(image, run=report.run, now=self._clock())
         log.info(
@@ -143,15 +151,8 @@ class Reconciliation:
         )  # fmt: skip
         return replace(
             report,
-            snapshot=SnapshotReport(
-                id=image.id,
-                taken_at=image.taken_at,
-                system=image.system,
-                rows=len(image.rows),
-                rows_by_year=dict(image.accepted().rows_by_year),
-                applied=told.applied,
-                ended=told.ended,
-                memberships=told.memberships,
+            snapshot=replace(
+                _known(image.accepted()), applied=told.applied, ended=told.ended, memberships=told.memberships
             ),
             refusals=tuple(map(str, image.passed_over)),
         )
@@ -275,6 +276,20 @@ class Reconciliation:
         ours = runs.journalled(self._ledger, site.policy.name, report.started_at, numbers)
         for number, idnumber, what in changes:
             yield ForeignChange(moodle_id=number, idnumber=idnumber, what=what, journalled=ours.get(number, 0))
+
+
+def _known(accepted: AcceptedSnapshot) -> SnapshotReport:
+    """Say what there is in a snapshot that tells nothing new."""
+    return SnapshotReport(
+        id=accepted.id,
+        taken_at=accepted.taken_at,
+        system=accepted.system,
+        rows=sum(accepted.rows_by_year.values()),
+        rows_by_year=dict(accepted.rows_by_year),
+        applied=0,
+        ended=0,
+        memberships=0,
+    )
 
 
 def _read(reader: MoodleReader) -> tuple[dict[int, RemoteCohort], dict[int, set[int]]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from tests.wire.world import COALESCE, REMOVAL_DELAY, TOKEN, UAI, YEAR, Build, World, platform
+from tests.wire.world import COALESCE, HOUR, REMOVAL_DELAY, TOKEN, UAI, YEAR, Build, World, platform
 from worker.config import Strangers
 from worker.errors import DecisionRefused, Refusal, RunInProgress, SnapshotFault, SnapshotRefused
 from worker.ledger import deciding, planning, reading, runs
@@ -396,6 +396,55 @@ def test_a_run_whose_process_is_seen_to_be_dead_is_given_up_at_once(world: World
     enrolled(world)
     Runs(world.ledger, "night:2:dead", lease=900, is_dead=lambda _: False).begin(world.now)
     assert night(world).state is RunState.DONE
+
+
+def test_what_a_run_that_failed_half_way_had_begun_is_finished_by_the_next(world: World) -> None:
+    enrolled(world, 4)
+    snapshot = image(world, ("s1", "L1DROI"))
+
+    def fail() -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        night(world, snapshot, meanwhile=fail)
+    why = Refusal(snapshot_id=snapshot.id, fault=SnapshotFault.NOT_NEWER, sentence="it was accepted already")
+    report = night(world, SnapshotRefused("nothing newer", refusals=[why]))
+    assert report.state is RunState.DONE
+    assert report.snapshot is not None
+    assert (report.snapshot.id, report.snapshot.rows, report.snapshot.memberships) == (snapshot.id, 3, 0)
+    assert report.refusals == ()
+    assert of(report).removed == 1
+    assert world.members() == world.truth() == {"L1DROI": {"s2", "s3", "s4"}}
+    assert night(world, SnapshotRefused("nothing newer", refusals=[why])).state is RunState.REFUSED
+
+
+def test_a_snapshot_of_yesterday_is_not_taken_up_from_a_run_that_failed(world: World) -> None:
+    enrolled(world)
+    snapshot = image(world, ("s1", "L1DROI"))
+
+    def fail() -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        night(world, snapshot, meanwhile=fail)
+    world.now += 24 * HOUR
+    why = Refusal(snapshot_id=snapshot.id, fault=SnapshotFault.NOT_NEWER, sentence="it was accepted already")
+    assert night(world, SnapshotRefused("nothing newer", refusals=[why])).state is RunState.REFUSED
+
+
+def test_gaps_that_an_earlier_run_had_to_leave_are_waited_for(build: Build) -> None:
+    world = build(platform(), platform("collegium"))
+    for moodle in world.moodles.values():
+        moodle.add_users((f"s{number}", "") for number in range(1, 6))
+    enrolled(world)
+    snapshot = image(world, ("s1", "L1DROI"))
+    world.moodles["collegium"].fault = Fault.PHP_DOWN
+    assert night(world, snapshot).state is RunState.PARTIAL
+    world.moodles["collegium"].fault = None
+    report = night(world)
+    assert report.state is RunState.DONE
+    assert of(report, "collegium").removed == 1
+    assert world.members("collegium") == world.truth()
 
 
 def test_a_night_has_one_run(world: World) -> None:

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from worker.errors import RunInProgress
+from worker.ledger.derive import PROMISE_SECONDS
 from worker.ledger.engine import Ledger
-from worker.model import OF_ACCOUNTS, Action, CohortState, Instant, RunState
+from worker.model import OF_ACCOUNTS, AcceptedSnapshot, Action, CohortState, Instant, RunState
 from worker.report import REPORTS, Report
-from worker.sql.tables import cohort, gap, journal, membership, run
+from worker.sql.tables import cohort, gap, journal, membership, run, snapshot
 
 OVER = run.c.state.in_([RunState.DONE, RunState.PARTIAL, RunState.REFUSED])
 """A night that has had its run; one that failed or was abandoned is to be had again."""
+_OPEN = sa.and_(
+    gap, membership.c.held.is_(None), membership.c.reason.is_(None) | membership.c.reason.not_in(OF_ACCOUNTS)
+)
+"""A gap that can be closed: neither held nor parked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,7 @@ class Runs:
         """Begin a run and give its number; None when that of the night is over, or going on elsewhere.
 
         Raises RunInProgress when another run is going on and no night is asked for. A run that died is marked as
-        abandoned: what it left undone is in the ledger, and this one takes it up.
+        abandoned: what it left undone is in the ledger, and this one takes it up, as it does what others had to leave.
         """
         with self._ledger.write() as connection:
             going = connection.execute(sa.select(run).where(run.c.state == RunState.RUNNING)).all()
@@ -67,7 +72,10 @@ class Runs:
                 "holder": self._holder,
                 "lease_until": now + self._lease,
             }
-            return int(connection.execute(sa.insert(run).values(**values).returning(run.c.id)).scalar_one())
+            number = int(connection.execute(sa.insert(run).values(**values).returning(run.c.id)).scalar_one())
+            left = sa.update(membership).where(_OPEN, membership.c.run.is_not(None))
+            connection.execute(left.values(run=number))
+            return number
 
     def renew(self, number: int, now: Instant) -> None:
         """Say that the run is alive. Raises RunInProgress when it was taken for dead meanwhile."""
@@ -129,6 +137,24 @@ def is_over(ledger: Ledger, night: str) -> bool:
         return connection.scalar(sa.select(run.c.id).where(run.c.night == night, OVER)) is not None
 
 
+def left_over(ledger: Ledger, accepted: AcceptedSnapshot, now: Instant) -> bool:
+    """Say whether the run that accepted this snapshot died or failed, and no other has come to its end since.
+
+    Then the next one finishes what it began, within the day that the snapshot is good for.
+    """
+    if now >= accepted.taken_at + PROMISE_SECONDS:
+        return False
+    later = run.alias()
+    ended = sa.exists().where(later.c.id > run.c.id, later.c.state.in_([RunState.DONE, RunState.PARTIAL]))
+    unfinished = (
+        sa.select(run.c.id)
+        .join(snapshot, snapshot.c.run == run.c.id)
+        .where(snapshot.c.id == accepted.id, run.c.state.in_([RunState.ABANDONED, RunState.FAILED]), ~ended)
+    )
+    with ledger.read() as connection:
+        return connection.scalar(unfinished) is not None
+
+
 def open_gaps(ledger: Ledger, number: int, platforms: Collection[str]) -> int:
     """Count the gaps that a run has made on these platforms and that can be closed: neither held nor parked."""
     open_ = (
@@ -137,10 +163,8 @@ def open_gaps(ledger: Ledger, number: int, platforms: Collection[str]) -> int:
         .where(
             cohort.c.platform.in_(platforms),
             cohort.c.state != CohortState.FOREIGN,
-            gap,
+            _OPEN,
             membership.c.run == number,
-            membership.c.held.is_(None),
-            membership.c.reason.is_(None) | membership.c.reason.not_in(OF_ACCOUNTS),
         )
     )
     with ledger.read() as connection:
