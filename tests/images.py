@@ -38,6 +38,11 @@ def row(rank: int, *, year: int = YEAR, etape: str = "L1DROI", uai: str = UAI, *
     return EnrolmentRow.model_validate(told | more)
 
 
+def told_as(**fields: object) -> EnrolmentRow:
+    """Tell the enrolment of the student of rank 1, with other fields."""
+    return EnrolmentRow.model_validate_json(orjson.dumps(orjson.loads(line(row(1))) | fields))
+
+
 def rows(count: int, **more: Any) -> list[EnrolmentRow]:  # noqa: ANN401 - as of row
     """Tell the enrolments of so many students."""
     return [row(rank, **more) for rank in range(count)]

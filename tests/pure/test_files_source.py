@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import EnrolmentRow
-from tests.images import line, row, rows
+from tests.images import line, row, rows, told_as
 from worker.errors import SourceIncomplete
 from worker.sources import files
 
@@ -23,11 +23,6 @@ TWO = "2026:2:L1DROI:101:1;2026;22000002;L1DROI;101;active;paid;apogee;0141408E;
 def read(content: bytes, *, expected: int | None = None) -> list[EnrolmentRow]:
     """Read a file as the command does."""
     return list(files.read(io.BytesIO(content), expected=expected))
-
-
-def told_as(**fields: object) -> EnrolmentRow:
-    """Tell the first enrolment with other fields."""
-    return EnrolmentRow.model_validate_json(orjson.dumps(orjson.loads(line(row(1))) | fields))
 
 
 def refused(content: bytes, *, expected: int | None = None) -> str:

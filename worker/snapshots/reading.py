@@ -15,7 +15,13 @@ from worker.model import AcceptedSnapshot, EnrolmentChange, Instant, Snapshot, S
 from worker.snapshots.judge import Contents, Found, Limits, Seen, Terms, announced_fault, fault
 
 MOST_REFUSALS = 5
-READ_AHEAD: Properties = {"queued.max.messages.kbytes": 16_384}  # librdkafka's default, 64 MiB, would be most of it
+# By default librdkafka reads 64 MiB ahead (most of all that we need), pauses for a second when that is full, and waits
+# for half a second at the end of each partition.
+READ_AHEAD: Properties = {
+    "queued.max.messages.kbytes": 16_384,
+    "fetch.queue.backoff.ms": 10,
+    "fetch.wait.max.ms": 50,
+}
 
 
 def latest(
