@@ -27,6 +27,7 @@ WRITING = (
     "core_cohort_add_cohort_members",
     "core_cohort_delete_cohort_members",
 )
+GUARD_OFF = "THE GUARD IS OFF: nothing limits the removals; see guard.enabled"
 
 
 class Level(StrEnum):
@@ -61,9 +62,10 @@ def check(settings: Settings) -> Iterator[Finding]:
 
 
 def _kafka(settings: Settings) -> Iterator[Finding]:
-    topics = [*settings.kafka.topics, settings.kafka.dead_letters]
+    needed = [*settings.kafka.topics, settings.kafka.dead_letters]
+    of_the_night = settings.kafka.snapshots
     try:
-        cluster = broker.describe(settings.kafka.properties(), topics)
+        cluster = broker.describe(settings.kafka.properties(), [*needed, of_the_night])
     except BrokerError as error:
         yield Finding(
             level=Level.FAILURE,
@@ -72,12 +74,15 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
         )
         return
     yield Finding(level=Level.OK, subject="kafka", sentence=f"{cluster.brokers} broker(s), cluster {cluster.id}")
-    for name in topics:
+    for name in [*needed, of_the_night]:
         topic = cluster.topics.get(name)
-        if topic is None:
-            yield Finding(level=Level.FAILURE, subject=f"kafka {name}", sentence="no such topic; create it")
-        else:
+        if topic is not None:
             yield Finding(level=Level.OK, subject=f"kafka {name}", sentence=f"{topic.partitions} partition(s)")
+        elif name == of_the_night:
+            sentence = "no such topic; create it before the first reconciliation, which needs a snapshot"
+            yield Finding(level=Level.WARNING, subject=f"kafka {name}", sentence=sentence)
+        else:
+            yield Finding(level=Level.FAILURE, subject=f"kafka {name}", sentence="no such topic; create it")
 
 
 def _ledger(settings: Settings, ledger: Ledger) -> Iterator[Finding]:
@@ -90,6 +95,8 @@ def _platform(name: str, platform: PlatformSettings) -> Iterator[Finding]:
     if platform.mode is Mode.MANUAL:
         sentence = "manual: never written"
         yield Finding(level=Level.OK, subject=name, sentence=sentence)
+    elif not platform.guard.enabled:
+        yield Finding(level=Level.WARNING, subject=f"{name} guard", sentence=GUARD_OFF)
     if platform.url is None or platform.token is None:
         return
     connection = wire(name, platform)

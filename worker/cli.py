@@ -164,6 +164,9 @@ def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
         table.add_row(title, *cells)
     out.print(table)
     for platform in found.platforms:
+        of = settings.platforms[platform.name]
+        if of.mode is not Mode.MANUAL and not of.guard.enabled:
+            out.print(f"{platform.name}: {check.GUARD_OFF}", soft_wrap=True)
         if platform.sentence is not None:
             out.print(
                 f"{platform.name}: {escape(platform.sentence)} (tried again in "
@@ -298,18 +301,7 @@ def publish_snapshot(
 def show(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Judge the snapshots on the topic, whatever was accepted before: the newest whole one, or why there is none."""
     settings = config.load(path)
-    found = snapshots.latest(
-        settings.kafka.properties(),
-        settings.kafka.snapshots,
-        now=time.time(),
-        accepted=None,
-        uais=settings.uais,
-        years=settings.active_years,
-        limits=snapshots.Limits(
-            max_age_seconds=settings.snapshot.max_age_hours * 3600,
-            max_shrink_percent=settings.snapshot.max_shrink_percent,
-        ),
-    )
+    found = parts.latest_snapshot(settings)(time.time(), None)
     summary = found.accepted()
     if as_json:
         out.print_json(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,7 +63,7 @@ class EndedError(Exception):
 
 
 class Process:
-    """A running `cohorts run`."""
+    """A running `cohorts run`, or `cohorts reconcile`."""
 
     def __init__(self, arguments: list[str], errors: Path) -> None:
         self._errors = errors
@@ -127,9 +128,13 @@ class Process:
         self._popen.send_signal(signal.SIGTERM)
         return self.wait()
 
-    def wait(self) -> int:
+    def is_running(self) -> bool:
+        """Say whether it has not ended yet."""
+        return self._popen.poll() is None
+
+    def wait(self, *, within: float = PATIENCE) -> int:
         """Wait for its end; gives its exit code."""
-        return self._popen.wait(PATIENCE)
+        return self._popen.wait(within)
 
 
 def environment() -> dict[str, str]:
@@ -157,6 +162,11 @@ class Installation:
         return f"{self.topic}.dead-letters"
 
     @property
+    def snapshots(self) -> str:
+        """The topic of the complete images."""
+        return f"{self.topic}.snapshots"
+
+    @property
     def file(self) -> Path:
         """The settings file."""
         return self.directory / "cohorts.toml"
@@ -173,7 +183,9 @@ class Installation:
         lines = [f"{name} = {toml(value)}\n" for name, value in self.settings.items()]
         self.file.write_text("".join(lines), encoding="utf-8")
 
-    def run(self, *arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, config: Path | None = None, within: float = PATIENCE
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, as a person does."""
         return subprocess.run(
             [PROGRAM, *arguments, "--config", str(config or self.file)],
@@ -181,7 +193,7 @@ class Installation:
             check=False,
             encoding="utf-8",
             env=environment(),
-            timeout=PATIENCE,
+            timeout=within,
         )
 
     def outputs(self, *arguments: str) -> list[str]:
@@ -192,8 +204,27 @@ class Installation:
     def worker(self, *options: str) -> Process:
         """Start a worker."""
         errors = self.directory / f"worker-{next(self.numbers)}.log"
-        self.processes.append(Process([PROGRAM, "run", "--config", str(self.file), *options], errors))
+        return self._start(errors, "run", *options)
+
+    def reconciliation(self, *options: str) -> Process:
+        """Start a `cohorts reconcile`."""
+        errors = self.directory / f"reconcile-{next(self.numbers)}.log"
+        return self._start(errors, "reconcile", *options)
+
+    def _start(self, errors: Path, *arguments: str) -> Process:
+        self.processes.append(Process([PROGRAM, *arguments, "--config", str(self.file)], errors))
         return self.processes[-1]
+
+    def publish_snapshot(
+        self, rows: Iterable[bytes], *, years: Iterable[int] = (YEAR,), taken_at: float | None = None
+    ) -> None:
+        """Publish a complete image of these rows, taken now unless said, by the command that is there for it."""
+        file = self.directory / "snapshot.jsonl"
+        file.write_bytes(b"".join(row + b"\n" for row in rows))
+        taken = datetime.fromtimestamp(time.time() if taken_at is None else taken_at, UTC).isoformat()
+        scope = [word for year in years for word in ("--years", str(year))]
+        done = self.run("snapshot", "publish", str(file), "--taken-at", taken, *scope)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def publish(self, messages: Iterable[Message]) -> None:
         """Produce messages as the records' software does."""
@@ -255,6 +286,7 @@ def installed(
             "bootstrap": kafka.bootstrap,
             "topics": [topic],
             "dead_letters": f"{topic}.dead-letters",
+            "snapshots": f"{topic}.snapshots",
             "group": topic,
         },
         "ledger": {"url": f"sqlite:///{directory / 'ledger.db'}"},
@@ -267,6 +299,7 @@ def installed(
     there = Installation(directory, kafka, topic, settings, partitions)
     kafka.create_topic(topic, partitions)
     kafka.create_topic(there.dead_letters, 1)
+    kafka.create_topic(there.snapshots, partitions)
     there.write_settings()
     try:
         yield there
