@@ -179,6 +179,9 @@ Index(
     sqlite_where=gap,
     postgresql_where=gap,
 )
+kept = membership.c.kept.is_not(None)
+"""A membership that a person decided about: few are, and every batch of messages asks for them."""
+Index("membership_kept_ix", membership.c.student_id, sqlite_where=kept, postgresql_where=kept)
 
 account = Table(
     "account",

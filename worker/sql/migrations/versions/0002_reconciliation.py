@@ -81,3 +81,5 @@ def upgrade() -> None:
     )
     for name, kind, comment in columns:
         op.add_column("membership", sa.Column(name, kind, nullable=True, comment=comment))
+    kept = sa.text("kept IS NOT NULL")
+    op.create_index("membership_kept_ix", "membership", ["student_id"], sqlite_where=kept, postgresql_where=kept)
