@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tests.end_to_end.installation import (
     UAI,
     YEAR,
     Installation,
+    Process,
     enrolment,
     eventually,
     lawyers,
@@ -320,7 +321,7 @@ def test_a_night_has_one_run_among_two_workers_and_is_kept(
     due = datetime.now(PARIS) - timedelta(minutes=5)
     workers = [here.worker("--reconcile-at", f"{due:%H:%M}") for _ in range(2)]
     for worker in workers:
-        eventually(lambda worker=worker: worker.metrics()["cohorts_last_poll_timestamp_seconds",] > 0)
+        eventually(polled(worker))
     eventually(lambda: any(worker.said("reconciliation ended") for worker in workers))
     assert lawyers(moodle) == numbers(EVERYBODY)
     [run] = json_of(here, "runs")
@@ -329,3 +330,7 @@ def test_a_night_has_one_run_among_two_workers_and_is_kept(
     assert (report["night"], report["snapshot"]["rows"]) == (run["night"], 20)
     assert [worker.terminate() for worker in workers] == [0, 0]
     assert sum(len(worker.said("reconciliation ended")) for worker in workers) == 1
+
+
+def polled(worker: Process) -> Callable[[], bool]:
+    return lambda: worker.metrics()["cohorts_last_poll_timestamp_seconds",] > 0
