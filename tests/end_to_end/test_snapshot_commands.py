@@ -1,0 +1,220 @@
+"""Publishing snapshots and looking at them, as a person does, on a real Kafka."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.end_to_end.conftest import Install
+from tests.end_to_end.installation import UAI, YEAR, Installation, enrolment
+from tests.images import line, rows, sent
+from worker import broker
+from worker.broker import RecordProducer
+
+pytestmark = pytest.mark.end_to_end
+
+TAKEN_AT = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
+AT = ("--taken-at", TAKEN_AT.isoformat())
+ID = re.compile(rf"apogee-{TAKEN_AT:%Y%m%dT%H%M%S}-[0-9a-f]{{8}}\b")
+HEAD = "enrolment_id;academic_year;student_id;etape;status;payment;system;uai"
+CELLS = "{year}:{rank}:L1DROI;{year};22{rank:06};L1DROI;active;paid;apogee;0141408E"
+
+
+@pytest.fixture
+def here(install: Install) -> Installation:
+    return install()
+
+
+def lines_of(here: Installation, *arguments: str, code: int = 0) -> list[str]:
+    """Run a command that ends with this code; gives the lines that it printed, or when it fails, its complaint."""
+    done = here.run(*arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == "" or code == 0
+    return (done.stderr if code else done.stdout).splitlines()
+
+
+def on_topic(here: Installation) -> list[dict[str, object]]:
+    """Give the messages of the topic of snapshots."""
+    return [orjson.loads(record.value or b"") for record in broker.read_to_end(here.kafka.properties, here.snapshots)]
+
+
+def kinds(here: Installation) -> dict[str, int]:
+    """Count the messages of the topic by what they are."""
+    names = [str(message["type"]).split(".")[-2] for message in on_topic(here)]
+    return {name: names.count(name) for name in names}
+
+
+def json_lines(ranks: Iterable[int]) -> Iterator[str]:
+    """Give the lines of a file that holds these students."""
+    return (json.dumps(enrolment(rank).value["data"]) for rank in ranks)
+
+
+def csv(ranks: Iterable[int], *, year: int = YEAR) -> list[str]:
+    return [HEAD, *(CELLS.format(year=year, rank=rank) for rank in ranks)]
+
+
+def written(directory: Path, some: Iterable[str], *, encoding: str = "utf-8", ending: str = "\n") -> str:
+    """Write a file and give its path."""
+    path = directory / "enrolments"
+    path.write_bytes("".join(each + ending for each in some).encode(encoding))
+    return str(path)
+
+
+# Publishing
+
+
+def test_json_lines_are_published_as_a_snapshot_that_show_finds_whole(here: Installation, tmp_path: Path) -> None:
+    [said] = lines_of(here, "snapshot", "publish", written(tmp_path, json_lines(range(20))), *AT)
+    [name] = ID.findall(said)
+    assert said == (
+        f"20 enrolments (2026: 20), 0 of them told twice: published to {here.snapshots} over 3 partitions as {name}"
+    )
+    assert kinds(here) == {"begin": 3, "enrolment": 20, "end": 3}
+    [shown] = lines_of(here, "snapshot", "show")
+    assert re.fullmatch(rf"{name}: whole, 20 enrolments \(2026: 20\), taken \d+ min ago", shown)
+    assert json.loads("".join(lines_of(here, "snapshot", "show", "--json"))) == {
+        "id": name,
+        "taken_at": TAKEN_AT.timestamp(),
+        "system": "apogee",
+        "rows_by_year": {"2026": 20},
+        "passed_over": [],
+        "ignored": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("encoding", "ending", "delimiter"), [("utf-8", "\n", ","), ("utf-8-sig", "\r\n", ";")], ids=["unix", "spreadsheet"]
+)
+def test_csv_is_published(here: Installation, tmp_path: Path, encoding: str, ending: str, delimiter: str) -> None:
+    some = [each.replace(";", delimiter) for each in [*csv(range(20)), *csv([3])[1:], "#rows;21"]]
+    file = written(tmp_path, some, encoding=encoding, ending=ending)
+    [said] = lines_of(here, "snapshot", "publish", file, *AT, "--count", "21")
+    assert said.startswith(f"20 enrolments (2026: 20), 1 of them told twice: published to {here.snapshots} ")
+    assert kinds(here)["enrolment"] == 20
+
+
+def test_a_snapshot_says_for_what_it_is_complete(here: Installation, tmp_path: Path) -> None:
+    file = written(tmp_path, [*csv(range(5)), *csv(range(5), year=2025)[1:]])
+    scope = ["--years", "2025", "--years", "2026", "--uai", UAI, "--etapes", "L?DROI"]
+    [said] = lines_of(here, "snapshot", "publish", file, *AT, *scope)
+    assert said.startswith("10 enrolments (2025: 5, 2026: 5)")
+    begin = orjson.loads(orjson.dumps(on_topic(here)[0]["data"]))
+    assert begin["scope"] == {"uais": [UAI], "academic_years": [2025, 2026], "etapes": ["L?DROI"]}
+    assert begin["taken_at"] == TAKEN_AT.isoformat()
+
+
+def test_a_dry_run_reads_and_counts_and_sends_nothing(here: Installation, tmp_path: Path) -> None:
+    file = written(tmp_path, csv(range(20)))
+    said = lines_of(here, "snapshot", "publish", file, *AT, "--dry-run")
+    assert said == ["20 enrolments (2026: 20), 0 of them told twice: whole, and not sent"]
+    assert on_topic(here) == []
+
+
+def test_nothing_is_sent_of_a_file_that_is_not_whole(here: Installation, tmp_path: Path) -> None:
+    whole, table = list(json_lines(range(5))), csv(range(5))
+    for some, options, wrong in (
+        ([*whole[:4], whole[4][:-9]], [], "1 of 5 rows can't be read, the first on line 5: value: json_invalid (1)"),
+        (whole, ["--count", "6"], "the file has 5 rows, and 6 were asked for"),
+        ([*table, "#rows;6"], [], "the file has 5 rows, and 6 were in its trailer"),
+        ([*table, table[1].replace("paid", "due")], [], "enrolments are told twice, differently (1)"),
+        (table, ["--years", "2025"], "rows lie outside its scope, by their academic_year (5)"),
+        (table[:1], [], "the source has no row at all"),
+    ):  # fmt: skip
+        said = lines_of(here, "snapshot", "publish", written(tmp_path, some), *AT, *options, code=6)
+        assert said[0].startswith(f"cohorts: {wrong}"), said
+        assert said[0].endswith(": nothing was published")
+        assert not re.search(r"22\d{6}", said[0])
+    assert on_topic(here) == []
+
+
+def test_a_file_that_was_cut_in_its_last_cell_or_is_of_another_encoding_is_not_sent(
+    here: Installation, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.csv"
+    cut.write_text("\n".join(csv(range(5))), encoding="utf-8")
+    [said] = lines_of(here, "snapshot", "publish", str(cut), *AT, code=6)
+    assert said.startswith("cohorts: the last line has no line break, as if the file was cut")
+    latin = written(tmp_path, [HEAD + ";etape_label", csv([1])[1] + ";Économie"], encoding="latin-1")
+    [said] = lines_of(here, "snapshot", "publish", latin, *AT, code=6)
+    assert said == "cohorts: line 2 is not UTF-8: nothing was published"
+    assert on_topic(here) == []
+
+
+def test_an_instant_that_means_nothing_ends_with_the_code_of_the_command_line(
+    here: Installation, tmp_path: Path
+) -> None:
+    file = written(tmp_path, csv(range(5)))
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    for instant, wrong in (
+        ("this morning", "is no time"),
+        ("2026-09-01T01:00:00", "has no offset from UTC"),
+        (tomorrow.isoformat(), "is yet to come"),
+    ):
+        assert wrong in " ".join(lines_of(here, "snapshot", "publish", file, "--taken-at", instant, code=2))
+    lines_of(here, "snapshot", "publish", file, code=2)
+    lines_of(here, "snapshot", "publish", str(tmp_path / "missing"), *AT, code=2)
+    assert on_topic(here) == []
+
+
+def test_a_missing_topic_ends_with_the_code_of_kafka_and_the_remedy(install: Install, tmp_path: Path) -> None:
+    here = install(kafka={"snapshots": "nowhere"})
+    for command in (["snapshot", "publish", written(tmp_path, csv(range(5))), *AT], ["snapshot", "show"]):
+        assert lines_of(here, *command, code=3) == ["cohorts: The topic nowhere does not exist; create it"]
+
+
+# Looking
+
+
+def test_show_says_why_there_is_none_and_what_it_passed_over(here: Installation, tmp_path: Path) -> None:
+    assert lines_of(here, "snapshot", "show", code=6) == ["cohorts: there is no snapshot on the topic"]
+    producer = RecordProducer(here.kafka.properties)
+    partial = sent(rows(20), "apogee-partial", taken_at=TAKEN_AT.timestamp() + 60)
+    producer.send_to(here.snapshots, partial[:-1])
+    first, second = lines_of(here, "snapshot", "show", code=6)
+    said = "snapshot apogee-partial: partition 2 has no end of it, after 5 row(s)"
+    assert (first, second[: len(said)]) == ("cohorts: no snapshot can be accepted:", said)
+
+    old = sent(rows(20), "apogee-old", taken_at=TAKEN_AT.timestamp() - 86_400)
+    producer.send_to(here.snapshots, old)
+    assert "snapshot.max_age_hours is 20" in lines_of(here, "snapshot", "show", code=6)[2]
+
+    file = written(tmp_path, [line(each).decode() for each in rows(20)])
+    [name] = ID.findall(lines_of(here, "snapshot", "publish", file, *AT)[0])
+    passed, shown = lines_of(here, "snapshot", "show")
+    assert passed.startswith(f"passed over: {said}")
+    assert shown.startswith(f"{name}: whole, 20 enrolments")
+    [refusal] = json.loads("".join(lines_of(here, "snapshot", "show", "--json")))["passed_over"]
+    assert (refusal["snapshot_id"], refusal["fault"]) == ("apogee-partial", "incomplete")
+
+
+def test_show_finds_a_snapshot_whose_messages_a_producer_of_another_kind_has_sent(here: Installation) -> None:
+    """Only the contract counts: neither keys nor headers do."""
+    messages = sent(rows(20), "theirs-1", taken_at=TAKEN_AT.timestamp())
+    RecordProducer(here.kafka.properties).send_to(
+        here.snapshots, ((partition, b"", value, ()) for partition, _, value, _ in messages)
+    )
+    assert len(messages) == len(on_topic(here))
+    [shown] = lines_of(here, "snapshot", "show")
+    assert shown.startswith("theirs-1: whole, 20 enrolments (2026: 20)")
+
+
+def test_check_warns_of_a_missing_topic_of_snapshots_and_finds_nothing_wrong_with_it(install: Install) -> None:
+    here = install(kafka={"snapshots": "nowhere"})
+    found = lines_of(here, "check")
+    sentence = "no such topic; create it before the first reconciliation, which needs a snapshot"
+    assert f"warning kafka nowhere: {sentence}" in found
+
+
+def test_check_names_the_topic_of_snapshots(here: Installation) -> None:
+    assert f"ok kafka {here.snapshots}: 3 partition(s)" in lines_of(here, "check")
+
+
+def test_schema_prints_the_contract_of_snapshots(here: Installation) -> None:
+    assert json.loads("".join(here.outputs("schema", "snapshot-json-schema")))["title"] == "Snapshots of étape cohorts"
+    examples = [json.loads(each) for each in here.outputs("schema", "snapshot-examples")]
+    assert {"accepted"} < {str(example["verdict"]) for example in examples}
