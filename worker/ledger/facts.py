@@ -7,6 +7,7 @@ depends on the order of the messages: versions and instants decide, and equal in
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -103,7 +104,8 @@ def enrolments(
         sources = known[change.uai, change.enrolment_id]
         old = sources.get(change.system)
         overtaken = old is not None and (change.version, change.changed_at) <= (old.version, old.changed_at)
-        if overtaken or _in_a_snapshot(change, old, images):
+        last = old or max(sources.values(), key=attrgetter("changed_at"), default=None)
+        if overtaken or _in_a_snapshot(change, last, images):
             counts.stale += 1
             continue
         counts.applied += 1

@@ -4,12 +4,13 @@ Nothing that was learnt after that instant is touched. What the ledger already k
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
-from worker.ledger.engine import upsert
+from worker.ledger.engine import among, upsert
 from worker.ledger.facts import FACT, SCOPES, Effects, Trigger, fact
 from worker.model import AcceptedSnapshot, Cause, EnrolmentChange, Instant, Kept, Snapshot, SnapshotScope, Status
 from worker.sql.tables import cohort, enrolment, membership, snapshot
@@ -30,31 +31,41 @@ def enrolments(
     rows: list[dict[str, Any]] = []
     ended: list[dict[str, Any]] = []
     settled: set[Key] = set()
+    changed: list[Key] = []
+    others: defaultdict[Key, list[sa.Row[Any]]] = defaultdict(list)
     for known in _known(connection, image):
         key = (known.uai, known.enrolment_id)
         row = told.get(key)
         if row is not None and known.system == image.system:
             settled.add(key)
-            if known.changed_at <= image.taken_at and (key in rivals or _differs(row, known)):
+            overruled = rivals.get(key, (0.0, "")) > (known.changed_at, known.system)
+            if known.changed_at <= image.taken_at and (overruled or _differs(row, known)):
                 rows.append(fact(row, now) | {"version": known.version})
+                changed.append(key)
                 _touch(effects, image, row, run, known)
-        elif row is None and _ends(known, image):
+        elif row is not None:
+            others[key].append(known)
+        elif _ends(known, image):
             ended.append(_ended(known, image, now))
             trigger = Trigger(Cause.ABSENT, f"snapshot {image.id}", image.taken_at, run)
             effects.touch(known.student_id, trigger, known.etape)
     for key, row in told.items():
         if key not in settled:
             rows.append(fact(row, now) | {"version": NEVER})
+            changed.append(key)
             _touch(effects, image, row, run)
+    for key in changed:
+        for known in others.get(key, ()):
+            _touch(effects, image, told[key], run, known)
     upsert(connection, enrolment, rows + ended, update=FACT)
     return len(rows), len(ended)
 
 
 def remember(connection: sa.Connection, image: Snapshot, *, run: int, now: Instant) -> None:
-    """Note that it was accepted; an older one of the same scope says nothing more."""
+    """Note that it was accepted; an older one of the same scope says nothing more, nor does one of the same name."""
     accepted = image.accepted()
     scope = _text(accepted.scope)
-    connection.execute(sa.delete(snapshot).where(snapshot.c.scope == scope))
+    connection.execute(sa.delete(snapshot).where(sa.or_(snapshot.c.scope == scope, snapshot.c.id == accepted.id)))
     row = {
         "id": accepted.id,
         "taken_at": accepted.taken_at,
@@ -101,20 +112,25 @@ def _text(scope: SnapshotScope) -> str:
 
 
 def _known(connection: sa.Connection, image: Snapshot) -> Iterator[sa.Row[Any]]:
-    """Give the facts that lie within the scope, or may: a deleted enrolment's year isn't always known."""
+    """Give the facts that lie within the scope, or may, or are of an enrolment that the snapshot tells.
+
+    A deleted enrolment's year isn't always known, and what was told later may have moved out of the scope.
+    """
     year = enrolment.c.academic_year
+    told = among(connection, enrolment.c.enrolment_id, [row.enrolment_id for row in image.rows])
     within = sa.select(enrolment).where(
-        enrolment.c.uai.in_(image.scope.uais), sa.or_(year.in_(image.scope.academic_years), year.is_(None))
+        enrolment.c.uai.in_(image.scope.uais), sa.or_(year.in_(image.scope.academic_years), year.is_(None), told)
     )
     yield from connection.execute(within.execution_options(yield_per=2_000))
 
 
-def _rivals(connection: sa.Connection, image: Snapshot) -> set[Key]:
-    """Enrolments of which another system spoke before the snapshot: its word must become the later one."""
-    others = sa.select(enrolment.c.uai, enrolment.c.enrolment_id).where(
+def _rivals(connection: sa.Connection, image: Snapshot) -> dict[Key, tuple[Instant, str]]:
+    """Give what another system said last before the snapshot, of which enrolment: the snapshot's word is the later."""
+    others = sa.select(enrolment.c.uai, enrolment.c.enrolment_id, enrolment.c.changed_at, enrolment.c.system).where(
         enrolment.c.system != image.system, enrolment.c.changed_at <= image.taken_at
     )
-    return {(row.uai, row.enrolment_id) for row in connection.execute(others)}
+    ordered = others.order_by(enrolment.c.changed_at, enrolment.c.system)
+    return {(row.uai, row.enrolment_id): (row.changed_at, row.system) for row in connection.execute(ordered)}
 
 
 def _differs(row: EnrolmentChange, known: sa.Row[Any]) -> bool:
