@@ -229,7 +229,8 @@ class PlatformSettings(_Section):
     @model_validator(mode="after")
     def _reachable(self) -> Self:
         if self.mode is not Mode.MANUAL and (self.url is None or self.token is None):
-            raise ValueError(f"mode {self.mode} needs url and token; only a manual platform does without")
+            missing = " and ".join(name for name in ("url", "token") if getattr(self, name) is None)
+            raise ValueError(f"mode {self.mode} needs {missing}; only a manual platform does without")
         return self
 
 

@@ -83,7 +83,7 @@ class SnapshotFault(StrEnum):
     NOT_NEWER = "not_newer"
     """It is the one that was accepted last, or was taken before it."""
     SCOPE = "scope"
-    """It speaks of another university or year, or its rows lie outside what it announces."""
+    """It speaks of another university or of no active year, or its rows lie outside what it announces."""
     SHRUNK = "shrunk"
     """Too many rows fewer than in the one that was accepted last."""
 
@@ -97,7 +97,7 @@ class Refusal:
     sentence: str
 
     def __str__(self) -> str:
-        return f"snapshot {self.snapshot_id}: {self.sentence}"
+        return f"snapshot {self.snapshot_id}: {self.sentence}" if self.snapshot_id else self.sentence
 
 
 class SnapshotRefused(CohortsError):

@@ -13,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from worker.errors import SettingsError
+
 START_SECONDS = 10.0
 
 
@@ -78,7 +80,7 @@ def serving(app: Starlette, *, host: str, port: int) -> Iterator[str]:
     deadline = time.monotonic() + START_SECONDS
     while not server.started:
         if not thread.is_alive() or time.monotonic() > deadline:
-            raise OSError(f"cannot listen on {host}:{port}; is the port taken? Set web.port")
+            raise SettingsError(f"web.port: cannot listen on {host}:{port}; is the port taken?")
         time.sleep(0.01)
     try:
         taken = server.servers[0].sockets[0].getsockname()[1]
