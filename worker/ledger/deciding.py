@@ -15,9 +15,9 @@ from worker.errors import DecisionRefused
 from worker.ledger.derive import PROMISE_SECONDS
 from worker.ledger.engine import Ledger, chunks, upsert
 from worker.ledger.guarding import approved, leaving
-from worker.ledger.planning import Pair, proposal_hash
+from worker.ledger.planning import HASH_DIGITS, Pair, proposal_hash
 from worker.model import Action, Cause, Instant, Kept
-from worker.sql.tables import cohort, journal, membership, proposal, run
+from worker.sql.tables import cohort, journal, membership, proposal
 
 APPROVAL_SECONDS = 24 * 3600.0
 """An approval that isn't used within this time expires: the removals are held again."""
@@ -70,14 +70,21 @@ def reject(ledger: Ledger, name: str, *, by: str, now: Instant) -> Decision:
 def undo(ledger: Ledger, what: str, *, by: str, now: Instant) -> Decision:
     """Put back the members who were removed by a run (its number) or by an approved plan (its hash).
 
-    Those that it was still to remove stay, too. They stay until a message or snapshot that is newer than this says
-    that the enrolment is over. Raises DecisionRefused when nothing was removed under that name.
+    Those that it was still to remove stay, too; who came back since and left again doesn't. They stay until a message
+    or snapshot that is newer than this says that the enrolment is over. Raises DecisionRefused when nothing was
+    removed under that name.
     """
-    number = int(what) if what.isdecimal() else None
+    by_run = what.isdecimal() and len(what) < HASH_DIGITS
     with ledger.write() as connection:
-        by_run = number is not None and connection.scalar(sa.select(run.c.id).where(run.c.id == number)) is not None
-        done = journal.c.run == number if by_run else journal.c.approved == what
-        to_do = membership.c.run == number if by_run else membership.c.approved == what
+        done = journal.c.run == int(what) if by_run else journal.c.approved == what
+        to_do = membership.c.run == int(what) if by_run else membership.c.approved == what
+        since = journal.alias()
+        changed_since = sa.exists().where(
+            since.c.id > journal.c.id,
+            since.c.cohort_id == journal.c.cohort_id,
+            since.c.student_id == journal.c.student_id,
+            since.c.action.in_([Action.ADD, Action.REMOVE]),
+        )
         removed = (
             sa.select(membership.c.cohort_id, membership.c.student_id)
             .join(
@@ -87,7 +94,7 @@ def undo(ledger: Ledger, what: str, *, by: str, now: Instant) -> Decision:
                     journal.c.student_id == membership.c.student_id,
                 ),
             )
-            .where(journal.c.action == Action.REMOVE, done, ~membership.c.desired)
+            .where(journal.c.action == Action.REMOVE, done, ~membership.c.desired, ~changed_since)
         )
         pending = sa.select(membership.c.cohort_id, membership.c.student_id).where(leaving, to_do)
         pairs = sorted(
@@ -109,10 +116,13 @@ def _shown(connection: sa.Connection, name: str, now: Instant) -> list[Pair]:
         raise DecisionRefused(f"{name}: nothing was shown under this hash; see `cohorts held` or `cohorts plan`")
     shown = {(cohort_id, student) for cohort_id, student in orjson.loads(text)}
     cohorts = {cohort_id for cohort_id, _ in shown}
-    waiting = sa.select(membership.c.cohort_id, membership.c.student_id).where(
-        leaving, membership.c.cohort_id.in_(cohorts), sa.not_(sa.func.coalesce(approved(now), sa.false()))
-    )
-    current = {(row.cohort_id, row.student_id) for row in connection.execute(waiting)}
+    to_come = sa.select(
+        membership.c.cohort_id, membership.c.student_id, sa.func.coalesce(approved(now), sa.false()).label("approved")
+    ).where(leaving, membership.c.cohort_id.in_(cohorts))
+    rows = connection.execute(to_come).all()
+    current = {(row.cohort_id, row.student_id) for row in rows if not row.approved}
+    if shown <= {(row.cohort_id, row.student_id) for row in rows if row.approved}:
+        raise DecisionRefused(f"{name}: these removals are approved already and will be made; see `cohorts plan`")
     if current != shown:
         raise DecisionRefused(
             f"{name}: the removals have changed since they were shown: "

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from worker.ledger.engine import among, select_in, upsert
 from worker.ledger.facts import Trigger, Triggers
-from worker.model import OF_ACCOUNTS, Cause, CohortState, Instant, Kept
+from worker.model import OF_ACCOUNTS, Cause, CohortState, Instant, Kept, Status
 from worker.rules import Mapper, Mode, WantedCohort, canonical
 from worker.sql.tables import cohort, component, enrolment, etape, gap, membership, student
 
@@ -139,9 +139,13 @@ class Deriver:
         return [t for code, t in triggers.items() if code is not None and canonical(code, aliases) == of]
 
     def _knowing(self, triggers: Triggers, kept: sa.Row[Any], of: str | None) -> bool:
-        """Say whether there is news of the étape whose membership a person had put back, newer than that."""
-        about = self._about(triggers, of)
-        return kept.kept == Kept.UNDONE and bool(about) and about[-1].published_at > kept.kept_at
+        """Say whether there is news of the étape whose membership a person had put back, newer than that.
+
+        A cohort of several étapes has news by any enrolment of the student.
+        """
+        said = [trigger for trigger in triggers.values() if trigger.cause in _OF_ENROLMENTS]
+        about = self._about(triggers, of) if of is not None else said
+        return kept.kept == Kept.UNDONE and any(trigger.published_at > kept.kept_at for trigger in about)
 
     def _is_of_closed_year(
         self, enrolments: Sequence[sa.Row[Any]], components: Mapping[str, str | None], had: sa.Row[Any]
@@ -235,6 +239,7 @@ def _columns(of: WantedCohort | sa.Row[Any]) -> dict[str, Any]:
 
 
 _DESIRED = [c.name for c in membership.c if not c.primary_key and c.name not in {"observed", "observed_at", "user_id"}]
+_OF_ENROLMENTS = frozenset(map(Cause, Status))
 _HAS = sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.kept, membership.c.kept_at).where(
     membership.c.desired
 )

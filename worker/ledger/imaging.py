@@ -86,7 +86,7 @@ def lift_undone(connection: sa.Connection, image: Snapshot, effects: Effects, *,
         .where(membership.c.kept == Kept.UNDONE, membership.c.kept_at < image.taken_at)
     )
     for row in connection.execute(kept):
-        if row.etape is not None and image.scope.covers_etape(row.etape):
+        if image.scope.covers_etape(row.etape):
             trigger = Trigger(Cause.ABSENT, f"snapshot {image.id}", image.taken_at, run)
             effects.touch(row.student_id, trigger, row.etape)
 

@@ -19,6 +19,8 @@ from worker.sql.tables import cohort, gap, membership
 _PARKED = {*OF_ACCOUNTS, Reason.OBSERVE}
 Pair = tuple[int, str]
 """A membership: cohort id, student id."""
+HASH_DIGITS = 8
+"""Hexadecimal digits of the name of a set of removals; the number of a run, which it is never taken for, has fewer."""
 
 
 class Why(StrEnum):
@@ -85,7 +87,7 @@ class PlannedPlatform:
 def proposal_hash(pairs: Iterable[Pair]) -> str | None:
     """Name a set of removals: equal for equal sets, else different; None for none."""
     ordered = sorted(pairs)
-    return sha256(orjson.dumps(ordered)).hexdigest()[:8] if ordered else None
+    return sha256(orjson.dumps(ordered)).hexdigest()[:HASH_DIGITS] if ordered else None
 
 
 def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -> PlannedPlatform:

@@ -171,7 +171,7 @@ class Workbook:
             return
         with self._ledger.write() as connection:
             if closed:
-                over = _AT.values(observed=False, observed_at=now, user_id=None, held=None)
+                over = _AT.values(observed=False, observed_at=now, user_id=None, **_LET_GO)
                 connection.execute(over, [_key(item) for item in closed])
             if applied:
                 connection.execute(
@@ -181,7 +181,7 @@ class Workbook:
                         user_id=sa.bindparam("b_user"),
                         attempts=0,
                         reason=None,
-                        held=None,
+                        **_LET_GO,
                     ),
                     [
                         _key(done.gap)
@@ -381,6 +381,8 @@ needs_rename = sa.or_(
 )
 """An owned cohort whose étape got its label, another label, or another code."""
 
+_LET_GO = {"held": None, "approved": None, "approved_until": None}
+"""An approval is for one removal: whoever is put back by hand isn't removed again by it."""
 _AT = sa.update(membership).where(
     membership.c.cohort_id == sa.bindparam("b_cohort"), membership.c.student_id == sa.bindparam("b_student")
 )
