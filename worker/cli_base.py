@@ -1,6 +1,7 @@
 """What the commands share: options, the console, the ledger, the words for durations."""
 
 import getpass
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -52,8 +53,11 @@ def when(at: Instant, settings: config.Settings) -> str:
 
 
 def person() -> str:
-    """Who sits there, for the journal."""
-    return getpass.getuser()
+    """Who sits there, for the journal; a container's user may have a number alone."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def guard_sentence(guard: GuardReport) -> str:
