@@ -128,11 +128,9 @@ def _print_report(report: Report, settings: Settings, *, as_json: bool) -> None:
         return
     end = "" if report.ended_at is None else f", {report.ended_at - report.started_at:.0f} s"
     say(f"reconciliation {report.run}: {report.state}, began {when(report.started_at, settings)}{end}")
-    if report.error is not None:  # which names the refusals, if these are why
-        say(report.error)
-    else:
-        for refusal in report.refusals:
-            say(f"passed over: {refusal}")
+    # An error names the refusals, if these are why.
+    for sentence in [report.error] if report.error else [f"passed over: {refusal}" for refusal in report.refusals]:
+        say(sentence)
     if (image := report.snapshot) is not None:
         say(
             f"snapshot {image.id}: {image.rows} enrolments, taken {ago(report.started_at - image.taken_at)} before; "
