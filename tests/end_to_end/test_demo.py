@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from worker.sandbox import demo
+from worker.sandbox import demo, demo_show
 from worker.sandbox.demo_stage import Stage
 
 STUDENTS = 250
@@ -12,7 +12,7 @@ STUDENTS = 250
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(demo, "DAY_SECONDS", 2.0)
-    monkeypatch.setattr(demo, "PATIENCE_SECONDS", 30.0)
+    monkeypatch.setattr(demo_show, "PATIENCE_SECONDS", 30.0)
     monkeypatch.setenv("COHORTS_LEDGER__URL", "sqlite:////nowhere/real.db")  # must not be met
     with capture_logs():
         yield
@@ -24,6 +24,8 @@ def test_demo_finds_every_cohort_as_the_generator_says(capsys: pytest.CaptureFix
     assert held, printed
     assert "every check held" in printed
     assert "FAILED" not in printed
+    for shown in ("1 extra, 1 gone account, 1 missing, 1 renamed, 1 stranger kept", "1 vanished", "`cohorts held`"):
+        assert shown in printed
 
 
 def test_demo_fails_and_says_what_differs_when_somebody_meddles(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,3 +57,28 @@ def test_demo_fails_and_says_what_differs_when_somebody_meddles(capsys: pytest.C
     for sentence in expected.values():
         assert sentence in printed, printed
     assert "4 checks FAILED" in printed, printed
+
+
+def test_demo_fails_and_goes_no_further_when_somebody_meddles_while_it_reconciles(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected: dict[str, str] = {}
+
+    def meddle(stage: Stage) -> None:
+        ecampus, prelude = stage.platforms["ecampus"], stage.platforms["prelude"]
+        [(code, members)] = stage.apart.items()
+        gone = min(members)
+        ecampus.moodle.remove_member(ecampus.etapes()[code], ecampus.accounts()[gone])
+        theirs, (cohort, _) = max(prelude.by_hand.items())
+        prelude.moodle.rename_cohort(theirs, "Autre nom")
+        expected["member"] = f"ecampus: {code}: 1 missing: {gone}"
+        expected["untouched"] = "FAILED proof of the untouched"
+        expected["proof"] = f"prelude: {cohort.idnumber}: name, of which our journal has 0 entries"
+        monkeypatch.setattr(demo_show, "PATIENCE_SECONDS", 1.0)
+
+    assert not demo.run(students=STUDENTS, meddle_at_night=meddle)
+    printed = capsys.readouterr().out
+    for sentence in expected.values():
+        assert sentence in printed, printed
+    assert "cohorts approve" not in printed
+    assert "FAILED" in printed.rpartition("Verdict")[2]

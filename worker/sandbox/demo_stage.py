@@ -5,25 +5,33 @@ Nothing outside is touched: the settings lie in a folder of their own, and those
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from socket import create_server
 from string import Template
 from tempfile import TemporaryDirectory
 
-from worker import app, config, parts
+from worker import app, config, parts, snapshots
 from worker.broker import RecordProducer
 from worker.ledger import Ledger, reading
+from worker.model import SnapshotScope
 from worker.sandbox.broker import EmbeddedBroker
+from worker.sandbox.demo_platform import Comparison, Platform
 from worker.sandbox.moodle import MEASURED, SandboxMoodle
-from worker.sandbox.moodle_site import Cohort
 from worker.sandbox.university import University
+from worker.sources import files
 
-TOPIC, DEAD_LETTERS = "enrolments", "enrolments.dead-letters"
+TOPIC, SNAPSHOTS, DEAD_LETTERS = "enrolments", "enrolments.snapshots", "enrolments.dead-letters"
 PARTITIONS = 16  # the embedded broker keeps 5 MiB a partition; a message has 0.6 KiB
+OPENED = timedelta(hours=22)
+"""How long ago the first day began: its evening is over when the night's snapshot is taken, and the next day is not."""
+KEPT = ("ecampus", "collegium")
+"""The platforms that the worker keeps."""
 USUAL_PORT = 9464
 REMOVAL_DELAY_SECONDS = 5
 STUDENTS_PER_ETAPE = 25
@@ -39,6 +47,7 @@ mode = "automatic"
 url = "$ecampus"
 token = "demo"
 account = { field = "username", template = "e{student_id}" }
+guard = { platform_percent = 15 }  # a day of the rentrée and two nights pass here within the guard's 24 hours
 
 [platforms.collegium]  # Collegium Santé: étapes of the health component only
 mode = "automatic"
@@ -46,6 +55,8 @@ url = "$collegium"
 token = "demo"
 account = { field = "idnumber", template = "{student_id}" }
 routes = [{ components = [$health] }]
+guard = { platform_percent = 15 }
+limits = { timeout_seconds = 10 }  # for so long, the cohort of a writing call that a 502 cut short is left alone
 
 [platforms.prelude]  # kept by hand: never written
 mode = "manual"
@@ -55,6 +66,7 @@ token = "demo"
 [kafka]
 bootstrap = "$bootstrap"
 topics = ["$topic"]
+snapshots = "$snapshots"
 dead_letters = "$dead_letters"
 
 [ledger]
@@ -67,120 +79,12 @@ park_seconds = 2
 park_most_seconds = 4
 poll_seconds = 0.25
 
+[reconcile]
+wait_minutes = 1
+
 [web]
 port = $port
 """)
-
-Members = frozenset[str | int]
-"""Students, and ids of accounts that are no student's."""
-Print = dict[int, tuple[Cohort, Members]]
-"""Cohorts by id, as they are with their members: equal prints, nothing was touched."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """A platform's cohorts, people's own aside, against what the generator says is true."""
-
-    cohorts: int
-    wanted: int
-    """Memberships of students with an account."""
-    right: int
-    """Those of them that Moodle shows."""
-    accountless: int
-    """Memberships of students without an account: they are parked."""
-    foreign: int
-    """Memberships in étape cohorts that people made and nobody adopted: they wait."""
-    differences: tuple[str, ...]
-
-
-@dataclass(kw_only=True)
-class Platform:
-    """A sandbox Moodle, whose accounts are whose, and the cohorts that people made there."""
-
-    name: str
-    moodle: SandboxMoodle
-    components: frozenset[str] | None = None
-    """Components that lead here; None for every one."""
-    students: dict[int, str] = field(default_factory=dict)
-    """Student by id of the account."""
-    by_hand: Print = field(default_factory=dict)
-
-    def add_accounts(self, accounts: Iterable[tuple[str, str]]) -> None:
-        """Create the accounts (username, student id) that are not there yet."""
-        there = set(self.students.values())
-        for username, student in accounts:
-            if student not in there:
-                self.students[self.moodle.add_user(username=username, idnumber=student)] = student
-
-    def add_by_hand(self, name: str, idnumber: str, students: Iterable[str]) -> None:
-        """Let a person make a cohort."""
-        cohort = self.moodle.create_cohort(name=name, idnumber=idnumber)
-        accounts = {student: account for account, student in self.students.items()}
-        for student in students:
-            self.moodle.add_member(cohort, accounts[student])
-        self.by_hand[cohort] = self.print()[cohort]
-
-    def print(self) -> Print:
-        """Every cohort, with its members."""
-        return {
-            cohort.id: (cohort, frozenset(self.students.get(user, user) for user in self.moodle.members(cohort.id)))
-            for cohort in self.moodle.cohorts()
-        }
-
-    def touched(self) -> list[str]:
-        """Names of the cohorts made by hand that are no longer what they were."""
-        now = self.print()
-        return [cohort.name for id_, (cohort, _) in self.by_hand.items() if now.get(id_) != self.by_hand[id_]]
-
-    def compare(self, truth: Mapping[str, frozenset[str]], labels: Mapping[str, tuple[str, str, str]]) -> Comparison:
-        """Compare every cohort that no person made: its members and its name."""
-        here = {
-            code: members
-            for code, members in truth.items()
-            if self.components is None or labels[code][1] in self.components
-        }
-        taken = {cohort.idnumber for cohort, _ in self.by_hand.values()}
-        students = frozenset(self.students.values())
-        wanted = {code: members & students for code, members in here.items() if code not in taken}
-        shown: dict[str, list[tuple[Cohort, Members]]] = {code: [] for code in wanted}
-        for id_, (cohort, members) in self.print().items():
-            if id_ not in self.by_hand:
-                shown.setdefault(cohort.idnumber, []).append((cohort, members))
-        return Comparison(
-            cohorts=sum(map(len, shown.values())),
-            wanted=sum(map(len, wanted.values())),
-            right=sum(len(wanted.get(code, frozenset()) & found[0][1]) for code, found in shown.items() if found),
-            accountless=sum(len(here[code] - students) for code in wanted),
-            foreign=sum(len(members) for code, members in here.items() if code in taken),
-            differences=tuple(
-                f"{self.name}: {code}: {difference}"
-                for code in sorted(shown)
-                for difference in _differences(wanted.get(code, frozenset()), shown[code], labels.get(code))
-            ),
-        )
-
-
-def _differences(
-    wanted: frozenset[str], shown: list[tuple[Cohort, Members]], label: tuple[str, str, str] | None
-) -> Iterator[str]:
-    """Say how the cohorts of one idnumber differ from the one that must be there."""
-    if len(shown) != 1:
-        if wanted or shown:
-            yield f"{len(shown)} cohorts instead of one, which has {len(wanted)} members"
-        return
-    [(cohort, members)] = shown
-    if missing := wanted - members:
-        yield f"{len(missing)} missing: {_some(missing)}"
-    if extra := members - wanted:
-        yield f"{len(extra)} too many: {_some(extra)}"
-    name = f"{label[2]}: {label[0]}" if label else None
-    if cohort.name != name:
-        yield f"is named «{cohort.name}», not «{name}»"
-
-
-def _some(members: Members) -> str:
-    names = sorted(map(str, members))
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")  # noqa: PLR2004 - enough to look into it
 
 
 @dataclass(kw_only=True)
@@ -193,6 +97,12 @@ class Stage:
     settings_file: Path
     ledger: Ledger
     worker_ended: Callable[[], bool]
+    apart: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Members that some étapes' cohorts must have instead of the true ones: the guard or a person keeps them so."""
+    held: Counter[str] = field(default_factory=Counter)
+    """How many removals the guard must hold, by platform."""
+    unasked: set[tuple[str, str]] = field(default_factory=set)
+    """Each (étape, student) whose removal is right though the generator doesn't ask for it."""
     published: int = 0
     poison: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Key and value of every message sent that nobody can read."""
@@ -206,9 +116,34 @@ class Stage:
         self._producer.send(records)
         self.published += len(records)
 
+    def publish_snapshot(self, rows: Iterable[bytes]) -> int:
+        """Publish a snapshot of the university, taken now, that has these rows; gives how many."""
+        taken_at = datetime.now(UTC)
+        years = frozenset({self.university.year - 1, self.university.year})
+        scope = SnapshotScope(uais=frozenset({self.university.uai}), academic_years=years)
+        with snapshots.collected(files.read(rows), scope) as image:
+            snapshots.publish(
+                image,
+                self.settings.kafka.properties(),
+                SNAPSHOTS,
+                snapshot_id=snapshots.new_id(image.system, taken_at),
+                taken_at=taken_at,
+            )
+            return image.rows
+
     def compare(self, name: str) -> Comparison:
-        """Compare a platform with what the generator says is true now."""
-        return self.platforms[name].compare(self.university.truth(), self.university.labels())
+        """Compare a platform with what the generator says is true now, `apart` aside."""
+        return self.platforms[name].compare(self.university.truth() | self.apart, self.university.labels())
+
+    def miscounted(self, name: str, found: Comparison) -> list[str]:
+        """Say where the ledger counts other gaps than those that must be left: parked, foreign and held ones."""
+        status = self.status(name)
+        expected = {"parked": found.accountless, "foreign": found.foreign, "held": self.held[name]}
+        return [
+            f"{name}: the ledger counts {number} gaps that are {state}, and there are {expected.get(state, 0)}"
+            for state, number in status.gaps.items()
+            if number != expected.get(state, 0)
+        ]
 
     def status(self, name: str) -> reading.PlatformStatus:
         """What `cohorts status` says of a platform."""
@@ -227,12 +162,13 @@ def staged(*, students: int, seed: int) -> Iterator[Stage]:
         if name == config.SECRETS_VARIABLE or (name.startswith("COHORTS_") and not name.startswith("COHORTS_WEB_")):
             del os.environ[name]
     etapes = min(max(FEWEST_ETAPES, students // STUDENTS_PER_ETAPE), MOST_ETAPES)
-    university = University(seed=seed, students=students, etapes=etapes)
+    university = University(seed=seed, students=students, etapes=etapes, opening=datetime.now(UTC) - OPENED)
     platforms = {platform.name: platform for platform in _platforms(university)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="cohorts-demo-")))
         broker = stack.enter_context(EmbeddedBroker())
         broker.create_topic(TOPIC, PARTITIONS)
+        broker.create_topic(SNAPSHOTS, PARTITIONS)
         broker.create_topic(DEAD_LETTERS, 1)
         urls = {name: stack.enter_context(platform.moodle.serving()) for name, platform in platforms.items()}
         file = folder / "cohorts.toml"
@@ -287,6 +223,7 @@ def _settings(university: University, bootstrap: str, urls: Mapping[str, str], f
         health=", ".join(f'"{code}"' for code in sorted(university.health_components)),
         bootstrap=bootstrap,
         topic=TOPIC,
+        snapshots=SNAPSHOTS,
         dead_letters=DEAD_LETTERS,
         ledger=(folder / "ledger.db").as_posix(),
         removal_delay=REMOVAL_DELAY_SECONDS,
