@@ -93,10 +93,12 @@ def compare(
 def _account(row: Known, members: AbstractSet[int], here: Mapping[str, int], people: People) -> int | None:
     """Give the account that stands for a membership: one that is there, or else the one it was given to.
 
-    An account that was made anew takes the place of the one that the membership was given to.
+    An account that was made anew takes the place of the one that the membership was given to. That of a former number
+    doesn't stand for a student who is to be there and has an account of their own.
     """
-    accounts = (row.user_id, people.accounts.get(row.student_id), here.get(row.student_id))
-    known = [user_id for user_id in accounts if user_id is not None]
+    known = [user_id for user_id in (row.user_id, people.accounts.get(row.student_id)) if user_id is not None]
+    if row.student_id in here and not (row.desired and known):
+        known.append(here[row.student_id])
     return next((user_id for user_id in known if user_id in members), known[0] if known else None)
 
 

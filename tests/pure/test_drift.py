@@ -154,6 +154,14 @@ def test_the_account_of_a_former_number_is_its_bearer_s() -> None:
     )
 
 
+def test_a_student_whose_numbers_were_merged_is_to_be_there_by_the_account_of_the_one_that_lives_on() -> None:
+    who = people({"eve": 31}, eve=32)
+    former = replace(LEAVING, student_id="old", user_id=32)
+    assert sight(former, WANTED, members={32}, who=who) == NOBODY, "one is to be added, the other to be removed"
+    assert one(MEMBER, members={32}, who=who).drift is Drift.MISSING
+    assert one(WANTED, members={32}, who=people({}, eve=32)).user_id == 32, "they have no other account"
+
+
 # Laws
 
 USERS = st.integers(1, 6)
