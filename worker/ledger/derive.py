@@ -28,7 +28,7 @@ class Deriver:
         self._removal_delay = removal_delay
         self._grace = grace
         self._platforms = [p.name for p in mapper.policy.platforms if p.mode is not Mode.MANUAL]
-        self._mine = sa.select(cohort).where(cohort.c.platform.in_(self._platforms))
+        self._mine = sa.select(*_COHORT).where(cohort.c.platform.in_(self._platforms))
 
     def memberships(self, connection: sa.Connection, students: Mapping[str, Triggers], now: Instant) -> int:
         """Derive the memberships of these students, and of those merged with them; returns how many changed."""
@@ -199,7 +199,7 @@ class Deriver:
             state = {"state": CohortState.WANTED.value}
             connection.execute(sa.insert(cohort), [_columns(c) | state for c in new])
         # Templates may have changed since the cohort was first wanted.
-        moved = [key for key, row in known.items() if key in by_key and _columns(by_key[key]) != _columns(row)]
+        moved = [key for key, row in known.items() if key in by_key and _said(by_key[key]) != _said(row)]
         for key in moved:
             mine = sa.update(cohort).where(cohort.c.id == known[key].id)
             connection.execute(mine.values(_columns(by_key[key])))
@@ -233,11 +233,14 @@ def _enrolments(connection: sa.Connection, family: Mapping[str, str]) -> dict[st
     return by_student
 
 
-def _columns(of: WantedCohort | sa.Row[Any]) -> dict[str, Any]:
-    """Say what a cohort's row and the rules both say of it."""
-    return {name: getattr(of, name) for name in ("platform", "idnumber", "template", "etape", "component")}
+def _columns(of: WantedCohort) -> dict[str, Any]:
+    return dict(zip(_WANTED, _said(of), strict=True))
 
 
+_WANTED = ("platform", "idnumber", "template", "etape", "component")
+"""What a cohort's row and the rules both say of it."""
+_said = attrgetter(*_WANTED)
+_COHORT = [cohort.c[name] for name in ("id", *_WANTED, "wanted_name")]
 _DESIRED = [c.name for c in membership.c if not c.primary_key and c.name not in {"observed", "observed_at", "user_id"}]
 _OF_ENROLMENTS = frozenset(map(Cause, Status))
 _HAS = sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.kept, membership.c.kept_at).where(

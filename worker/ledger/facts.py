@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 
 from worker.ledger.engine import select_in, upsert
-from worker.model import Cause, EnrolmentChange, EtapeDescribed, Instant, Received, SnapshotScope, StudentRekeyed
+from worker.model import Cause, EnrolmentChange, EtapeDescribed, Instant, Kept, Received, SnapshotScope, StudentRekeyed
 from worker.rules import survivors
-from worker.sql.tables import component, enrolment, etape, snapshot, student
+from worker.sql.tables import component, enrolment, etape, membership, snapshot, student
 
 AS_A_WHOLE = "*"
 """The `label_version` of a label that was said of an étape as a whole."""
@@ -30,8 +30,16 @@ class _Known(NamedTuple):
     version: int
     changed_at: Instant
     student_id: str
-    etape: str | None
+    status: str
+    payment: str
     academic_year: int | None
+    etape: str | None
+    etape_version: str | None
+    component: str | None
+
+    def follows(self) -> tuple[Any, ...]:
+        """Give all that memberships follow from."""
+        return self[2:]
 
 
 @dataclass(slots=True)
@@ -48,8 +56,7 @@ class Counts:
     """Memberships whose desired state changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trigger:
+class Trigger(NamedTuple):
     """Why students are derived anew."""
 
     cause: Cause
@@ -76,7 +83,9 @@ class Effects:
     def touch(self, student_id: str, trigger: Trigger, *etapes: str | None) -> None:
         """Have a student derived anew; a wider reason than one étape's, if there was one before, stays."""
         triggers = self.students.setdefault(student_id, {None: trigger})
-        triggers |= dict.fromkeys((code for code in etapes if code is not None), trigger)
+        for code in etapes:
+            if code is not None:
+                triggers[code] = trigger
 
 
 def enrolments(
@@ -89,16 +98,11 @@ def enrolments(
     changes = [(item.change, item) for item in batch if isinstance(item.change, EnrolmentChange)]
     images = known_snapshots(connection)
     known: dict[tuple[str, str], dict[str, _Known]] = defaultdict(dict)
-    for row in select_in(
-        connection,
-        sa.select(*enrolment.primary_key, *(enrolment.c[name] for name in _Known._fields)).where(
-            enrolment.c.uai.in_({change.uai for change, _ in changes})
-        ),
-        enrolment.c.enrolment_id,
-        {change.enrolment_id for change, _ in changes},
-    ):
-        said = _Known(row.version, row.changed_at, row.student_id, row.etape, row.academic_year)
-        known[row.uai, row.enrolment_id][row.system] = said
+    columns = [*enrolment.primary_key, *(enrolment.c[name] for name in _Known._fields)]
+    theirs = sa.select(*columns).where(enrolment.c.uai.in_({change.uai for change, _ in changes}))
+    for row in select_in(connection, theirs, enrolment.c.enrolment_id, {change.enrolment_id for change, _ in changes}):
+        known[row.uai, row.enrolment_id][row.system] = _Known._make(row[3:])
+    undone = _undone(connection)
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for change, item in changes:
         sources = known[change.uai, change.enrolment_id]
@@ -109,13 +113,14 @@ def enrolments(
             counts.stale += 1
             continue
         counts.applied += 1
-        trigger = Trigger(Cause(change.status), change.origin, item.published_at)
-        effects.touch(change.student_id, trigger, change.etape)
-        for said in sources.values():  # perhaps of another student, or another étape
-            effects.touch(said.student_id, trigger, change.etape, said.etape)
-        sources[change.system] = _Known(
-            change.version, change.changed_at, change.student_id, change.etape, change.academic_year
-        )
+        new = _Known._make(_known(change))
+        same = old is not None and len(sources) == 1 and new.follows() == old.follows()
+        if not same or change.student_id in undone:
+            trigger = Trigger(Cause(change.status), change.origin, item.published_at)
+            effects.touch(change.student_id, trigger, change.etape)
+            for said in sources.values():  # perhaps of another student, or another étape
+                effects.touch(said.student_id, trigger, change.etape, said.etape)
+        sources[change.system] = new
         rows[change.uai, change.enrolment_id, change.system] = fact(change, now)
     upsert(connection, enrolment, list(rows.values()), update=FACT)
 
@@ -138,6 +143,13 @@ def fact(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
         "origin": change.origin,
         "recorded_at": now,
     }
+
+
+def _undone(connection: sa.Connection) -> set[str]:
+    """Students, by all their numbers, whose removal was undone until newer word comes, were it the same as before."""
+    kept = sa.select(membership.c.student_id).where(membership.c.kept == Kept.UNDONE)
+    merged = sa.select(student.c.student_id).where(student.c.survivor.in_(kept))
+    return set(connection.scalars(sa.union(kept, merged)))
 
 
 def known_snapshots(connection: sa.Connection) -> list[tuple[Instant, SnapshotScope]]:
@@ -340,6 +352,7 @@ def _label(version: str, at: Instant, label: str) -> _Label:
     return version == AS_A_WHOLE, len(version), version, at, label
 
 
+_known = attrgetter(*_Known._fields)
 FACT = [c.name for c in enrolment.c if not c.primary_key]
 """Columns of an enrolment that a newer fact replaces."""
 
