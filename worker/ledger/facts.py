@@ -108,8 +108,7 @@ def enrolments(
         sources = known[change.uai, change.enrolment_id]
         old = sources.get(change.system)
         overtaken = old is not None and (change.version, change.changed_at) <= (old.version, old.changed_at)
-        last = old or max(sources.values(), key=attrgetter("changed_at"), default=None)
-        if overtaken or _in_a_snapshot(change, last, images):
+        if overtaken or (images and _in_a_snapshot(change, old or _latest(sources), images)):
             counts.stale += 1
             continue
         counts.applied += 1
@@ -156,6 +155,10 @@ def known_snapshots(connection: sa.Connection) -> list[tuple[Instant, SnapshotSc
     """Give what accepted snapshots are complete for, and when they were taken; newest first."""
     rows = connection.execute(sa.select(snapshot.c.taken_at, snapshot.c.scope).order_by(snapshot.c.taken_at.desc()))
     return [(row.taken_at, SCOPES.validate_json(row.scope)) for row in rows]
+
+
+def _latest(sources: dict[str, _Known]) -> _Known | None:
+    return max(sources.values(), key=attrgetter("changed_at"), default=None)
 
 
 def _in_a_snapshot(

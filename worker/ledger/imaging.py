@@ -6,6 +6,7 @@ Nothing that was learnt after that instant is touched. What the ledger already k
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from worker.sql.tables import cohort, enrolment, membership, snapshot
 NEVER = -1
 """Version of a fact that no message has told: any message that isn't older than the snapshot comes after it."""
 _OVER = {Status.DELETED, Status.ABSENT}
-_TOLD = ("student_id", "status", "payment", "academic_year", "etape", "etape_version", "component")
+_told = attrgetter("student_id", "status", "payment", "academic_year", "etape", "etape_version", "component")
 Key = tuple[str, str]
 
 
@@ -39,7 +40,7 @@ def enrolments(
         if row is not None and known.system == image.system:
             settled.add(key)
             overruled = rivals.get(key, (0.0, "")) > (known.changed_at, known.system)
-            if known.changed_at <= image.taken_at and (overruled or _differs(row, known)):
+            if known.changed_at <= image.taken_at and (overruled or _told(row) != _told(known)):
                 rows.append(fact(row, now) | {"version": known.version})
                 changed.append(key)
                 _touch(effects, image, row, run, known)
@@ -131,10 +132,6 @@ def _rivals(connection: sa.Connection, image: Snapshot) -> dict[Key, tuple[Insta
     )
     ordered = others.order_by(enrolment.c.changed_at, enrolment.c.system)
     return {(row.uai, row.enrolment_id): (row.changed_at, row.system) for row in connection.execute(ordered)}
-
-
-def _differs(row: EnrolmentChange, known: sa.Row[Any]) -> bool:
-    return any(getattr(row, name) != getattr(known, name) for name in _TOLD)
 
 
 def _touch(effects: Effects, image: Snapshot, row: EnrolmentChange, run: int, known: sa.Row[Any] | None = None) -> None:
