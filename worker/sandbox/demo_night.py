@@ -19,7 +19,7 @@ from worker.sandbox.demo_stage import KEPT, Stage
 
 DEPARTING = 0.01
 """Share of the students who leave without a message."""
-PERSON = "the demo"
+PERSON = "demo"
 
 Pairs = set[tuple[str, str]]
 """(étape, student)."""
