@@ -115,7 +115,7 @@ def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequ
     if connection.dialect.name == "sqlite":
         each = sa.func.json_each(orjson.dumps(values).decode()).table_valued("value")
         return column.in_(sa.select(each.c.value))
-    return column == sa.any_(sa.literal(values, postgresql.ARRAY(column.type)))
+    return column.in_(sa.select(sa.func.unnest(sa.literal(values, postgresql.ARRAY(column.type)))))
 
 
 def chunks(values: Iterable[Any]) -> Iterator[list[Any]]:

@@ -146,9 +146,10 @@ def fact(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
 
 def _undone(connection: sa.Connection) -> set[str]:
     """Students, by all their numbers, whose removal was undone until newer word comes, were it the same as before."""
-    kept = sa.select(membership.c.student_id).where(membership.c.kept == Kept.UNDONE)
-    merged = sa.select(student.c.student_id).where(student.c.survivor.in_(kept))
-    return set(connection.scalars(sa.union(kept, merged)))
+    kept = set(connection.scalars(sa.select(membership.c.student_id).where(membership.c.kept == Kept.UNDONE)))
+    return kept | {
+        row.student_id for row in select_in(connection, sa.select(student.c.student_id), student.c.survivor, kept)
+    }
 
 
 def known_snapshots(connection: sa.Connection) -> list[tuple[Instant, SnapshotScope]]:
