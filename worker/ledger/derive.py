@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -17,6 +17,19 @@ PROMISE_SECONDS = 24 * 3600
 """A change is on Moodle this long after its publication, at most."""
 FRESH, DRIFT = 0, 1
 """Priorities: what a message has announced goes before what a reconciliation has found."""
+
+
+class _Latest(NamedTuple):
+    """What the latest source says of an enrolment; the names are those of the columns. A row is slower to ask."""
+
+    student_id: str
+    uai: str
+    status: str
+    payment: str
+    academic_year: int | None
+    etape: str | None
+    etape_version: str | None
+    component: str | None
 
 
 class Deriver:
@@ -148,7 +161,7 @@ class Deriver:
         return kept.kept == Kept.UNDONE and any(trigger.published_at > kept.kept_at for trigger in about)
 
     def _is_of_closed_year(
-        self, enrolments: Sequence[sa.Row[Any]], components: Mapping[str, str | None], had: sa.Row[Any]
+        self, enrolments: Sequence[_Latest], components: Mapping[str, str | None], had: sa.Row[Any]
     ) -> bool:
         wanted = self.mapper.desired_in_any_year(enrolments, components)
         return (had.platform, had.idnumber) in {(cohort.platform, cohort.idnumber) for cohort in wanted}
@@ -225,10 +238,10 @@ def _families(
     return {number: merged.get(number, number) for number in triggers}, triggers
 
 
-def _enrolments(connection: sa.Connection, family: Mapping[str, str]) -> dict[str, list[sa.Row[Any]]]:
+def _enrolments(connection: sa.Connection, family: Mapping[str, str]) -> dict[str, list[_Latest]]:
     """Enrolments by surviving student. When several sources speak of one, the latest to have changed is taken."""
-    by_student: dict[str, list[sa.Row[Any]]] = defaultdict(list)
-    for row in select_in(connection, _LATEST, enrolment.c.student_id, family):
+    by_student: dict[str, list[_Latest]] = defaultdict(list)
+    for row in map(_Latest._make, select_in(connection, _LATEST, enrolment.c.student_id, family)):
         by_student[family[row.student_id]].append(row)
     return by_student
 
@@ -248,16 +261,7 @@ _HAS = sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.k
 )
 """Desired memberships. Cohorts aren't joined: SQLite would go through them, and look up every student in each."""
 _other = enrolment.alias("other")
-_LATEST = sa.select(
-    enrolment.c.uai,
-    enrolment.c.student_id,
-    enrolment.c.status,
-    enrolment.c.payment,
-    enrolment.c.academic_year,
-    enrolment.c.etape,
-    enrolment.c.etape_version,
-    enrolment.c.component,
-).where(
+_LATEST = sa.select(*(enrolment.c[name] for name in _Latest._fields)).where(
     ~sa.exists().where(
         _other.c.uai == enrolment.c.uai,
         _other.c.enrolment_id == enrolment.c.enrolment_id,
