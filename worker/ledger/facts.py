@@ -101,7 +101,8 @@ def enrolments(
     columns = [*enrolment.primary_key, *(enrolment.c[name] for name in _Known._fields)]
     theirs = sa.select(*columns).where(enrolment.c.uai.in_({change.uai for change, _ in changes}))
     for row in select_in(connection, theirs, enrolment.c.enrolment_id, {change.enrolment_id for change, _ in changes}):
-        known[row[0], row[1]][row[2]] = _Known._make(row[3:])
+        uai, enrolment_id, system, *rest = tuple(row)
+        known[uai, enrolment_id][system] = _Known._make(rest)
     undone = _undone(connection)
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for change, item in changes:
@@ -184,7 +185,8 @@ def logins(connection: sa.Connection, batch: Iterable[Received], effects: Effect
             said[change.student_id] = max(new, said.get(change.student_id, new))
     columns = sa.select(student.c.student_id, student.c.login_at, student.c.login)
     known = {
-        row[0]: (row[1] or 0.0, row[2] or "") for row in select_in(connection, columns, student.c.student_id, said)
+        number: (at or 0.0, login or "")
+        for number, at, login in map(tuple, select_in(connection, columns, student.c.student_id, said))
     }
     rows = []
     for number, (at, login) in said.items():
