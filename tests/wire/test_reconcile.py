@@ -654,3 +654,16 @@ def test_a_guard_that_is_off_holds_nothing_and_says_so(build: Build) -> None:
     assert world.status().state is PlatformState.UP
     assert TOKEN not in str(report)
     assert reading.applied(world.ledger, "ecampus", "remove")
+
+
+def test_whom_a_snapshot_confirms_after_an_undo_is_desired_because_it_says_so(guarded: World) -> None:
+    report = departed(guarded, 3)
+    deciding.undo(guarded.ledger, str(report.run), by="eve", now=guarded.now)
+    guarded.a_minute_later()
+    guarded.enrolled["s1", "L1DROI"] = True
+    guarded.now += 3600
+    night(guarded, image(guarded))
+    of_s1 = sa.select(tables.membership).where(tables.membership.c.student_id == "s1")
+    with guarded.ledger.read() as connection:
+        row = connection.execute(of_s1).one()
+    assert (row.desired, row.cause, row.kept) == (True, "active", None)

@@ -106,7 +106,8 @@ def lift_undone(connection: sa.Connection, image: Snapshot, effects: Effects, *,
         .where(membership.c.kept == Kept.UNDONE, membership.c.kept_at < image.taken_at)
     )
     for row in connection.execute(kept):
-        if image.scope.covers_etape(row.etape):
+        told = row.etape is not None and row.etape in effects.students.get(row.student_id, {})
+        if image.scope.covers_etape(row.etape) and not told:
             trigger = Trigger(Cause.ABSENT, f"snapshot {image.id}", image.taken_at, run)
             effects.touch(row.student_id, trigger, row.etape)
 
