@@ -177,7 +177,7 @@ class Reconciliation:
         observer = Observer(self._ledger, site.policy, run=run, remove_strangers=site.remove_strangers)
         at, ours = self._clock(), observer.owned()
         cohorts, members = _read(reader)
-        look.fingerprints = _fingerprints(cohorts, members, ours)
+        look.fingerprints = _fingerprints(cohorts, members, ours.keys())
         if site.policy.mode is Mode.MANUAL:
             return
         here = {number: users for number, users in members.items() if number in ours}
@@ -267,7 +267,7 @@ class Reconciliation:
             return
         observer = Observer(self._ledger, site.policy, run=report.run, remove_strangers=False)
         cohorts = {cohort.id: cohort for cohort in reader.cohorts()}
-        ours_now = observer.owned()  # a person may have adopted one meanwhile
+        ours_now = observer.owned().keys()  # a person may have adopted one meanwhile
         foreign = look.fingerprints.keys() - ours_now
         members = reader.members(sorted(cohorts.keys() - ours_now))
         after = _fingerprints(cohorts, members, ours_now)

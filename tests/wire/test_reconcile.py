@@ -315,6 +315,35 @@ def test_a_parked_student_whose_account_has_appeared_joins_in_the_night(world: W
     assert "s9" in world.members()["L1DROI"]
 
 
+def test_a_cohort_that_we_rename_while_moodle_is_being_read_was_not_renamed_by_somebody(world: World) -> None:
+    enrolled(world)
+    world.describe("L1DROI", "Licence 1 Droit")
+
+    @contextmanager
+    def converge_after_the_cohorts(function: str) -> Iterator[None]:
+        yield
+        if function == "core_cohort_get_cohort_members":
+            world.wires["ecampus"].around = lambda _: nullcontext()
+            world.now += 60
+            world.turns()
+
+    with world.around(converge_after_the_cohorts):
+        report = night(world)
+    assert world.cohort_name("L1DROI") == "UFR Droit: Licence 1 Droit"
+    assert drift(report) == {}
+    world.describe("L1DROI", "Licence 1 de droit")
+    world.a_minute_later()
+    assert world.cohort_name("L1DROI") == "UFR Droit: Licence 1 de droit"
+
+
+def test_a_name_is_seen_to_be_somebody_s_while_the_cohort_is_being_written(world: World) -> None:
+    enrolled(world)
+    world.moodle.edit_cohort(world.cohort_id("L1DROI"), name="Les juristes", idnumber="JURISTES")
+    with world.ledger.write() as connection:
+        connection.execute(sa.update(tables.cohort).values(lease_holder="another", lease_until=world.now + 90))
+    assert drift(night(world)) == {Drift.RENAMED: 1}
+
+
 def test_a_removal_made_while_moodle_is_being_read_is_newer_than_the_reading(world: World) -> None:
     enrolled(world)
     world.resign("s1", "L1DROI")

@@ -35,8 +35,8 @@ class Reading:
     """What Moodle showed of one platform, by Moodle's ids. `at` is when the reading began."""
 
     at: Instant
-    ours: AbstractSet[int]
-    """The cohorts that were ours when it began."""
+    ours: Mapping[int, tuple[str | None, str | None]]
+    """The cohorts that were ours when it began, with the name and the idnumber that we had left there."""
     cohorts: Mapping[int, SeenCohort]
     """Every cohort of the site."""
     members: Mapping[int, AbstractSet[int]]
@@ -77,10 +77,11 @@ class Observer:
         self.found = Found()
         self._mine = sa.and_(cohort.c.platform == platform.name, cohort.c.state == CohortState.OWNED)
 
-    def owned(self) -> frozenset[int]:
-        """Give Moodle's ids of our cohorts."""
+    def owned(self) -> dict[int, tuple[str | None, str | None]]:
+        """Give our cohorts by Moodle's id, each with the name and the idnumber that we left there."""
+        columns = sa.select(cohort.c.moodle_id, cohort.c.moodle_name, cohort.c.moodle_idnumber).where(self._mine)
         with self._ledger.read() as connection:
-            return frozenset(connection.scalars(sa.select(cohort.c.moodle_id).where(self._mine)))
+            return {row.moodle_id: (row.moodle_name, row.moodle_idnumber) for row in connection.execute(columns)}
 
     def left(self) -> set[int]:
         """Give the accounts that, as far as we know, are members of our cohorts."""
@@ -170,14 +171,18 @@ class Observer:
     def _rename(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: Reading) -> None:
         """Leave a name that a person gave; an idnumber is what teachers find the cohort by, and ours to put back."""
         for row in rows:
-            seen = reading.cohorts[row.moodle_id]
+            seen, (name, idnumber) = reading.cohorts[row.moodle_id], reading.ours[row.moodle_id]
             values: dict[str, Any] = {}
-            if seen.name != row.moodle_name:
+            # What we have renamed since the reading began is newer.
+            if seen.name != row.moodle_name == name:
                 values |= {"moodle_name": seen.name, "name_is_ours": row.name_is_ours and seen.name == row.wanted_name}
-            if seen.idnumber != row.moodle_idnumber:
+            if seen.idnumber != row.moodle_idnumber == idnumber:
                 values |= {"moodle_idnumber": seen.idnumber, "next_attempt_at": 0.0}
-            if values and row.lease_until <= reading.at:  # else it is perhaps being renamed by us
-                self.found.drift[row.idnumber][Drift.RENAMED] += 1
+            if values:
+                # As wanted: renamed by a call of ours whose answer was lost, or is still to come.
+                by_us = {"moodle_name": row.wanted_name, "moodle_idnumber": row.idnumber}
+                if any(values.get(what, wanted) != wanted for what, wanted in by_us.items()):
+                    self.found.drift[row.idnumber][Drift.RENAMED] += 1
                 connection.execute(sa.update(cohort).where(cohort.c.id == row.id).values(**values))
 
     def _members(
