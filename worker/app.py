@@ -52,9 +52,9 @@ def converging(settings: Settings, ledger: Ledger, stop: threading.Event) -> Ite
             yield
         finally:
             stop.set()
-            wait(parts, timeout=STOP_SECONDS)
-        for part in parts:
-            part.result(timeout=0)
+            finished = _finished(parts)
+        for part in finished:
+            part.result()
 
 
 def _turning(lane: Lane, stop: threading.Event, poll: float) -> None:
@@ -132,10 +132,7 @@ class Worker:
 
     def _end(self, parts: Sequence[Future[None]]) -> None:
         self.stop()
-        finished, late = wait(parts, timeout=STOP_SECONDS)
-        if late:
-            log.warning("calls still in flight are left to their leases", lanes=len(late))
-        for part in finished:
+        for part in _finished(parts):
             part.result()
 
     def _consume(self, ledger: Ledger, stack: ExitStack) -> Callable[[], None]:
@@ -254,6 +251,14 @@ def _same_topics(properties: broker.Properties, ids: Mapping[str, str | None]) -
         raise BrokerError(f"topics were deleted: {', '.join(sorted(gone))}; create them")
     if other := [name for name, topic in found.items() if topic.id != ids[name] and None not in {topic.id, ids[name]}]:
         raise BrokerError(f"topics were re-created: {', '.join(other)}; a restart reads them from their beginning")
+
+
+def _finished(parts: Sequence[Future[None]]) -> set[Future[None]]:
+    """Wait for the end of these parts, but not for long, and give those that have ended."""
+    finished, late = wait(parts, timeout=STOP_SECONDS)
+    if late:
+        log.warning("calls still in flight are left to their leases", lanes=len(late))
+    return finished
 
 
 def _spawn(name: str, loop: Callable[[], None]) -> Future[None]:
