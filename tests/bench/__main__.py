@@ -6,7 +6,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import latency, ledger, memory, moodle
+from tests.bench import latency, ledger, memory, moodle, night
 from worker import telemetry
 
 BENCHES = {
@@ -14,6 +14,7 @@ BENCHES = {
     "moodle": ("Memberships on Moodle", moodle.run),
     "latency": ("From message to Moodle", latency.run),
     "memory": ("A whole worker", memory.run),
+    "night": ("A night without drift", night.run),
 }
 WIDTH = 140
 """Columns of a log or a file, which have none of their own."""

@@ -61,23 +61,23 @@ def run() -> Iterator[Figure]:
 def _work(pipe: Connection, ours: Settings, messages: int) -> None:
     """Run a worker until no message and no gap is left."""
     telemetry.configure_logging("warning")
-    before, started = _peak(), time.monotonic()
+    before, started = peak(), time.monotonic()
     worker = Worker(ours)
     with worker.running() as wait_for_end:
         ledger = open_ledger(ours)
         while sum((status := reading.status(ledger, [PLATFORM], time.time())).positions.values()) < messages:
             time.sleep(LOOK_SECONDS)
-        recorded, after_recording = time.monotonic() - started, _peak()
+        recorded, after_recording = time.monotonic() - started, peak()
         while any(status.platforms[0].gaps.values()):
             time.sleep(LOOK_SECONDS)
             status = reading.status(ledger, [PLATFORM], time.time())
-        pipe.send((before, recorded, after_recording, time.monotonic() - started, _peak()))
+        pipe.send((before, recorded, after_recording, time.monotonic() - started, peak()))
         ledger.close()
         worker.stop()
         wait_for_end()
 
 
-def _peak() -> float:
+def peak() -> float:
     """Give the most that this process has held in memory, in MiB.
 
     Not by getrusage, whose maximum is inherited from the process that started this one.

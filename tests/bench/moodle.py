@@ -79,7 +79,7 @@ def _round(
         if known:
             Workbook(ledger, PLATFORM, "bench", lease=1, guard=Guard()).remember(moodle.accounts, now)
         naive = _naive(moodle, numbers)
-        seconds = _converge(ours, ledger)
+        seconds = converge(ours, ledger)
         number = sum(map(len, university.truth().values()))
         missing = number - sum(cohort != "naive" for cohort, _ in moodle.seen())
         if missing:
@@ -106,7 +106,7 @@ def _naive(moodle: Moodle, numbers: list[str]) -> float:
     return NAIVE_CALLS / (time.perf_counter() - started)
 
 
-def _converge(ours: Settings, ledger: Ledger) -> float:
+def converge(ours: Settings, ledger: Ledger) -> float:
     """Run the lanes of the worker until no gap is left; gives the seconds."""
     stop = threading.Event()
 

@@ -63,7 +63,11 @@ class Moodle:
         """Create a cohort, without a call."""
         self._ask("create", idnumber)
 
-    def _ask(self, *words: str) -> Any:  # noqa: ANN401 - each question has an answer of its own
+    def charge(self, cost: Cost) -> None:
+        """Let calls take that long from now on."""
+        self._ask("charge", cost)
+
+    def _ask(self, *words: Any) -> Any:  # noqa: ANN401 - each question has an answer of its own
         self._pipe.send(words)
         return self._pipe.recv()
 
@@ -105,5 +109,8 @@ def _serve(pipe: Connection, usernames: list[str], cost: Cost, courses: int) -> 
                     pipe.send(None)
                 case ("seen",):
                     pipe.send(seen)
+                case ("charge", price):
+                    moodle.cost = price
+                    pipe.send(None)
                 case ("create", idnumber):
                     pipe.send(moodle.create_cohort(name=idnumber, idnumber=idnumber))

@@ -1,0 +1,178 @@
+"""A night that finds nothing to do, against the bare reading of the same things by a plain script.
+
+That reads the cohorts and their members, in calls of as many fields as ours, and where there is a snapshot the messages
+of its topic and their JSON.
+"""
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+from schemas import EnrolmentRow
+from tests.bench import Figure
+from tests.bench.memory import peak
+from tests.bench.moodle import converge
+from tests.bench.parts import PLATFORM, PROCESSES, TOKEN, Moodle, served, settings
+from worker import app, messages, parts, snapshots, telemetry
+from worker.config import Settings
+from worker.model import Received, RunState, SnapshotScope
+from worker.moodle.wire import ENVELOPE_FIELDS, SERVICE
+from worker.sandbox.broker import EmbeddedBroker
+from worker.sandbox.moodle import MEASURED, Cost
+from worker.sandbox.university import University
+
+ROUNDS = 5
+PARTITIONS = 16  # the embedded broker keeps 5 MiB in each
+
+
+def run() -> Iterator[Figure]:
+    """Load a university, close its gaps on a Moodle that costs nothing, then reconcile at measured costs."""
+    university = University()
+    truth = university.truth()
+    rows = list(university.snapshot_rows())
+    with ExitStack() as stack:
+        broker = stack.enter_context(EmbeddedBroker())
+        numbers = sorted(frozenset().union(*truth.values()))
+        moodle = stack.enter_context(served([f"e{number}" for number in numbers], cost=Cost()))
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        ours = settings(
+            ledger=f"sqlite:///{Path(directory) / 'ledger.db'}",
+            moodle=moodle.url,
+            kafka={"bootstrap": broker.bootstrap},
+        )
+        _load(ours, university)
+        moodle.charge(MEASURED)
+        bare, bare_both, only_moodle, whole = [], [], [], []
+        for number in range(ROUNDS):
+            tonight = _with_topic(ours, f"snapshots-{number}")
+            broker.create_topic(tonight.kafka.snapshots, PARTITIONS)
+            _publish(tonight, rows)
+            bare.append(_read_moodle(moodle, ours))
+            bare_both.append(bare[-1] + _read_topic(tonight))
+            only_moodle.append(_reconciled(tonight, with_snapshot=False))
+            whole.append(_reconciled(tonight, with_snapshot=True))
+    what = f"{sum(map(len, truth.values())):,} memberships, {len(truth):,} cohorts"
+    yield from _figures(what, only_moodle, {"Moodle's": bare})
+    what += f", snapshot of {len(rows):,}"
+    yield from _figures(what, whole, {"Moodle's": bare, "Moodle's and the topic's": bare_both})
+
+
+def _figures(what: str, ours: list[tuple[float, float]], bare: dict[str, list[float]]) -> Iterator[Figure]:
+    seconds = statistics.median(seconds for seconds, _ in ours)
+    for whose, some in bare.items():
+        plain = statistics.median(some)
+        yield Figure(
+            what=what,
+            value=f"{seconds:.2f} s",
+            against=f"{plain:.2f} s, {whose} bare reading",
+            ratio=f"{seconds / plain:.1f} times slower",
+            aim="3 times slower",
+        )
+    memory = max(memory for _, memory in ours)
+    yield Figure(what=what, value=f"{memory:.0f} MiB", against="peak of memory", aim="less than 250 MB")
+
+
+def _load(ours: Settings, university: University) -> None:
+    """Bring the ledger and Moodle in step, without any throttle."""
+    platform = ours.platforms[PLATFORM]
+    unlimited = platform.model_copy(
+        update={"limits": platform.limits.model_copy(update={"calls_per_second": 1000.0})},
+    )
+    at_once = ours.converge.model_copy(update={"coalesce_seconds": 0.0})
+    quick = ours.model_copy(update={"converge": at_once, "platforms": {PLATFORM: unlimited}})
+    ledger = parts.open_ledger(quick)
+    now = time.time()
+    changes = [messages.parse(value=message.payload(), origin="bench") for message in university.initial()]
+    parts.recorder(quick, ledger).record([Received(change=c, published_at=now) for c in changes], now=now)
+    converge(quick, ledger)
+    ledger.close()
+
+
+def _with_topic(ours: Settings, topic: str) -> Settings:
+    return ours.model_copy(update={"kafka": ours.kafka.model_copy(update={"snapshots": topic})})
+
+
+def _read_moodle(moodle: Moodle, ours: Settings) -> float:
+    """Read all cohorts and their members, in calls of as many fields as ours; gives the seconds."""
+    size = ours.platforms[PLATFORM].limits.fields - ENVELOPE_FIELDS
+
+    def call(client: httpx.Client, function: str, **form: object) -> list[dict[str, Any]]:
+        envelope = {"wsfunction": function, "moodlewsrestformat": "json", "wstoken": TOKEN}
+        answer = client.post(f"{moodle.url}/{SERVICE}", data=envelope | form, timeout=60).raise_for_status()
+        found: list[dict[str, Any]] = answer.json()
+        return found
+
+    started = time.perf_counter()
+    with httpx.Client() as client:
+        ids = [cohort["id"] for cohort in call(client, "core_cohort_get_cohorts")]
+        members: dict[int, set[int]] = {}
+        for start in range(0, len(ids), size):
+            form = {f"cohortids[{i}]": number for i, number in enumerate(ids[start : start + size])}
+            for cohort in call(client, "core_cohort_get_cohort_members", **form):
+                members[cohort["cohortid"]] = {*cohort["userids"]}
+    return time.perf_counter() - started
+
+
+def _read_topic(ours: Settings) -> float:
+    """Read every message of the topic, and its JSON; gives the seconds."""
+    started = time.perf_counter()
+    consumer = Consumer(
+        {**ours.kafka.properties(), "group.id": "bare", "enable.auto.commit": False, "enable.partition.eof": True}
+    )
+    consumer.assign([TopicPartition(ours.kafka.snapshots, number, OFFSET_BEGINNING) for number in range(PARTITIONS)])
+    unfinished, rows = PARTITIONS, []
+    while unfinished:
+        for message in consumer.consume(500, 0.05):
+            if message.error():
+                unfinished -= 1
+            else:
+                rows.append(orjson.loads(message.value() or b"null"))
+    consumer.close()
+    return time.perf_counter() - started
+
+
+def _publish(ours: Settings, rows: list[bytes]) -> None:
+    """Publish what the source holds, as of now."""
+    scope = SnapshotScope(uais=ours.uais, academic_years=frozenset({2025, 2026}))
+    taken_at = datetime.now(UTC)
+    with snapshots.collected(map(EnrolmentRow.model_validate_json, rows), scope) as image:
+        name = snapshots.new_id(image.system, taken_at)
+        snapshots.publish(image, ours.kafka.properties(), ours.kafka.snapshots, snapshot_id=name, taken_at=taken_at)
+
+
+def _reconciled(ours: Settings, *, with_snapshot: bool) -> tuple[float, float]:
+    """Reconcile in a process of its own; gives its seconds, the start of Python aside, and its peak of memory."""
+    theirs, pipe = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_reconcile, args=(pipe, ours, with_snapshot))
+    process.start()
+    pipe.close()  # so that a process that fails is not waited for
+    seconds, memory = theirs.recv()
+    process.join()
+    return seconds, memory
+
+
+def _reconcile(pipe: Connection, ours: Settings, with_snapshot: bool) -> None:  # noqa: FBT001 - a process's argument
+    """Do what the command does."""
+    telemetry.configure_logging("warning")
+    started = time.perf_counter()
+    stop = threading.Event()
+    with ExitStack() as stack:
+        ledger = parts.open_ledger(ours)
+        stack.callback(ledger.close)
+        parts.recorder(ours, ledger).apply_policy(now=time.time())
+        stack.enter_context(app.converging(ours, ledger, stop))
+        report = parts.reconciliation(ours, ledger, stack, stop=stop, with_snapshot=with_snapshot).run()
+    if report is None or report.state is not RunState.DONE or report.platforms[0].details:
+        raise RuntimeError(f"not a night without drift: {report}")
+    pipe.send((time.perf_counter() - started, peak()))
