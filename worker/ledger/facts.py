@@ -105,6 +105,7 @@ def enrolments(
         known[uai, enrolment_id][system] = _Known._make(rest)
     undone = _undone(connection)
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    again: dict[tuple[str, str, str], dict[str, Any]] = {}
     for change, item in changes:
         sources = known[change.uai, change.enrolment_id]
         old = sources.get(change.system)
@@ -121,7 +122,9 @@ def enrolments(
             for said in sources.values():  # perhaps of another student, or another étape
                 effects.touch(said.student_id, trigger, change.etape, said.etape)
         sources[change.system] = new
-        rows[change.uai, change.enrolment_id, change.system] = fact(change, now)
+        key = (change.uai, change.enrolment_id, change.system)
+        (again if same and key not in rows else rows)[key] = fact(change, now)
+    upsert(connection, enrolment, list(again.values()), update=_SAME)
     upsert(connection, enrolment, list(rows.values()), update=FACT)
 
 
@@ -360,6 +363,8 @@ def _label(version: str, at: Instant, label: str) -> _Label:
 _known = attrgetter(*_Known._fields)
 FACT = [c.name for c in enrolment.c if not c.primary_key]
 """Columns of an enrolment that a newer fact replaces."""
+_SAME = ["version", "changed_at", "origin", "recorded_at"]
+"""Columns that a newer fact replaces which says the same: indexed ones aren't among them, whose update costs most."""
 
 SCOPES: TypeAdapter[SnapshotScope] = TypeAdapter(SnapshotScope)
 """A scope to JSON and back."""
