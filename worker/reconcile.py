@@ -177,13 +177,27 @@ class Reconciliation:
         observer = Observer(self._ledger, site.policy, run=run, remove_strangers=site.remove_strangers)
         at, ours = self._clock(), observer.owned()
         cohorts, members = _read(reader)
-        look.fingerprints = _fingerprints(cohorts, members, ours.keys())
+        look.fingerprints = self._fingerprints(cohorts, members, ours.keys())
         if site.policy.mode is Mode.MANUAL:
             return
         here = {number: users for number, users in members.items() if number in ours}
         people = self._people(site.policy, reader, observer, here)
         reading = observing.Reading(at=at, ours=ours, cohorts=cohorts, members=here, people=people)
         look.found = observer.write(reading, self._clock())
+
+    def _fingerprints(
+        self, cohorts: Mapping[int, RemoteCohort], members: Mapping[int, set[int]], ours: AbstractSet[int]
+    ) -> dict[int, _Fingerprint]:
+        """Give those of every cohort that isn't ours, by Moodle's id; one that is just being created is ours, too."""
+        return {
+            number: _Fingerprint(
+                idnumber=cohorts[number].idnumber,
+                name=_digest(cohorts[number].name),
+                members=_digest(repr(sorted(users))),
+            )
+            for number, users in members.items()
+            if number not in ours and not cohorts[number].is_of(self._ledger.instance)
+        }
 
     def _people(
         self, policy: PlatformPolicy, reader: MoodleReader, observer: Observer, members: Mapping[int, set[int]]
@@ -270,7 +284,7 @@ class Reconciliation:
         ours_now = observer.owned().keys()  # a person may have adopted one meanwhile
         foreign = look.fingerprints.keys() - ours_now
         members = reader.members(sorted(cohorts.keys() - ours_now))
-        after = _fingerprints(cohorts, members, ours_now)
+        after = self._fingerprints(cohorts, members, ours_now)
         changes = [change for change in _differences(look.fingerprints, after) if change[0] in foreign | after.keys()]
         numbers = [number for number, _, _ in changes]
         ours = runs.journalled(self._ledger, site.policy.name, report.started_at, numbers)
@@ -302,21 +316,6 @@ def _read(reader: MoodleReader) -> tuple[dict[int, RemoteCohort], dict[int, set[
             if last:
                 raise
     raise AssertionError  # pragma: no cover - the second round returns or raises
-
-
-def _fingerprints(
-    cohorts: Mapping[int, RemoteCohort], members: Mapping[int, set[int]], ours: AbstractSet[int]
-) -> dict[int, _Fingerprint]:
-    """Give those of every cohort that isn't ours, by Moodle's id."""
-    return {
-        number: _Fingerprint(
-            idnumber=cohorts[number].idnumber,
-            name=_digest(cohorts[number].name),
-            members=_digest(repr(sorted(users))),
-        )
-        for number, users in members.items()
-        if number not in ours
-    }
 
 
 def _digest(text: str) -> str:

@@ -23,9 +23,9 @@ from tests.builders import (
 )
 from worker.ledger import Ledger, reading
 from worker.ledger.work import Applied, Parked
-from worker.model import Change, Payment, Reason, Received, Status, Tombstone
+from worker.model import Change, Kept, Payment, Reason, Received, Status, Tombstone
 from worker.rules import AccountField, CohortTemplate, Mode, PlatformPolicy, Policy, Route
-from worker.sql.tables import cohort, enrolment
+from worker.sql.tables import cohort, enrolment, membership
 
 OTHER = "29900002"
 MEMBER = {ETAPE: frozenset({STUDENT})}
@@ -78,6 +78,30 @@ def test_replayed_change_leaves_the_ledger_untouched(ledger: Ledger) -> None:
         assert counts.applied == 0
         assert counts.stale == len(again)
     assert content(ledger) == before
+
+
+def test_a_newer_version_that_says_the_same_is_remembered_all_the_same(ledger: Ledger) -> None:
+    record(ledger, told())
+    before = memberships(ledger)
+    counts = recorder(ledger).record(received(told(version=3, changed_at=NOW + 60)), now=NOW)
+    assert (counts.applied, counts.memberships) == (1, 0)
+    assert memberships(ledger) == before
+    record(ledger, told(version=2, status=Status.CANCELLED))
+    record(ledger, told(system="supann", changed_at=NOW + 30, status=Status.CANCELLED))
+    assert desired(ledger) == MEMBER
+
+
+@pytest.mark.parametrize("number", [STUDENT, "29900003"])
+def test_a_person_s_undo_ends_by_newer_word_even_if_it_is_the_same_as_before(ledger: Ledger, number: str) -> None:
+    over = told(student_id=number, status=Status.RESIGNED)
+    record(ledger, merged("29900003", STUDENT), replace(over, status=Status.ACTIVE), replace(over, version=2))
+    undone = {"desired": True, "kept": Kept.UNDONE.value, "kept_at": NOW + 10}
+    with ledger.write() as connection:
+        connection.execute(sa.update(membership).values(undone))
+    recorder(ledger).record(received(replace(over, version=3), at=NOW + 5), now=NOW + 20)
+    assert desired(ledger) == MEMBER
+    recorder(ledger).record(received(replace(over, version=4), at=NOW + 20), now=NOW + 20)
+    assert desired(ledger) == {}
 
 
 def test_an_older_version_never_replaces_a_newer_one(ledger: Ledger) -> None:

@@ -410,6 +410,35 @@ def test_cohorts_that_are_not_ours_are_proved_untouched_on_manual_platforms_too(
     assert not [call for call in world.moodles["prelude"].calls if call.writes]
 
 
+def test_a_cohort_that_we_create_while_moodle_is_being_read_is_not_somebody_s(world: World) -> None:
+    enrolled(world)
+    world.moodle.create_cohort(name="Chorale", idnumber="")
+
+    @contextmanager
+    def create_before_the_answer(_function: str) -> Iterator[None]:
+        world.wires["ecampus"].around = lambda _: nullcontext()
+        world.enrol("s1", "M1PHY")
+        world.wait(COALESCE)
+        yield
+
+    with world.around(create_before_the_answer):
+        report = night(world)
+    assert world.members()["M1PHY"] == {"s1"}
+    assert (of(report).foreign, of(report).foreign_changes) == (1, ())
+
+
+def test_a_cohort_that_we_are_just_creating_when_all_is_looked_at_again_is_not_somebody_s(world: World) -> None:
+    enrolled(world)
+    world.moodle.create_cohort(name="Chorale", idnumber="")
+    world.moodle.remove_member(world.cohort_id("L1DROI"), world.moodle.user_ids["s1"])
+
+    def meanwhile() -> None:
+        ours = f"Tenue par étape cohorts. [{world.ledger.instance}]"  # and the answer is not in the ledger yet
+        world.moodle.create_cohort(name="M1PHY", idnumber="M1PHY", description=ours)
+
+    assert of(night(world, meanwhile=meanwhile)).foreign_changes == ()
+
+
 def test_two_reconciliations_never_run_at_once_and_a_dead_one_is_given_up(world: World) -> None:
     enrolled(world)
     held = Runs(world.ledger, "night:2:alive", lease=900, is_dead=lambda _: False)

@@ -44,6 +44,10 @@ class RemoteCohort:
     description: str
     description_format: int
 
+    def is_of(self, instance: str) -> bool:
+        """Whether this ledger created it: its description carries the ledger's name."""
+        return _mark(instance) in self.description
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -159,17 +163,17 @@ class MoodleWriter(MoodleReader):
         if mode is not Mode.AUTOMATIC:
             raise MoodleReadOnly(f"{wire.platform} is in {mode} mode: it is never written")
         super().__init__(wire)
-        self._mark = f"[{instance}]"
+        self._instance = instance
         seconds = wire.limits.batch_seconds
         self.additions = Pace(seconds=seconds, most=self._capacity(_ADD_FIELDS))
         self.removals = Pace(seconds=seconds, most=self._capacity(_REMOVE_FIELDS))
 
     def is_ours(self, cohort: RemoteCohort) -> bool:
-        """Whether this ledger created the cohort: its description carries the ledger's name.
+        """Whether this ledger created the cohort.
 
         So a creation whose answer was lost is recognised, and nothing else is ever taken for ours.
         """
-        return self._mark in cohort.description
+        return cohort.is_of(self._instance)
 
     def create(self, cohorts: Sequence[tuple[str, str]]) -> tuple[dict[str, int], dict[str, str]]:
         """Create cohorts (idnumber, name) in the system context.
@@ -186,7 +190,7 @@ class MoodleWriter(MoodleReader):
                         "categorytype": {"type": "system", "value": ""},
                         "name": name,
                         "idnumber": idnumber,
-                        "description": f"Tenue par étape cohorts, ne pas modifier à la main. {self._mark}",
+                        "description": f"Tenue par étape cohorts, ne pas modifier à la main. {_mark(self._instance)}",
                         "descriptionformat": 1,
                     }
                     for idnumber, name in some
@@ -278,6 +282,10 @@ class MoodleWriter(MoodleReader):
             elif user_id not in members[cohort_id]:
                 refused[cohort_id, user_id] = UNKNOWN_USER
         return refused
+
+
+def _mark(instance: str) -> str:
+    return f"[{instance}]"
 
 
 @contextmanager
