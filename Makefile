@@ -3,22 +3,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench reference lock clean
+.PHONY: help demo test check bench chaos fuzz reference dashboards lock audit clean
 
 help: ## Say what each target does
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: requirements.lock requirements-extras.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation \
+		--requirement requirements-extras.lock 2>.venv/extras.log \
+		|| echo "Without python-ldap and oracledb, tests of directories and one of Oracle are skipped. On Debian:" \
+			"apt install gcc python3-dev libldap2-dev libsasl2-dev; rm .venv/ready (what went wrong: .venv/extras.log)"
 	@touch $@
 
 demo: .venv/ready ## Run the main job on the embedded broker, Moodle and ledger, and verify the outcome
 	$(BIN)/cohorts demo
 
 test: .venv/ready ## Run every test (what needs a server that is missing is skipped, and says what to install)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/ready ## Lint, formatting, types and layers
 	$(BIN)/ruff check .
@@ -29,13 +33,35 @@ check: .venv/ready ## Lint, formatting, types and layers
 bench: .venv/ready ## Measure, as ratios within one run
 	$(BIN)/python -m tests.bench
 
-reference: .venv/ready ## Write deploy/reference.md anew from the code
-	$(BIN)/python -m tests.reference
+chaos: .venv/ready ## Break everything that can break under running workers, and write docs/chaos.md
+	$(BIN)/python -m tests.chaos --rounds 3 --write
 
-lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
+fuzz: .venv/ready ## Try inputs that nobody should send, for MINUTES=10; what is found goes to tests/corpus
+	$(BIN)/python -m tests.fuzz $(MINUTES)
+
+reference: .venv/ready ## Write deploy/reference.md and Kubernetes' copy of the rules anew
+	$(BIN)/python -m tests.reference
+	$(BIN)/python -m tests.prometheus_rule
+
+dashboards: .venv/ready ## Write Grafana's dashboards anew from deploy/grafana
+	$(BIN)/python -m deploy.grafana.dashboards
+
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --quiet
+
+lock: .venv/ready ## Write the locks anew from pyproject.toml: to develop, to run, to build the wheel, and the extras
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--group dev --group build --quiet --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile $(LOCKED) --group dev --group build --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile $(LOCKED) --constraint requirements.lock --output-file requirements-runtime.lock pyproject.toml
+	$(BIN)/uv pip compile $(LOCKED) --constraint requirements.lock --output-file requirements-build.lock --group build
+	$(BIN)/uv pip compile $(LOCKED) --extra ldap --extra oracle --constraint requirements.lock \
+		--output-file requirements-extras.lock pyproject.toml
+	sed -i "1i # locked on $$(date +%F)" requirements-runtime.lock
+
+audit: .venv/ready ## Look for known vulnerabilities of what runs; needs the advisories of PyPI, so a network
+	@head -1 requirements-runtime.lock
+	$(PYTHON) -m venv .cache/audit
+	.cache/audit/bin/python -m pip install --quiet pip-audit
+	.cache/audit/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements-extras.lock
 
 clean: ## Remove the virtual environment and caches
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

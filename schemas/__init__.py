@@ -36,6 +36,10 @@ from schemas.snapshot import (
     SnapshotEnrolment,
     SnapshotEnrolmentData,
     SnapshotId,
+    SnapshotRow,
+    SnapshotUnknown,
+    SnapshotUnknownData,
+    UnknownRow,
 )
 
 __all__ = [
@@ -64,11 +68,15 @@ __all__ = [
     "SnapshotEnrolmentData",
     "SnapshotEvent",
     "SnapshotId",
+    "SnapshotRow",
+    "SnapshotUnknown",
+    "SnapshotUnknownData",
     "Source",
     "Student",
     "StudentKey",
     "StudentRekeyed",
     "StudentRekeyedData",
+    "UnknownRow",
     "message_key",
     "problems",
 ]

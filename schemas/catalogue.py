@@ -9,10 +9,10 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from schemas.enrolment import EnrolmentDeleted, EnrolmentState, EtapeDescribed, StudentRekeyed
 from schemas.envelope import Envelope
-from schemas.snapshot import SnapshotBegin, SnapshotEnd, SnapshotEnrolment
+from schemas.snapshot import SnapshotBegin, SnapshotEnd, SnapshotEnrolment, SnapshotUnknown
 
 _Message = EnrolmentState | EnrolmentDeleted | StudentRekeyed | EtapeDescribed
-_OfSnapshot = SnapshotBegin | SnapshotEnrolment | SnapshotEnd
+_OfSnapshot = SnapshotBegin | SnapshotEnrolment | SnapshotUnknown | SnapshotEnd
 Event = Annotated[_Message, Field(discriminator="type")]
 SnapshotEvent = Annotated[_OfSnapshot, Field(discriminator="type")]
 _HIDDEN = ConfigDict(hide_input_in_errors=True)

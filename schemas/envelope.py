@@ -91,8 +91,8 @@ def problems(error: ValidationError, *, depth: int = 1) -> tuple[tuple[str, str]
     At most `MOST_PROBLEMS` of them. A field's name may come from the sender: it is cut to 40 characters, and
     becomes `?` when it does not look like a name (a number, an address). `value` is the message as a whole.
     `depth` is how many parts of a place come before the field: 1 in a message, whose model was chosen by its type.
-    Types are those of https://docs.pydantic.dev/latest/errors/validation_errors/, and `same_student` and
-    `nothing_described`.
+    Types are those of https://docs.pydantic.dev/latest/errors/validation_errors/, and `same_student`,
+    `nothing_described` and `not_one_of_both`.
     """
     details = error.errors(include_url=False, include_context=False, include_input=False)
     return tuple((_field(detail, depth), detail["type"]) for detail in details[:MOST_PROBLEMS])

@@ -21,7 +21,7 @@ ASYNCAPI = HERE / "asyncapi.json"
 
 _STRUCTURED = "application/cloudevents+json"
 _KEY = "Student id (for a merge, the number that lives on); for `etape.described`, the code of the étape. UTF-8."
-_SNAPSHOT_KEY = "Student id of a row; `begin` and `end` have none, and are sent to each partition. UTF-8."
+_SNAPSHOT_KEY = "Student id of a row, or id of an enrolment that is unknown; `begin` and `end` have none. UTF-8."
 _ATTRIBUTES = ("specversion", "id", "source", "type", "time")
 _FAILURE = {
     "topic": "Topic that the message was read from.",

@@ -7,12 +7,13 @@ The digest of a partition is the sum, modulo 2**256, of the SHA-256 of the value
 as the topic holds it, each row once. Whoever sends a snapshot again sends the same bytes or takes another id.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from schemas.enrolment import AcademicYear, EnrolmentData, System, Uai, Version
-from schemas.envelope import Contract, Envelope, Text32, Time
+from schemas.envelope import Contract, Envelope, Text32, Text128, Time
 
 SnapshotId = Annotated[str, Field(max_length=100, pattern="^[A-Za-z0-9][A-Za-z0-9:._+-]*$")]
 Count = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
@@ -25,6 +26,38 @@ class EnrolmentRow(EnrolmentData):
     """As in `enrolment.state`, where the source has one: a file or a directory may not.
 
     It orders nothing here: a snapshot overrules by the instant at which it was taken."""
+
+
+class UnknownRow(Contract):
+    """Something that the source could not tell: an unknown word, an ambiguous entry, a missing number.
+
+    Absence ends nothing of it: what was known of the student, or of the enrolment, stays as it was.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["student_id"], "properties": {"student_id": {"type": "string"}}},
+                {"required": ["enrolment_id"], "properties": {"enrolment_id": {"type": "string"}}},
+            ]
+        }
+    )
+
+    student_id: Text32 | None = None
+    """The student, when all of their enrolments are unknown."""
+    enrolment_id: Text128 | None = None
+    """The enrolment, when only that one is."""
+    reason: Annotated[str, Field(max_length=40, pattern="^[a-z][a-z_]*$")]
+    """Why, in a word that can be counted, e.g. `ambiguous_year`."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.student_id is None) == (self.enrolment_id is None):
+            raise PydanticCustomError("not_one_of_both", "either a student or an enrolment")
+        return self
+
+
+SnapshotRow = EnrolmentRow | UnknownRow
 
 
 class Scope(Contract):
@@ -65,6 +98,15 @@ class SnapshotEnrolmentData(_OfOne):
     """The enrolment. Two rows may tell the same enrolment only if they tell the same of it."""
 
 
+class SnapshotUnknownData(_OfOne):
+    """A row of a snapshot that tells what it doesn't know."""
+
+    row: Count
+    """Number of the row within its partition; rows of both kinds are numbered together."""
+    unknown: UnknownRow
+    """What isn't known."""
+
+
 class SnapshotEndData(_OfOne):
     """How many rows there were."""
 
@@ -91,6 +133,15 @@ class SnapshotEnrolment(Envelope):
     type: Literal["fr.etape-cohorts.snapshot.enrolment.v1"]
     """What the message says: the state of an enrolment, among all of them."""
     data: SnapshotEnrolmentData
+    """The row."""
+
+
+class SnapshotUnknown(Envelope):
+    """A student, or an enrolment, of whom the snapshot says nothing: they stay as they were."""
+
+    type: Literal["fr.etape-cohorts.snapshot.unknown.v1"]
+    """What the message says: absence means nothing here."""
+    data: SnapshotUnknownData
     """The row."""
 
 

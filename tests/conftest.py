@@ -11,9 +11,10 @@ import pytest
 from tests.servers import MissingServerError
 from tests.servers.kafka import Kafka, real_kafka
 from tests.servers.postgres import Postgres, real_postgres
+from tests.servers.slapd import Slapd, real_slapd
 from worker.sandbox.broker import EmbeddedBroker
 
-REAL = {"kafka": pytest.mark.kafka, "postgres_url": pytest.mark.postgres}
+REAL = {"kafka": pytest.mark.kafka, "postgres_url": pytest.mark.postgres, "slapd": pytest.mark.slapd}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,3 +88,10 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+@pytest.fixture(scope="session")
+def slapd() -> Iterator[Slapd]:
+    """A directory of the session, in which each test makes a branch of its own."""
+    with needed(), real_slapd() as server:
+        yield server

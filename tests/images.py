@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from schemas import EnrolmentRow
+from schemas import EnrolmentRow, SnapshotRow
 from tests.builders import NOW, UAI
 from worker import snapshots
 from worker.broker import Headers, Record
@@ -54,14 +54,14 @@ def line(told: EnrolmentRow) -> bytes:
 
 
 @contextmanager
-def image(told: Iterable[EnrolmentRow], scope: SnapshotScope = SCOPE) -> Iterator[Image]:
+def image(told: Iterable[SnapshotRow], scope: SnapshotScope = SCOPE) -> Iterator[Image]:
     """Gather rows as the command does."""
     with snapshots.collected(told, scope) as gathered:
         yield gathered
 
 
 def sent(
-    told: Iterable[EnrolmentRow],
+    told: Iterable[SnapshotRow],
     name: str = "apogee-1",
     *,
     taken_at: Instant = TAKEN_AT,
@@ -76,7 +76,7 @@ def sent(
 
 
 def kind(message: Sent) -> str:
-    """Say what a message is: begin, enrolment or end."""
+    """Say what a message is: begin, enrolment, unknown or end."""
     name: str = orjson.loads(message[2])["type"].split(".")[-2]
     return name
 

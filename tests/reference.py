@@ -1,5 +1,6 @@
 """Writes deploy/reference.md from the code: `make reference`. A test fails when it is out of date."""
 
+import re
 import sys
 from collections.abc import Iterator
 from enum import Enum
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import typer
+import yaml
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
@@ -16,18 +18,19 @@ from worker.config import Settings
 from worker.ledger import reading
 from worker.model import Reason
 
-PAGE = Path(__file__).parent.parent / "deploy" / "reference.md"
+DEPLOY = Path(__file__).parent.parent / "deploy"
+PAGE, ALERTS = DEPLOY / "reference.md", DEPLOY / "prometheus" / "alerts.yml"
 
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([*_head(), *_commands(), *_settings(), *_metrics(), *_words()]) + "\n"
+    return "\n".join([*_head(), *_commands(), *_settings(), *_metrics(), *_alerts(), *_words()]) + "\n"
 
 
 def _head() -> Iterator[str]:
     yield "# Reference"
     yield ""
-    yield "Written from the code by `make reference`: every command, setting, metric and reason."
+    yield "Written from the code by `make reference`: every command, setting, metric, alert and reason."
 
 
 def _commands() -> Iterator[str]:
@@ -64,15 +67,21 @@ def _settings() -> Iterator[str]:
 
 def _section(prefix: str, section: type[BaseModel]) -> Iterator[str]:
     for name, info in section.model_fields.items():
-        nested = next(_models(info.annotation), None)
-        if nested is not None:
+        models = list(_models(info.annotation))
+        if models:
             origin = get_origin(info.annotation)
             many = "*NAME*." if origin is dict else "*n*." if origin is tuple else ""
             if info.description:
                 yield f"| `{prefix}{name}` | | {info.description} |"
-            yield from _section(f"{prefix}{name}.{many}", nested)
+            for model in models:  # of several, `kind` says which
+                kind = f" of kind {_kind(model)}" if len(models) > 1 else ""
+                yield from (line.replace("` |", f"`{kind} |", 1) for line in _section(f"{prefix}{name}.{many}", model))
         else:
             yield f"| `{prefix}{name}` | {_default(info.default, info.default_factory)} | {info.description} |"
+
+
+def _kind(model: type[BaseModel]) -> str:
+    return str(get_args(model.model_fields["kind"].annotation)[0])
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -105,6 +114,37 @@ def _metrics() -> Iterator[str]:
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = ", ".join(f"`{label}`" for label in metric._labelnames)
         yield f"| `{name}` | {labels} | {family.documentation} |"
+
+
+def _alerts() -> Iterator[str]:
+    yield from (
+        "",
+        "## Alerts",
+        "",
+        "`page`: act now. `warning`: act today. *n* is the figure that the alert tells.",
+        "",
+    )
+    yield from ("| alert | severity | after | what it says |", "| --- | --- | --- | --- |")
+    for alert in alerts():
+        said = alert["annotations"]["summary"]
+        for template, words in _TEMPLATES.items():
+            said = re.sub(template, words, said)
+        link = f"[{alert['alert']}](runbook.md#{alert['alert'].lower()})"
+        yield f"| {link} | {alert['labels']['severity']} | {alert.get('for', 'at once')} | {said} |"
+
+
+_TEMPLATES = {
+    r"\{\{ \$labels\.(\w+) \}\}": r"*\1*",
+    r"\{\{ humanizeDuration \$labels\.le \}\}": "5 minutes, or 24 hours",
+    r"\{\{ \$value[^}]*\}\}": "*n*",
+}
+"""What stands for what Prometheus fills in."""
+
+
+def alerts() -> list[dict[str, Any]]:
+    """Every alert of Prometheus' rules, in order."""
+    groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def metrics() -> list[MetricWrapperBase]:

@@ -11,15 +11,15 @@ from types import FrameType
 
 import structlog
 
-from worker import broker, telemetry
+from worker import broker, gauges, telemetry
 from worker.clock import due
 from worker.config import Settings
 from worker.converge import Lane
 from worker.errors import BrokerError, ContractBroken, MoodleError, PositionLost, RunInProgress
 from worker.ingest import Ingest
 from worker.ledger import Ledger, reading, runs
-from worker.model import PlatformState
-from worker.parts import lanes, open_ledger, reconciliation, recorder
+from worker.notify import Supervisor
+from worker.parts import formats, lanes, open_ledger, reconciliation, recorder
 from worker.rules import Mode
 from worker.web import Health, application, serving
 
@@ -67,11 +67,15 @@ class Worker:
     """A worker process: consumes, records, converges and answers, until told to stop.
 
     With `reconcile_at`, a local time, it reconciles every night, unless another process has done that night's.
+    The supervisor hears when it is ready, that its loops come round, and when it stops.
     """
 
-    def __init__(self, settings: Settings, *, reconcile_at: dt.time | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, reconcile_at: dt.time | None = None, supervisor: Supervisor | None = None
+    ) -> None:
         self._settings = settings
         self._reconcile_at = reconcile_at
+        self._supervisor = supervisor or Supervisor({})
         self._stop = threading.Event()
         self._signal: int | None = None
         self._health = Health()
@@ -124,13 +128,20 @@ class Worker:
             wait_for_end()
 
     def _wait(self, parts: Sequence[Future[None]]) -> None:
+        self._supervisor.tell("READY=1")
         while not self._stop.is_set() and self._signal is None:
             if wait(parts, timeout=0.2, return_when=FIRST_COMPLETED).done:
                 return
+            if self._supervisor.expects_beat():
+                if stuck := self._health.stuck():
+                    log.error("stuck: the supervisor will end this process", loops=stuck)
+                else:
+                    self._supervisor.tell("WATCHDOG=1")
         if self._signal is not None:
             log.info("stopping", signal=signal.Signals(self._signal).name)
 
     def _end(self, parts: Sequence[Future[None]]) -> None:
+        self._supervisor.tell("STOPPING=1")
         self.stop()
         for part in _finished(parts):
             part.result()
@@ -140,7 +151,7 @@ class Worker:
         properties = kafka.properties()
         cluster = broker.describe(properties, [*kafka.topics, kafka.dead_letters])
         if missing := {*kafka.topics, kafka.dead_letters} - cluster.topics.keys():
-            raise BrokerError(f"missing topics: {', '.join(sorted(missing))}; create them, or see kafka.topics")
+            raise BrokerError(f"missing topics: {', '.join(sorted(missing))}; create them ({broker.ABSENCE})")
         topic_ids = {name: cluster.topics[name].id for name in kafka.topics}
         for topic in reading.recreated(ledger, topic_ids):
             log.warning("topic was re-created: read from its beginning", topic=topic)
@@ -155,6 +166,7 @@ class Worker:
             consumer,
             broker.RecordProducer(properties),
             recorder(self._settings, ledger),
+            formats=formats(self._settings),
             dead_letters=kafka.dead_letters,
             topic_ids=topic_ids,
             batch=kafka.batch,
@@ -221,24 +233,9 @@ class Worker:
         return loop
 
     def _gauges(self, ledger: Ledger) -> None:
-        if (reconciled := runs.last_success(ledger)) is not None:
-            telemetry.RECONCILED.set(reconciled)
-        names = [name for name, p in self._settings.platforms.items() if p.mode is not Mode.MANUAL]
-        for platform in reading.status(ledger, names, time.time()).platforms:
-            for state, number in platform.gaps.items():
-                telemetry.GAPS.labels(platform.name, state).set(number)
-            for state, number in platform.cohorts.items():
-                telemetry.COHORTS.labels(platform.name, state).set(number)
-            telemetry.MEMBERSHIPS.labels(platform.name).set(platform.memberships)
-            telemetry.GUARD_ENABLED.labels(platform.name).set(self._settings.guard(platform.name).enabled)
-            telemetry.PLATFORM_UP.labels(platform.name).set(platform.state is PlatformState.UP)
-            telemetry.PLATFORM_DENIED.labels(platform.name).set(platform.state is PlatformState.DENIED)
-            if platform.oldest is None:
-                with_label = (platform.name,)
-                if with_label in telemetry.OLDEST_GAP._metrics:  # noqa: SLF001 - remove() raises for an absent label
-                    telemetry.OLDEST_GAP.remove(*with_label)
-            else:
-                telemetry.OLDEST_GAP.labels(platform.name).set(platform.oldest)
+        platforms = self._settings.platforms.items()
+        guarded = {name: platform.guard.enabled for name, platform in platforms if platform.mode is not Mode.MANUAL}
+        gauges.refresh(ledger, guarded, time.time())
 
 
 def _same_topics(properties: broker.Properties, ids: Mapping[str, str | None]) -> None:

@@ -9,7 +9,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any, cast
 
 from confluent_kafka import (
@@ -23,7 +24,7 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined] # its stubs forget to export it
 from confluent_kafka.cimpl import NewTopic
 
 from worker.errors import BrokerError, PositionLost
@@ -38,6 +39,7 @@ _Outgoing = tuple[str, int, bytes | None, bytes | None, Headers]  # topic, parti
 
 ANY_PARTITION = -1  # RD_KAFKA_PARTITION_UA: the partitioner chooses, by the key
 REQUEST_SECONDS = 10.0
+LISTED_SECONDS = 60.0
 SILENCE_SECONDS = 30.0
 READING: Properties = {
     "enable.auto.commit": False,
@@ -48,9 +50,9 @@ READING: Properties = {
     "enable.partition.eof": True,  # the only sound sign of the end: not every offset has a record
 }
 # The classic protocol lets the client say after how long a killed member is replaced: 6 s is the least that a
-# broker accepts by default. KIP-848 leaves that to the broker (45 s by default).
-MEMBER: Properties = {"session.timeout.ms": 6_000, "heartbeat.interval.ms": 2_000}
-GROUP: Properties = {"group.protocol": "classic", "partition.assignment.strategy": "cooperative-sticky"}
+# broker accepts by default. KIP-848 leaves that to the broker (45 s by default), and librdkafka then refuses these.
+CLASSIC: Properties = {"group.protocol": "classic", "session.timeout.ms": 6_000, "heartbeat.interval.ms": 2_000}
+COOPERATIVE: Properties = {"partition.assignment.strategy": "cooperative-sticky"}
 PASSING = {
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
@@ -59,7 +61,14 @@ PASSING = {
     KafkaError._MAX_POLL_EXCEEDED,
 }
 LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE}
+FORBIDDEN = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
 ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+ABSENCE = "`cohorts topics create` does; or the right to see it is missing: `cohorts topics acls`"
+"""What to do about a topic that isn't shown: Kafka hides those that one has no right to."""
 
 librdkafka_log = logging.getLogger("librdkafka")
 
@@ -74,6 +83,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    """None at all where the name of one isn't UTF-8."""
     timestamp: Instant | None
 
     @property
@@ -91,6 +101,18 @@ class Topic:
 
     partitions: int
     id: str | None
+    replicas: int = 1
+    """Copies that each partition has, at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicDefinition:
+    """A topic as it is to be created; what isn't said is as the cluster has it."""
+
+    partitions: int
+    replicas: int = -1  # the cluster's default
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Kafka's topic-level settings, e.g. `retention.ms`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +153,8 @@ class RecordConsumer:
         with _translated("Kafka's settings"):
             self._consumer = Consumer(
                 {
-                    **MEMBER,
-                    **properties,
+                    **_membership(properties),
                     **READING,
-                    **GROUP,
                     "group.id": group,
                     "statistics.interval.ms": 5_000,
                     "stats_cb": self._on_statistics,
@@ -254,7 +274,7 @@ class RecordProducer:
                     "topic.metadata.propagation.max.ms": 5_000,  # then a missing topic is named
                     "queue.buffering.max.kbytes": 65_536,
                     "partitioner": "murmur2_random",  # as in Java: one partition a key, whoever writes
-                    **properties,
+                    **{name: value for name, value in properties.items() if name != "group.protocol"},  # or it warns
                     "acks": "all",
                     "enable.idempotence": True,
                     "logger": librdkafka_log,
@@ -290,7 +310,7 @@ class RecordProducer:
                 pass
         if failures:
             error, topic = failures[0]
-            raise _broker_error(f"{len(failures)} of {sent} records were not acknowledged", error, topic)
+            raise _broker_error(f"{len(failures)} of {sent} records for {topic} were not acknowledged", error, topic)
 
     def _enqueue(self, record: _Outgoing, on_delivery: Callable[[KafkaError | None, Message], None]) -> None:
         topic, partition, key, value, headers = record
@@ -299,9 +319,20 @@ class RecordProducer:
                 self._producer.produce(topic, value, key, partition, headers=list(headers), on_delivery=on_delivery)
             except BufferError:  # the queue is full until some are acknowledged, or time out
                 self._producer.poll(0.1)
+            except KafkaException as exception:
+                with _translated(f"Kafka refuses a record for {topic}"):
+                    self._producer.poll(0)  # raises what was fatal, of which the exception only says that it was
+                    raise exception from None
             else:
                 self._producer.poll(0)
                 return
+
+
+def _membership(properties: Properties) -> Properties:
+    """Add to the user's properties how a member takes part in its group, by either protocol."""
+    if properties.get("group.protocol") == "consumer":
+        return properties
+    return {**CLASSIC, **properties, **COOPERATIVE}
 
 
 def describe(properties: Properties, topics: Iterable[str] = ()) -> Cluster:
@@ -313,7 +344,7 @@ def describe(properties: Properties, topics: Iterable[str] = ()) -> Cluster:
     except KafkaException as exception:
         admin.poll(0)  # hands over what librdkafka met: the first trouble tells more than the time-out
         raise _broker_error("Kafka does not answer", [*troubles, exception.args[0]][0]) from exception
-    present = {name: len(metadata.topics[name].partitions) for name in topics if name in metadata.topics}
+    present = {name: metadata.topics[name].partitions for name in topics if name in metadata.topics}
     ids = {}
     if present and metadata.controller_id in metadata.brokers:  # not so in the embedded one, which has no ids
         with _translated("Kafka does not describe its topics"):
@@ -322,23 +353,64 @@ def describe(properties: Properties, topics: Iterable[str] = ()) -> Cluster:
     return Cluster(
         id=cast("str", metadata.cluster_id),
         brokers=len(metadata.brokers),
-        topics={name: Topic(partitions=count, id=ids.get(name)) for name, count in present.items()},
+        topics={
+            name: Topic(
+                partitions=len(partitions),
+                id=ids.get(name),
+                replicas=min((len(partition.replicas) for partition in partitions.values()), default=0),
+            )
+            for name, partitions in present.items()
+        },
     )
 
 
-def ensure_topics(properties: Properties, partitions: Mapping[str, int]) -> None:
-    """Create the topics that are missing, with the cluster's defaults; those that exist stay as they are."""
-    missing = partitions.keys() - describe(properties, partitions).topics.keys()
+def create_topics(properties: Properties, definitions: Mapping[str, TopicDefinition]) -> frozenset[str]:
+    """Create the topics that are missing, wait until Kafka lists them, and give their names.
+
+    Those that exist stay as they are. Raises BrokerError when Kafka refuses, or lists one not within 60 s.
+    """
+    missing = definitions.keys() - describe(properties, definitions).topics.keys()
     if not missing:
-        return
+        return frozenset()
     admin = _admin(properties)  # kept until the answers are there, which its end would cancel
-    created = admin.create_topics(
-        [NewTopic(name, partitions[name]) for name in missing], request_timeout=REQUEST_SECONDS
-    )
-    for name, answer in created.items():
+    wanted = [
+        NewTopic(name, found.partitions, replication_factor=found.replicas, config=dict(found.settings))
+        for name, found in definitions.items()
+        if name in missing
+    ]
+    created = set()
+    for name, answer in admin.create_topics(wanted, request_timeout=REQUEST_SECONDS).items():
         error = answer.exception()
-        if isinstance(error, KafkaException) and error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+        if error is None:
+            created.add(name)
+        elif not isinstance(error, KafkaException):
+            raise error
+        elif error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise _broker_error(f"The topic {name} cannot be created", error.args[0]) from error
+    # The controller answers before the brokers know: one that starts may take seconds, and who asks it sees no topic.
+    deadline = time.monotonic() + LISTED_SECONDS
+    while unlisted := created - describe(properties, created).topics.keys():
+        if time.monotonic() > deadline:
+            raise BrokerError(
+                f"Kafka has created {', '.join(sorted(unlisted))}, but does not list what it created after"
+                f" {LISTED_SECONDS:g} s: look whether its brokers follow their controller"
+            )
+        time.sleep(0.1)
+    return frozenset(created)
+
+
+def topic_settings(properties: Properties, topics: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Give the topic-level settings in force of topics that exist; raises BrokerError when Kafka doesn't say."""
+    admin = _admin(properties)
+    resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in topics]
+    if not resources:
+        return {}
+    with _translated("Kafka does not tell the settings of topics"):
+        answers = admin.describe_configs(resources, request_timeout=REQUEST_SECONDS)
+        return {
+            resource.name: {name: cast("str", entry.value) for name, entry in answer.result().items()}
+            for resource, answer in answers.items()
+        }
 
 
 def read_to_end(properties: Properties, topic: str) -> Iterator[Record]:
@@ -369,7 +441,8 @@ def read_to_end(properties: Properties, topic: str) -> Iterator[Record]:
                     unfinished.discard(_partition(message))
                 elif error.code() in LOST:
                     raise PositionLost(f"Records of {topic} were removed while it was being read")
-                elif not _passes(error):
+                # It looks for the group's coordinator all the same, to which one may have no right.
+                elif not _passes(error) and error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
                     raise _broker_error(f"Kafka cannot read {topic}", error, topic)
     finally:
         consumer.close()
@@ -379,7 +452,7 @@ def count_partitions(properties: Properties, topic: str) -> int:
     """Count the partitions of a topic; raises BrokerError when it does not exist."""
     found = describe(properties, [topic]).topics.get(topic)
     if found is None:
-        raise BrokerError(f"The topic {topic} does not exist; create it")
+        raise BrokerError(f"The topic {topic} does not exist; create it ({ABSENCE})")
     return found.partitions
 
 
@@ -414,9 +487,21 @@ def _record(message: Message) -> Record:
         offset=cast("int", message.offset()),
         key=message.key(),
         value=message.value(),
-        headers=tuple(cast("list[tuple[str, bytes | None]]", message.headers() or [])),
+        headers=_headers(message),
         timestamp=None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds / 1000,
     )
+
+
+_told_headers = methodcaller("headers")
+"""Called so, Python always looks for an error that the library met and didn't report; `message.headers()` may not."""
+
+
+def _headers(message: Message) -> Headers:
+    """Give its headers; none where the name of one isn't UTF-8, of which the library can't make text."""
+    try:
+        return tuple(_told_headers(message) or ())
+    except SystemError:
+        return ()
 
 
 def _passes(error: KafkaError) -> bool:
@@ -425,6 +510,8 @@ def _passes(error: KafkaError) -> bool:
 
 def _broker_error(what: str, error: KafkaError, topic: str = "") -> BrokerError:
     remedy = f"; create the topic {topic}" if topic and error.code() in ABSENT else ""
+    if error.code() in FORBIDDEN:
+        remedy = "; `cohorts topics acls` tells the rights that each command needs"
     return BrokerError(f"{what}: {error.name()}: {error.str()}{remedy}")
 
 

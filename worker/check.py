@@ -2,12 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from urllib.parse import urlsplit
 
-from worker import broker
-from worker.config import PlatformSettings, Settings
+from worker import broker, topics
+from worker.config import Settings
+from worker.config_platforms import PlatformSettings
 from worker.errors import BrokerError, LedgerError, MoodleError
 from worker.ledger import Ledger, reading
 from worker.moodle import MoodleReader
@@ -27,6 +29,7 @@ WRITING = (
     "core_cohort_add_cohort_members",
     "core_cohort_delete_cohort_members",
 )
+IN_THE_CLEAR = "http:// sends the token and the students' accounts unencrypted; use https://"
 GUARD_OFF = "THE GUARD IS OFF: nothing limits the removals; see guard.enabled"
 
 
@@ -79,10 +82,26 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
         if topic is not None:
             yield Finding(level=Level.OK, subject=f"kafka {name}", sentence=f"{topic.partitions} partition(s)")
         elif name == of_the_night:
-            sentence = "no such topic; create it before the first reconciliation, which needs a snapshot"
+            sentence = f"no such topic; the first reconciliation needs a snapshot; create it ({broker.ABSENCE})"
             yield Finding(level=Level.WARNING, subject=f"kafka {name}", sentence=sentence)
         else:
-            yield Finding(level=Level.FAILURE, subject=f"kafka {name}", sentence="no such topic; create it")
+            sentence = f"no such topic; create it ({broker.ABSENCE})"
+            yield Finding(level=Level.FAILURE, subject=f"kafka {name}", sentence=sentence)
+    yield from _topics(settings, cluster.topics)
+
+
+def _topics(settings: Settings, there: Mapping[str, broker.Topic]) -> Iterator[Finding]:
+    """Judge how topics are kept, where the broker is a real one: the embedded one gives its topics no ids."""
+    names = [name for name, topic in there.items() if topic.id is not None]
+    try:
+        found = broker.topic_settings(settings.kafka.properties(), names)
+    except BrokerError as error:
+        yield Finding(level=Level.WARNING, subject="kafka topics", sentence=str(error))
+        return
+    uses, several = topics.uses(settings.kafka), settings.ledger.serves_several
+    for name in names:
+        for sentence in topics.shortcomings(uses[name], there[name], found[name], several=several):
+            yield Finding(level=Level.WARNING, subject=f"kafka {name} settings", sentence=sentence)
 
 
 def _ledger(settings: Settings, ledger: Ledger) -> Iterator[Finding]:
@@ -99,6 +118,8 @@ def _platform(name: str, platform: PlatformSettings) -> Iterator[Finding]:
         yield Finding(level=Level.WARNING, subject=f"{name} guard", sentence=GUARD_OFF)
     if platform.url is None or platform.token is None:
         return
+    if is_in_the_clear(platform.url):
+        yield Finding(level=Level.WARNING, subject=f"{name} url", sentence=IN_THE_CLEAR)
     connection = wire(name, platform)
     try:
         yield from _moodle(name, platform, MoodleReader(connection))
@@ -106,6 +127,12 @@ def _platform(name: str, platform: PlatformSettings) -> Iterator[Finding]:
         yield Finding(level=Level.FAILURE, subject=name, sentence=str(error))
     finally:
         connection.close()
+
+
+def is_in_the_clear(url: str) -> bool:
+    """Whether what is sent to this address can be read on the network."""
+    where = urlsplit(url)
+    return where.scheme == "http" and where.hostname not in {"localhost", "127.0.0.1", "::1"}
 
 
 def _moodle(name: str, platform: PlatformSettings, reader: MoodleReader) -> Iterator[Finding]:

@@ -1,11 +1,10 @@
 """The commands: arguments in, parts called, sentences out. No logic lives here."""
 
 import json
+import os
 import sys
 import time
-from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import UTC, datetime
 from datetime import time as LocalTime  # noqa: N812 - beside the module time
 from importlib import resources
 from pathlib import Path
@@ -13,17 +12,20 @@ from typing import Annotated, Any
 
 import rich.progress
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from schemas import generate
-from worker import adoption, app, check, config, deadletters, parts, snapshots, telemetry
+from worker import adoption, app, check, config, deadletters, notify, parts, telemetry
 from worker import explain as explaining
 from worker import publish as publishing
-from worker.cli_base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, opened, out, person
+from worker.cli_base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, errors, opened, out, person, say, say_json
 from worker.cli_guard import guard
+from worker.cli_keep import keep
 from worker.cli_night import night
+from worker.cli_snapshot import snapshot
+from worker.cli_topics import topics
+from worker.cli_watch import watching
 from worker.clock import time_of_day
 from worker.errors import (
     BrokerError,
@@ -35,10 +37,10 @@ from worker.errors import (
     SourceIncomplete,
 )
 from worker.ledger import reading, story
-from worker.model import Language, SnapshotScope
+from worker.model import Language
 from worker.moodle import MoodleReader
+from worker.printable import printable
 from worker.rules import Mode
-from worker.sources import files
 
 EXIT_CODES = {
     0: "done",
@@ -64,10 +66,12 @@ cli = typer.Typer(
 )
 letters = typer.Typer(no_args_is_help=True, help="Messages that could never be read.")
 cli.add_typer(letters, name="dead-letters")
-snapshot = typer.Typer(no_args_is_help=True, help="Complete images of all enrolments, on their topic.")
 cli.add_typer(snapshot, name="snapshot")
+cli.add_typer(topics, name="topics")
 cli.add_typer(night)
 cli.add_typer(guard)
+cli.add_typer(watching)
+cli.add_typer(keep)
 
 
 def main() -> None:
@@ -75,7 +79,7 @@ def main() -> None:
     try:
         cli()
     except CohortsError as error:
-        Console(stderr=True).print(f"[red]cohorts:[/red] {escape(str(error))}", soft_wrap=True)
+        errors.print(f"[red]cohorts:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(next((code for kind, code in _EXITS if isinstance(error, kind)), 1))
 
 
@@ -106,7 +110,8 @@ def run(
 ) -> None:
     """Consume, record and converge until SIGTERM; serves /metrics, /livez and /readyz."""
     telemetry.configure_logging(level)
-    app.Worker(config.load(path), reconcile_at=reconcile_at).run()
+    supervisor = notify.Supervisor(os.environ)
+    app.Worker(config.load(path), reconcile_at=reconcile_at, supervisor=supervisor).run()
 
 
 @cli.command()
@@ -119,6 +124,19 @@ def demo(
     telemetry.configure_logging("error")
     if not demonstration.run(serve=serve):
         raise typer.Exit(1)
+
+
+@cli.command()
+def sandbox(
+    path: ConfigOption = DEFAULT_CONFIG,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    students: Annotated[int, typer.Option(min=100, help="How large the university is.")] = 3_000,
+) -> None:
+    """Be an invented university until SIGTERM: a Moodle, and messages to Kafka. For an installation to try."""
+    from worker.sandbox import living  # noqa: PLC0415 - a worker in production doesn't load it
+
+    living.live(config.load(path), host=host, port=port, students=students)
 
 
 @cli.command(name="check")
@@ -134,7 +152,9 @@ def check_command(path: ConfigOption = DEFAULT_CONFIG) -> None:
     failed = False
     for finding in check.check(settings):
         failed |= finding.level is check.Level.FAILURE
-        out.print(f"{marks[finding.level]} {escape(finding.subject)}: {escape(finding.sentence)}", soft_wrap=True)
+        out.print(
+            f"{marks[finding.level]} {escape(finding.subject)}: {escape(printable(finding.sentence))}", soft_wrap=True
+        )
     if failed:
         raise typer.Exit(1)
 
@@ -147,7 +167,7 @@ def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
         now = time.time()
         found = reading.status(ledger, sorted(settings.platforms), now)
     if as_json:
-        out.print_json(json.dumps(asdict(found)))
+        say_json(asdict(found))
         return
     table = Table("", *(platform.name for platform in found.platforms))
     rows: dict[str, list[str]] = {
@@ -175,6 +195,8 @@ def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
             )
         for reason, number in sorted(platform.reasons.items()):
             out.print(f"{platform.name}: {number} waiting for: {reason}", soft_wrap=True)
+    if found.without_number:
+        out.print(f"{found.without_number} enrolments wait for the student number of their person")
     out.print(f"{found.enrolments} enrolments; positions " + (
         ", ".join(f"{partition} {offset}" for partition, offset in found.positions.items()) or "none yet"
     ), soft_wrap=True)  # fmt: skip
@@ -184,11 +206,15 @@ def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
 def publish(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON lines: structured CloudEvents.")],
     path: ConfigOption = DEFAULT_CONFIG,
-    topic: Annotated[str | None, typer.Option(help="Another topic than the first of kafka.topics.")] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Another topic than the first of kafka.topics that isn't of change capture.")
+    ] = None,
 ) -> None:
     """Validate a file of messages, then produce all of them; with an invalid line nothing is sent."""
     settings = config.load(path)
-    target = topic or settings.kafka.topics[0]
+    target = topic or next(iter(settings.kafka.native), None)
+    if target is None or target in settings.kafka.captured:
+        raise SettingsError(f"{target or 'every topic'} is of change capture: name one of messages with --topic")
     try:
         with rich.progress.open(file, "rb", description=target, disable=not out.is_terminal) as lines:
             sent = publishing.publish(lines, settings.kafka.properties(), target)
@@ -214,11 +240,7 @@ def list_letters(
             line = {"dead_letter": letter.record.origin, "origin": letter.origin, "problem": letter.problem}
             out.print(json.dumps(line), soft_wrap=True, markup=False, highlight=False)
         else:
-            out.print(
-                f"{letter.record.origin}  from {letter.origin}  {letter.problem}",
-                soft_wrap=True,
-                markup=False,
-            )
+            say(printable(f"{letter.record.origin}  from {letter.origin}  {letter.problem}"))
     if not as_json:
         out.print(f"{number} dead letters in {settings.kafka.dead_letters}")
 
@@ -230,99 +252,12 @@ def replay(
 ) -> None:
     """Send those that can be read by now back to their topic; nothing newer is ever reverted by it."""
     settings = config.load(path)
-    counts = deadletters.replay(settings.kafka.properties(), settings.kafka.dead_letters, publish=not dry_run)
+    counts = deadletters.replay(
+        settings.kafka.properties(), settings.kafka.dead_letters, parts.formats(settings), publish=not dry_run
+    )
     out.print(
         f"{counts['sent']} {'would be ' if dry_run else ''}sent, {counts['unreadable']} still can't be read, "
-        f"{counts['homeless']} don't say where they came from"
-    )
-
-
-def _instant(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text} is no time; write it as 2026-09-01T01:00:00+02:00") from None
-    if at.tzinfo is None:
-        raise typer.BadParameter(f"{text} has no offset from UTC; add it, as in {text}+02:00")
-    if at > datetime.now(UTC):
-        raise typer.BadParameter(f"{text} is yet to come")
-    return at
-
-
-@snapshot.command(name="publish")
-def publish_snapshot(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON lines or CSV, one enrolment a row.")],
-    *,
-    taken_at: Annotated[
-        datetime,
-        typer.Option(parser=_instant, metavar="TIME", help="When the source began to be read, e.g. `date -Iseconds`."),
-    ],
-    path: ConfigOption = DEFAULT_CONFIG,
-    years: Annotated[
-        list[int] | None, typer.Option(help="Academic years that it is complete for [default: active_years].")
-    ] = None,
-    uai: Annotated[list[str] | None, typer.Option(help="Universities that it is complete for [default: uais].")] = None,
-    etapes: Annotated[
-        list[str] | None, typer.Option(help="Étapes (globs) that it is complete for [default: all].")
-    ] = None,
-    count: Annotated[int | None, typer.Option(min=0, help="How many rows the file must have.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and count everything, send nothing.")] = False,
-) -> None:
-    """Publish a file as a snapshot of all enrolments, unless it isn't whole: then nothing is sent."""
-    settings = config.load(path)
-    topic = settings.kafka.snapshots
-    quiet = not out.is_terminal
-    scope = SnapshotScope(
-        uais=frozenset(uai or settings.uais),
-        academic_years=frozenset(years or settings.active_years),
-        etapes=tuple(etapes) if etapes else None,
-    )
-    with ExitStack() as stack:
-        with rich.progress.open(file, "rb", description="reading", disable=quiet) as lines:
-            image = stack.enter_context(snapshots.collected(files.read(lines, expected=count), scope))
-        shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(image.rows_by_year.items()))
-        said = f"{image.rows} enrolments ({shown}), {image.repeated} of them told twice"
-        if dry_run:
-            out.print(f"{said}: whole, and not sent", soft_wrap=True)
-            return
-        snapshot_id = snapshots.new_id(image.system, taken_at)
-        partitions = snapshots.publish(
-            image,
-            settings.kafka.properties(),
-            topic,
-            snapshot_id=snapshot_id,
-            taken_at=taken_at,
-            progress=lambda rows: rich.progress.track(rows, topic, total=image.rows, disable=quiet),
-        )
-    out.print(f"{said}: published to {topic} over {partitions} partitions as {snapshot_id}", soft_wrap=True)
-
-
-@snapshot.command()
-def show(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Judge the snapshots on the topic, whatever was accepted before: the newest whole one, or why there is none."""
-    settings = config.load(path)
-    found = parts.latest_snapshot(settings)(time.time(), None)
-    summary = found.accepted()
-    if as_json:
-        out.print_json(
-            json.dumps(
-                {
-                    "id": found.id,
-                    "taken_at": found.taken_at,
-                    "system": found.system,
-                    "rows_by_year": summary.rows_by_year,
-                    "passed_over": [asdict(refusal) for refusal in found.passed_over],
-                    "ignored": found.ignored,
-                }
-            )
-        )
-        return
-    for refusal in found.passed_over:
-        out.print(f"passed over: {refusal}", soft_wrap=True, markup=False)
-    shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(summary.rows_by_year.items()))
-    out.print(
-        f"{found.id}: whole, {len(found.rows)} enrolments ({shown}), taken {ago(time.time() - found.taken_at)} ago",
-        soft_wrap=True,
+        f"{counts['homeless']} come from no topic of kafka.topics"
     )
 
 
@@ -348,8 +283,8 @@ def adopt(
     table = Table("idnumber", "name", "members", "desired and there", "to be added", "others (they stay)")
     for item in found:
         table.add_row(
-            item.idnumber,
-            escape(item.name),
+            escape(item.idnumber),
+            escape(printable(item.name)),
             *map(str, (item.members, item.present, item.absent, item.others)),
         )
     out.print(table)
@@ -386,6 +321,13 @@ def positions(
             out.print(f"{reading.forget_positions(ledger, forget)} positions of {forget} forgotten")
         for partition, offset in reading.status(ledger, (), time.time()).positions.items():
             out.print(f"{partition} {offset}", markup=False)
+
+
+@cli.command()
+def migrate(path: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Bring the ledger's schema up to date and end, as every command does that opens it. Several may at once."""
+    with opened(config.load(path)) as ledger:
+        out.print(f"{ledger.name} ledger, instance {ledger.instance}: its schema is up to date")
 
 
 @cli.command()
@@ -426,7 +368,7 @@ def explain(
         told = story.read(ledger, policy, student.strip(), cohort)
     answer = explaining.explain(told, policy, now=time.time(), platform=platform, cohort=cohort)
     if as_json:
-        out.print_json(json.dumps(asdict(answer)))
+        say_json(asdict(answer))
     else:
         text = explaining.render(answer, language, settings.zone)
         out.print(text, end="", soft_wrap=True, markup=False, highlight=False)

@@ -1,23 +1,35 @@
 """What the commands share: options, the console, the ledger, the words for durations."""
 
 import getpass
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from worker import config, parts
 from worker.ledger import Ledger
 from worker.model import Instant
+from worker.printable import printable
 from worker.report import GuardReport
 
-out = Console()
-errors = Console(stderr=True)
+
+class Terminal(Console):
+    """Where commands print: of text that comes from elsewhere, nothing steers the terminal."""
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - those of rich
+        """Make text of a string; every string that is printed comes by here, also the cells of tables."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+
+out = Terminal()
+errors = Terminal(stderr=True)
 ConfigOption = Annotated[
     Path,
     typer.Option("--config", "-c", envvar="COHORTS_CONFIG", help="The settings file.", show_default=True),
@@ -39,6 +51,11 @@ def opened(settings: config.Settings) -> Iterator[Ledger]:
 def say(sentence: str) -> None:
     """Print a sentence as it is, on one line however long."""
     out.print(sentence, soft_wrap=True, markup=False, highlight=False)
+
+
+def say_json(value: object) -> None:
+    """Print a value as JSON."""
+    out.print_json(json.dumps(value), ensure_ascii=True)
 
 
 def ago(seconds: float) -> str:

@@ -1,6 +1,5 @@
 """The commands of a person who watches over removals: plan, held, approve, reject, undo."""
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -11,7 +10,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from worker import parts
-from worker.cli_base import DEFAULT_CONFIG, ConfigOption, JsonOption, guard_sentence, opened, out, person, say, when
+from worker.cli_base import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    guard_sentence,
+    opened,
+    out,
+    person,
+    say,
+    say_json,
+    when,
+)
 from worker.config import Settings, load
 from worker.errors import SettingsError
 from worker.ledger import deciding, planning
@@ -65,7 +75,7 @@ def plan(
                     _note(connection, each, now)
     chosen = [(each, [c for c in each.cohorts if cohort is None or fnmatchcase(c.idnumber, cohort)]) for each in found]
     if as_json:
-        out.print_json(json.dumps([_plan_json(each, cohorts, students=students) for each, cohorts in chosen]))
+        say_json([_plan_json(each, cohorts, students=students) for each, cohorts in chosen])
         return
     for each, cohorts in chosen:
         _print_plan(each, cohorts, settings, students=students, decidable=not active_years)
@@ -91,7 +101,7 @@ def held(
         together = deciding.show(connection, "*", [pair for cohort in waiting for pair in cohort.pairs], now)
     if as_json:
         lines = [_cohort_json(cohort, students=students) for cohort in waiting]
-        out.print_json(json.dumps({"hash": together, "cohorts": lines}))
+        say_json({"hash": together, "cohorts": lines})
         return
     table = Table("hash", "platform", "cohort", "members", "would leave", "limit", "why")
     for cohort in waiting:

@@ -1,6 +1,5 @@
 """The commands of the night and of the guard: reconcile, runs, plan, held, approve, reject, undo."""
 
-import json
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from worker.cli_base import (
     opened,
     out,
     say,
+    say_json,
     when,
 )
 from worker.config import Settings, load
@@ -32,6 +32,7 @@ from worker.errors import SettingsError
 from worker.ledger import runs
 from worker.model import Language, RunState
 from worker.page import render
+from worker.printable import printable
 from worker.reconcile import Progress as Step
 from worker.report import REPORTS, Report
 
@@ -84,7 +85,7 @@ def list_runs(
     with opened(settings) as ledger:
         found = runs.listed(ledger, most=most)
     if as_json:
-        out.print_json(json.dumps([asdict(run) for run in found]))
+        say_json([asdict(run) for run in found])
         return
     table = Table("run", "began", "lasted", "state", "night")
     for run in found:
@@ -124,7 +125,7 @@ def show(
 
 def _print_report(report: Report, settings: Settings, *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(REPORTS.dump_json(report, indent=2).decode() + "\n")
+        say_json(REPORTS.dump_python(report, mode="json"))
         return
     end = "" if report.ended_at is None else f", {report.ended_at - report.started_at:.0f} s"
     say(f"reconciliation {report.run}: {report.state}, began {when(report.started_at, settings)}{end}")
@@ -134,7 +135,8 @@ def _print_report(report: Report, settings: Settings, *, as_json: bool) -> None:
     if (image := report.snapshot) is not None:
         say(
             f"snapshot {image.id}: {image.rows} enrolments, taken {ago(report.started_at - image.taken_at)} before; "
-            f"{image.applied} told anew, {image.ended} ended by absence, {image.memberships} memberships changed"
+            f"{image.applied} told anew, {image.ended} ended by absence, {image.memberships} memberships changed; "
+            f"{image.unknown} unknown to the source, which stay as they were"
         )
     for platform in report.platforms:
         if platform.error is not None:
@@ -153,7 +155,7 @@ def _print_report(report: Report, settings: Settings, *, as_json: bool) -> None:
         changed = len(platform.foreign_changes)
         say(f"{platform.name}: {platform.foreign} cohorts that aren't ours, {changed or 'none'} changed meanwhile")
         for change in platform.foreign_changes:
-            name = change.idnumber or change.moodle_id
+            name = printable(change.idnumber) or change.moodle_id
             say(f"  {name}: {change.what} by others; {change.journalled} entries of ours in the journal")
     if any(platform.held for platform in report.platforms):
         say("`cohorts held` shows the removals that wait for a person")

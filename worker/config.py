@@ -6,17 +6,15 @@ Every field says what it is, its unit and its default; `cohorts config` prints w
 import difflib
 import json
 import os
-import string
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from datetime import date, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -25,31 +23,18 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from worker.config_platforms import PlatformSettings
+from worker.config_sources import LdapSourceSettings, Section, SourceSettings, SqlSourceSettings, Uai
 from worker.errors import SettingsError
 from worker.model import Payment, Status
-from worker.plan import Guard, GuardLimits, MonthDay, Season
-from worker.rules import AccountField, CohortTemplate, Mode, PlatformPolicy, Policy, Route
+from worker.plan import Guard
+from worker.rules import CohortTemplate, PlatformPolicy, Policy, Route
 
 DEFAULT_FILE = Path("cohorts.toml")
 SECRETS_VARIABLE = "CREDENTIALS_DIRECTORY"
 """Directory of mounted secrets; the name is the one that systemd gives to `LoadCredential`."""
 
 Seconds = Annotated[float, Field(ge=0)]
-
-
-def _template(*allowed: str) -> AfterValidator:
-    def check(value: str) -> str:
-        try:
-            names = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
-        except ValueError as error:
-            raise ValueError(f"not a template: {error}") from None
-        if unknown := names - set(allowed):
-            raise ValueError(f"unknown placeholder {', '.join(sorted(unknown))}; there are {', '.join(allowed)}")
-        if not names:
-            raise ValueError(f"needs a placeholder, one of {', '.join(allowed)}")
-        return value
-
-    return AfterValidator(check)
 
 
 def _known_zone(name: str) -> str:
@@ -60,11 +45,7 @@ def _known_zone(name: str) -> str:
     return name
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class EligibilitySettings(_Section):
+class EligibilitySettings(Section):
     """Which enrolments count."""
 
     statuses: frozenset[Status] = frozenset({Status.ACTIVE})
@@ -79,168 +60,24 @@ class EligibilitySettings(_Section):
     """Days that the memberships of a year stay after it was taken out of `active_years`."""
 
 
-class AccountSettings(_Section):
-    """How a student's account is found on a platform."""
+class TopicFormat(StrEnum):
+    """What the messages of a topic are."""
 
-    field: AccountField = AccountField.USERNAME
-    """Field of the Moodle account: username or idnumber."""
-    template: Annotated[str, _template("student_id", "login")] = "{student_id}"
-    """Value of that field, from {student_id} or {login}, e.g. `e{student_id}`. Usernames are put in lower case."""
+    NATIVE = "native"
+    DEBEZIUM = "debezium"
 
 
-class RouteSettings(_Section):
-    """Étapes that lead to a platform. An étape takes part when it passes any of the routes."""
-
-    etapes: tuple[str, ...] = ("*",)
-    """Étape codes (globs) that take this route."""
-    components: tuple[str, ...] = ("*",)
-    """Component codes (globs) that take this route; an unknown component passes only `*`."""
-    exclude_etapes: tuple[str, ...] = ()
-    """Étape codes (globs) that don't."""
-    exclude_components: tuple[str, ...] = ()
-    """Component codes (globs) that don't."""
-
-
-class CohortSettings(_Section):
-    """A cohort that an étape leads to. Several templates give several cohorts."""
-
-    idnumber: Annotated[str, _template("etape", "version", "component", "year")] = "{etape}"
-    """Idnumber, from {etape}, {version}, {component}, {year}. An étape without one of them has no such cohort."""
-    name: Annotated[str, _template("idnumber", "etape", "etape_label", "component", "component_label")] = (
-        "{component_label}: {etape_label}"
-    )
-    """Name, from {idnumber}, {etape}, {etape_label}, {component}, {component_label}; until then the idnumber."""
-
-    @model_validator(mode="after")
-    def _name_follows_from_idnumber(self) -> Self:
-        if "{etape" in self.name and "{etape}" not in self.idnumber:
-            raise ValueError("name speaks of the étape, but idnumber gathers several: name it by its component")
-        if "{component" in self.name and not any(p in self.idnumber for p in ("{etape}", "{component}")):
-            raise ValueError("name speaks of the component, but idnumber gathers several of them")
-        return self
-
-
-class LimitSettings(_Section):
-    """How hard a platform may be used, by each worker process."""
-
-    connections: int = Field(2, ge=2, le=16)
-    """Calls in flight at once. Two saturate a Moodle of two cores; more give nothing there."""
-    calls_per_second: float = Field(10.0, gt=0)
-    """Calls a second, at most, over all connections."""
-    fields: int = Field(900, ge=20, le=100_000)
-    """Form fields a call. PHP drops those above `max_input_vars` (1000 unless raised); keep well under it."""
-    timeout_seconds: float = Field(60.0, gt=0, le=600)
-    """Seconds to wait for an answer. Keep under the limits of PHP and of the proxies in front of it."""
-    batch_seconds: float = Field(5.0, gt=0)
-    """Seconds that a batch aims to take; its size follows the time that calls take."""
-
-
-Percent = Annotated[float, Field(ge=0, le=100)]
-
-
-def _day_of_the_year(text: str) -> str:
-    new_year = date(2024, 1, 1)  # of a leap year
-    if text not in {f"{new_year + timedelta(days):%m-%d}" for days in range(366)}:
-        raise ValueError("no such day of the year; write it as month-day, e.g. 07-01")
-    return text
-
-
-MonthDayText = Annotated[str, AfterValidator(_day_of_the_year)]
-
-
-class SeasonSettings(_Section):
-    """Days of the year with limits of their own, such as the rentrée. What isn't said is as at other times."""
-
-    first: MonthDayText
-    """First day, month-day, e.g. `07-01`."""
-    last: MonthDayText
-    """Last day, included; before the first one, the season lasts over New Year."""
-    cohort_percent: Percent | None = None
-    """As `guard.cohort_percent`."""
-    platform_percent: Percent | None = None
-    """As `guard.platform_percent`."""
-    floor: int | None = Field(None, ge=0)
-    """As `guard.floor`."""
-
-
-class GuardSettings(_Section):
-    """How many removals pass in a sliding 24 hours; more are held until a person approves them."""
-
-    enabled: bool = True
-    """Whether removals are guarded at all. Every command and a metric say so when they aren't."""
-    cohort_percent: Percent = 20.0
-    """Percent of a cohort's members that may leave it."""
-    platform_percent: Percent = 5.0
-    """Percent of the members of all our cohorts of the platform that may leave them."""
-    floor: int = Field(10, ge=0)
-    """Removals that always pass, of a cohort and of the platform: small cohorts have large percentages."""
-    seasons: tuple[SeasonSettings, ...] = ()
-    """Seasons with limits of their own; the first that a day belongs to counts."""
-
-    def guard(self, zone: ZoneInfo) -> Guard:
-        """Give the guard its values."""
-        usual = GuardLimits(
-            cohort_percent=self.cohort_percent, platform_percent=self.platform_percent, floor=self.floor
-        )
-        return Guard(
-            enabled=self.enabled,
-            limits=usual,
-            seasons=tuple(
-                Season(
-                    first=_month_day(season.first),
-                    last=_month_day(season.last),
-                    limits=replace(usual, **season.model_dump(include={*asdict(usual)}, exclude_none=True)),
-                )
-                for season in self.seasons
-            ),
-            zone=zone,
-        )
-
-
-def _month_day(text: str) -> MonthDay:
-    month, day = text.split("-")
-    return int(month), int(day)
-
-
-class Strangers(StrEnum):
-    """What becomes of members of our cohorts whom we can't tie to a student."""
-
-    KEEP = "keep"
-    REMOVE = "remove"
-
-
-class PlatformSettings(_Section):
-    """One Moodle."""
-
-    mode: Mode
-    """automatic (read and write), observe (everything but writing), manual (never written, nothing desired)."""
-    url: str | None = Field(None, pattern=r"^https?://[^\s/]+(/[^\s]*)?$")
-    """Address of the site, as its `wwwroot`. Required unless the mode is manual."""
-    token: SecretStr | None = None
-    """Token of the service user: COHORTS_PLATFORMS__<NAME>__TOKEN, or a file of that name among the secrets."""
-    account: AccountSettings = AccountSettings()
-    routes: Annotated[tuple[RouteSettings, ...], Field(min_length=1)] = (RouteSettings(),)
-    cohorts: Annotated[tuple[CohortSettings, ...], Field(min_length=1)] = (CohortSettings(),)
-    limits: LimitSettings = LimitSettings()
-    guard: GuardSettings = GuardSettings()
-    strangers: Strangers = Strangers.KEEP
-    """Members of our cohorts whom we can't tie to a student: keep (and report), or remove (through the guard)."""
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        if self.mode is not Mode.MANUAL and (self.url is None or self.token is None):
-            missing = " and ".join(name for name in ("url", "token") if getattr(self, name) is None)
-            raise ValueError(f"mode {self.mode} needs {missing}; only a manual platform does without")
-        return self
-
-
-class KafkaSettings(_Section):
+class KafkaSettings(Section):
     """Where messages come from."""
 
     bootstrap: str = "localhost:9092"
     """Brokers, host:port, comma-separated."""
     topics: Annotated[tuple[str, ...], Field(min_length=1)] = ("enrolments",)
     """Topics of enrolment messages."""
+    formats: dict[str, TopicFormat] = Field(default_factory=dict)
+    """Topic = format: native (what `cohorts schema` says, the default) or debezium (change capture from APOGÉE)."""
+    capture_uai: Uai | None = None
+    """Code UAI of what comes in format `debezium`; may be left out when `uais` has one."""
     snapshots: str = "enrolments.snapshots"
     """Topic of the snapshots: complete images of all enrolments."""
     dead_letters: str = "enrolments.dead-letters"
@@ -252,9 +89,25 @@ class KafkaSettings(_Section):
     invalid_limit: int = Field(100, ge=1)
     """Invalid messages in a row after which consumption stops: the contract broke, and a person must look."""
     client: dict[str, SecretStr] = Field(default_factory=dict)
-    """More librdkafka properties, e.g. `security.protocol`, `sasl.username`, `ssl.ca.location`."""
+    """More librdkafka properties, e.g. `security.protocol`, `ssl.ca.location`, `group.protocol`."""
     password: SecretStr | None = None
     """`sasl.password`: COHORTS_KAFKA__PASSWORD, or a file of that name among the secrets."""
+
+    @model_validator(mode="after")
+    def _formats_are_of_topics(self) -> Self:
+        if unknown := self.formats.keys() - {*self.topics}:
+            raise ValueError(f"formats names {', '.join(sorted(unknown))}, which topics doesn't")
+        return self
+
+    @property
+    def captured(self) -> frozenset[str]:
+        """Give the topics of change capture."""
+        return frozenset(topic for topic, kind in self.formats.items() if kind is TopicFormat.DEBEZIUM)
+
+    @property
+    def native(self) -> tuple[str, ...]:
+        """Give the topics of messages as `schemas` has them."""
+        return tuple(topic for topic in self.topics if topic not in self.captured)
 
     def properties(self) -> dict[str, str]:
         """Give librdkafka's properties, secrets included: never to be printed."""
@@ -264,7 +117,7 @@ class KafkaSettings(_Section):
         return {"bootstrap.servers": self.bootstrap, **more}
 
 
-class SnapshotSettings(_Section):
+class SnapshotSettings(Section):
     """Which snapshots are accepted."""
 
     max_age_hours: float = Field(20.0, gt=0, le=24 * 31)
@@ -273,14 +126,19 @@ class SnapshotSettings(_Section):
     """Percent of a year's rows that may be gone since the last accepted snapshot; 100 switches the limit off."""
 
 
-class LedgerSettings(_Section):
+class LedgerSettings(Section):
     """Where the state is kept."""
 
     url: SecretStr = SecretStr("sqlite:///ledger.db")
     """`sqlite:///FILE` for one worker, `postgresql+psycopg://…` for several. With a password: COHORTS_LEDGER__URL."""
 
+    @property
+    def serves_several(self) -> bool:
+        """Whether several workers may share it."""
+        return not self.url.get_secret_value().startswith("sqlite")
 
-class ConvergeSettings(_Section):
+
+class ConvergeSettings(Section):
     """When gaps are closed."""
 
     coalesce_seconds: Seconds = 2.0
@@ -295,14 +153,25 @@ class ConvergeSettings(_Section):
     """Seconds between looks at the ledger when there is nothing to do."""
 
 
-class ReconcileSettings(_Section):
+class ReconcileSettings(Section):
     """The night."""
 
     wait_minutes: float = Field(60.0, ge=0)
     """Minutes that a reconciliation waits for the gaps to be closed, before it reports what is left."""
 
 
-class WebSettings(_Section):
+class RetentionSettings(Section):
+    """How long people are remembered: `cohorts purge` applies it. Topics must forget before the ledger does."""
+
+    journal_days: float = Field(365.0, ge=7)
+    """Days that the journal, the decisions of people and the reports of reconciliations are kept."""
+    student_days: float = Field(365.0, ge=7)
+    """Days that a student is remembered who has no enrolment any more and is in no cohort."""
+    dead_letter_days: float = Field(365.0, ge=1)
+    """Days that dead letters are to be kept: `cohorts purge` counts the older ones, Kafka's retention removes them."""
+
+
+class WebSettings(Section):
     """Where metrics and health are served."""
 
     host: str = "127.0.0.1"
@@ -327,7 +196,7 @@ class Settings(BaseSettings):
     )
     _file: ClassVar[Mapping[str, Any]] = {}
 
-    uais: Annotated[frozenset[Annotated[str, Field(pattern=r"^\d{7}[A-Z]$")]], Field(min_length=1)]
+    uais: Annotated[frozenset[Uai], Field(min_length=1)]
     """Codes UAI of the university, e.g. ["0141408E"]. Enrolments at others don't count."""
     active_years: Annotated[frozenset[Annotated[int, Field(ge=2000, le=2100)]], Field(min_length=1)]
     """Academic years that count, by the year they start in: [2026], and two of them during the rentrée."""
@@ -340,9 +209,12 @@ class Settings(BaseSettings):
     """The Moodle platforms, by a short name of your choice."""
     kafka: KafkaSettings = KafkaSettings()
     snapshot: SnapshotSettings = SnapshotSettings()
+    sources: dict[str, SourceSettings] = Field(default_factory=dict)
+    """Where snapshots come from, by a name of your choice: `cohorts snapshot publish --from NAME`."""
     ledger: LedgerSettings = LedgerSettings()
     converge: ConvergeSettings = ConvergeSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+    retention: RetentionSettings = RetentionSettings()
     web: WebSettings = WebSettings()
 
     @classmethod
@@ -363,10 +235,32 @@ class Settings(BaseSettings):
         )
         return secrets, env_settings, init_settings
 
+    @model_validator(mode="after")
+    def _captures_of_one_university(self) -> Self:
+        uai = self.kafka.capture_uai
+        if uai is None and self.kafka.captured and len(self.uais) > 1:
+            raise ValueError("kafka.capture_uai says whose APOGÉE it is that is captured, since uais has several")
+        if uai is not None and uai not in self.uais:
+            raise ValueError(f"kafka.capture_uai is {uai}, which uais doesn't name")
+        return self
+
+    @property
+    def capture_uai(self) -> str:
+        """Give the establishment of what change capture tells."""
+        return self.kafka.capture_uai or min(self.uais)
+
     @property
     def zone(self) -> ZoneInfo:
         """Give the time zone."""
         return ZoneInfo(self.timezone)
+
+    def uai_of(self, source: SqlSourceSettings | LdapSourceSettings) -> str:
+        """Give the establishment of rows that don't name one; raises SettingsError when there are several."""
+        if source.uai is not None:
+            return source.uai
+        if len(self.uais) > 1:
+            raise SettingsError("the source needs its uai, since uais has several")
+        return next(iter(self.uais))
 
     def guard(self, platform: str) -> Guard:
         """Give a platform's guard its values."""
@@ -446,12 +340,12 @@ def _explain(error: ValidationError, path: Path) -> Iterator[str]:
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         where = ".".join(map(str, item["loc"])) or "(top level)"
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(item["loc"][-1]), _keys(), n=1)
+            near = difflib.get_close_matches(str(item["loc"][-1]), _keys(item["loc"]), n=1)
             yield f"{path}: {where}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
         else:
             yield f"{path}: {where}: {item['msg'].removeprefix('Value error, ')}"
 
 
-def _keys() -> set[str]:
-    sections: list[type[BaseModel]] = [Settings, *_Section.__subclasses__()]
+def _keys(where: tuple[int | str, ...]) -> set[str]:
+    sections: Sequence[type[BaseModel]] = [Settings] if len(where) == 1 else Section.__subclasses__()
     return {key for section in sections for key in section.model_fields}

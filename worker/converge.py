@@ -1,24 +1,26 @@
 """Closing gaps: the only part that changes Moodle.
 
-A `Lane` is one connection's worth of work on one platform. Its `turn` is the whole flow; everything that it does is
-read afresh from the ledger, and no other lane of any worker holds the same cohorts.
+A `Lane` works on one platform, with at most one call at a time. Its `turn` is the whole flow; everything that it does
+is read afresh from the ledger, and no other lane of any worker holds the same cohorts.
 """
 
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import structlog
 
 from worker import telemetry
-from worker.errors import MoodleDenied, MoodleError, MoodleRejected, MoodleUnavailable
+from worker.errors import LeaseLost, MoodleDenied, MoodleError, MoodleRejected, MoodleUnavailable
 from worker.ledger import Workbook
 from worker.ledger.work import Applied, Parked, Work
-from worker.model import STRANGER, Action, Cohort, CohortState, Gap, Instant, PlatformState, Reason
+from worker.model import STRANGER, Action, Cohort, CohortState, Gap, Instant, PlatformState, Reason, Way
 from worker.moodle import MoodleReader, MoodleWriter, Outcome, RemoteCohort
 from worker.moodle.client import UNKNOWN_COHORT, UNKNOWN_USER
 from worker.plan import plan
@@ -33,6 +35,8 @@ SIGHT_SECONDS = 600.0
 """For how long a token that sees people is trusted to, when it then finds nobody."""
 RENAMES = 50
 """Cohorts renamed in one turn, each by a call: well within a lease."""
+RENEW_SECONDS = 10.0
+"""How old a lease may be when a call is sent, so that it outlasts the call by far."""
 CLAIM_BATCHES = 4
 """Batches' worth of gaps that are claimed at once."""
 
@@ -56,7 +60,7 @@ UNAVAILABLE = Patience(first=2.0, most=300.0)
 
 
 class Lane:
-    """One connection's worth of converging on one platform.
+    """One thread's worth of converging on one platform: its lanes share the connections.
 
     `writer` is None on a platform in observe mode: then everything but the writing happens.
     """
@@ -75,12 +79,16 @@ class Lane:
         self._platform = platform
         self._book = book
         self._reader = reader
-        self._writer = writer
+        self._writer = writer and writer.checking(self._keep_leases)
         self._patience = patience
         self._stop = stop or threading.Event()
         self._clock = clock
         self._sighted_until = 0.0
+        self._leased: frozenset[int] = frozenset()
+        self._renew_at = 0.0
         self._log = log.bind(platform=platform.name)
+        for action, way in product((Action.ADD, Action.REMOVE), Way):  # a series that begins at 1 shows no increase
+            telemetry.APPLIED_SECONDS.labels(platform.name, action, way)
 
     def turn(self) -> bool:
         """Claim the cohorts that wait longest and close their gaps; False when nothing is due.
@@ -88,33 +96,52 @@ class Lane:
         A platform that doesn't answer, or denies, is noted in the ledger and left alone for a while.
         """
         most = self._writer.additions.size if self._writer else 200
-        work = self._book.claim(self._clock(), limit=CLAIM_BATCHES * most)
+        began = self._clock()
+        work = self._book.claim(began, limit=CLAIM_BATCHES * most)
+        for limit, removals in work.held.items():
+            self._log.warning("removals are held until a person decides", limit=limit.value, removals=removals)
         if not work:
             return False
+        self._leased, self._renew_at = frozenset(work.cohorts), began + RENEW_SECONDS
         try:
             cohorts = self._cohorts(work)
             accounts = self._accounts(gap for gap in work.gaps if gap.cohort_id in cohorts)
             self._apply(work, cohorts, accounts)
-            self._book.report(PlatformState.UP, self._clock())
+            self._book.answered(self._clock())
             telemetry.LAST_SUCCESS.labels(self._platform.name).set(self._clock())
         except MoodleError as error:
-            self._pause(error)
+            self._pause(error, began)
+        except LeaseLost as error:
+            self._log.warning("others went on meanwhile", error=str(error))
         finally:
             self._book.release()
         return True
 
-    def _pause(self, error: MoodleError) -> None:
+    def _keep_leases(self) -> None:
+        """Let no call out but under fresh leases: called right before each is sent. Raises LeaseLost.
+
+        A process can be stopped anywhere, for as long as you like, and goes on as if nothing had happened.
+        """
+        while (now := self._clock()) >= self._renew_at:
+            self._book.renew(self._leased, now)
+            self._renew_at = now + RENEW_SECONDS
+
+    def _pause(self, error: MoodleError, began: Instant) -> None:
         state = PlatformState.DENIED if isinstance(error, MoodleDenied) else PlatformState.UNAVAILABLE
-        now = self._clock()
-        attempts = self._book.report(state, now, code=error.code, sentence=str(error))
-        if state is PlatformState.DENIED:
-            seconds = DENIED_RETRY_SECONDS
+
+        def pause(failures: int) -> float:
+            if state is PlatformState.DENIED:
+                return DENIED_RETRY_SECONDS
+            asked = error.retry_after if isinstance(error, MoodleUnavailable) else None
+            return max(UNAVAILABLE.after(failures - 1), min(asked or 0.0, RETRY_AFTER_MOST_SECONDS))
+
+        seconds = self._book.failed(
+            state, self._clock(), began=began, code=error.code, sentence=str(error), pause=pause
+        )  # fmt: skip
+        if seconds is None:
+            self._log.info("platform failed again, paused already", state=state.value, code=error.code)
         else:
-            seconds = UNAVAILABLE.after(attempts - 1)
-            if isinstance(error, MoodleUnavailable) and error.retry_after is not None:
-                seconds = max(seconds, min(error.retry_after, RETRY_AFTER_MOST_SECONDS))
-        self._book.postpone(now + seconds)
-        self._log.warning("platform paused", state=state.value, code=error.code, seconds=round(seconds))
+            self._log.warning("platform paused", state=state.value, code=error.code, seconds=round(seconds))
 
     # Cohorts: found, created, renamed.
 
@@ -164,6 +191,7 @@ class Lane:
             if c.idnumber in created
         ]
         self._book.write_cohorts(made, now, Action.CREATE_COHORT)
+        self._log.info("cohorts created", cohorts=len(made))
         self._book.write_cohorts(
             [
                 (c, {"attempts": c.attempts + 1, "next_attempt_at": now + self._patience.after(c.attempts)})
@@ -207,6 +235,7 @@ class Lane:
                 try:
                     with self._writing([cohort.id]):
                         writer.update(remote, name=name, idnumber=idnumber)
+                    self._log.info("cohort renamed", cohort=cohort.idnumber)
                 except MoodleRejected as error:
                     self._log.error("cohort cannot be renamed", cohort=cohort.idnumber, code=error.code)
                     values, action = {"attempts": cohort.attempts + 1}, None
@@ -279,6 +308,8 @@ class Lane:
         ]
         if parked:
             self._book.settle(parked=parked, now=now)
+        for why, members in sorted(Counter(item.reason for item in parked).items()):
+            self._log.info("members parked", reason=why, members=members)
 
     @staticmethod
     def _parked(gap: Gap, reason: str, retry_at: Instant, observed: bool | None) -> Parked:  # noqa: FBT001 - a column
@@ -376,7 +407,8 @@ class Lane:
             self._vanish(work.cohorts[cohort_id])
         for done in applied:
             action = Action.ADD if done.gap.desired else Action.REMOVE
-            telemetry.APPLIED_SECONDS.labels(self._platform.name, action).observe(max(0.0, now - done.gap.since))
+            applied_seconds = telemetry.APPLIED_SECONDS.labels(self._platform.name, action, done.gap.way)
+            applied_seconds.observe(max(0.0, now - done.gap.since))
         self._log.info(
             "batch applied",
             members=len(applied),

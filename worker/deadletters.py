@@ -1,12 +1,13 @@
 """Looking at dead letters, and giving them another reading."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from worker import messages
 from worker.broker import Headers, Properties, Record, RecordProducer, read_to_end
 from worker.errors import InvalidMessage
+from worker.messages import Format
+from worker.model import Instant
 
 PREFIX = "__connect.errors."
 
@@ -38,11 +39,16 @@ def dead_letters(properties: Properties, topic: str) -> Iterator[DeadLetter]:
         )
 
 
-def replay(properties: Properties, topic: str, *, publish: bool) -> Counter[str]:
-    """Send the dead letters that can be read by now back to the topic that they came from.
+def older(properties: Properties, topic: str, before: Instant) -> int:
+    """Count the dead letters that were written before an instant; only the topic's retention removes them."""
+    return sum((letter.record.timestamp or 0.0) < before for letter in dead_letters(properties, topic))
+
+
+def replay(properties: Properties, topic: str, formats: Mapping[str, Format], *, publish: bool) -> Counter[str]:
+    """Send the dead letters that can be read by now, as the topic that they came from is, back to it.
 
     They keep their key and take the way of every message, so an old one changes nothing that is newer. Returns how
-    many were (or, without `publish`, would be) sent, still can't be read, and don't say where they came from.
+    many were (or, without `publish`, would be) sent, still can't be read, and come from no topic of `formats`.
     """
     counts: Counter[str] = Counter(sent=0, unreadable=0, homeless=0)
 
@@ -50,13 +56,13 @@ def replay(properties: Properties, topic: str, *, publish: bool) -> Counter[str]
         for letter in dead_letters(properties, topic):
             record = letter.record
             headers = tuple(header for header in record.headers if not header[0].startswith(PREFIX))
+            if letter.topic not in formats:
+                counts["homeless"] += 1
+                continue
             try:
-                messages.parse(value=record.value, headers=headers, origin=record.origin)
+                formats[letter.topic].read(value=record.value, headers=headers, origin=record.origin)
             except InvalidMessage:
                 counts["unreadable"] += 1
-                continue
-            if not letter.topic:
-                counts["homeless"] += 1
                 continue
             counts["sent"] += 1
             yield letter.topic, record.key, record.value, headers

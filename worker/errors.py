@@ -10,6 +10,8 @@ CohortsError
 ├── SourceIncomplete      what a snapshot is made from isn't whole: nothing was published
 ├── RunInProgress         another reconciliation is going on: wait for its end
 ├── DecisionRefused       the removals aren't those that were shown: look again, then decide
+├── StudentPresent        who is enrolled, or still in a cohort, can't be erased: end that first
+├── LeaseLost             a worker stood still for too long and others went on: drop that work, claim anew
 ├── LedgerError           the ledger cannot be opened or is of another version
 └── MoodleError
     ├── MoodleUnavailable come back later (transport, 5xx, 429, maintenance, database down)
@@ -118,6 +120,14 @@ class RunInProgress(CohortsError):
 
 class DecisionRefused(CohortsError):
     """A person decided on a plan that isn't what would be done now, or that nobody was shown."""
+
+
+class StudentPresent(CohortsError):
+    """A person who is to be erased is enrolled, or may be in a cohort: they would come back, or be left there."""
+
+
+class LeaseLost(CohortsError):
+    """Others have taken over cohorts that a worker still works on: it stood still for longer than its lease."""
 
 
 class LedgerError(CohortsError):

@@ -1,19 +1,24 @@
 """Kafka to the ledger. Offsets move after the ledger's transaction, never after Moodle; Moodle is never called here."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from worker import messages, telemetry
+from worker import telemetry
 from worker.broker import Record, RecordConsumer, RecordProducer
 from worker.errors import ContractBroken, InvalidMessage
 from worker.ledger import Recorder
+from worker.messages import Format, check_instants
 from worker.model import Instant, Received
 
 POLL_SECONDS = 0.1
+RECORDED = ("applied", "stale", "waiting", "tombstone")
+"""What can become of a message that was read."""
 STAGE = "VALUE_CONVERTER"
 """What Kafka Connect calls the reading of a value, in a dead letter's headers."""
+MOST_KEPT = 900_000
+"""Bytes of a message that are kept in a dead letter, which must fit into what brokers and producers take by default."""
 
 log = structlog.get_logger()
 
@@ -27,6 +32,7 @@ class Ingest:
         producer: RecordProducer,
         recorder: Recorder,
         *,
+        formats: Mapping[str, Format],
         dead_letters: str,
         topic_ids: dict[str, str | None],
         batch: int,
@@ -36,12 +42,15 @@ class Ingest:
         self._consumer = consumer
         self._producer = producer
         self._recorder = recorder
+        self._formats = formats
         self._dead_letters = dead_letters
         self._topic_ids = topic_ids
         self._batch = batch
         self._invalid_limit = invalid_limit
         self._clock = clock
         self._invalid_in_a_row = 0
+        for outcome in (*RECORDED, "invalid", "ignored"):  # a series that begins at 1 shows no increase
+            telemetry.CHANGES.labels(outcome)
 
     def step(self) -> int:
         """Take what has arrived: dead letters out, changes into the ledger, then the offsets. Returns how many.
@@ -61,7 +70,7 @@ class Ingest:
         with telemetry.RECORD_SECONDS.time():
             counts = self._recorder.record(changes, now=self._clock(), positions=positions, topic_ids=self._topic_ids)
         self._consumer.commit(positions)
-        for outcome in ("applied", "stale", "tombstone"):
+        for outcome in RECORDED:
             telemetry.CHANGES.labels(outcome).inc(getattr(counts, outcome))
         log.debug("recorded", messages=len(taken), memberships=counts.memberships, invalid=len(invalid))
         if len(taken) < len(records):
@@ -80,7 +89,10 @@ class Ingest:
         invalid: list[tuple[Record, InvalidMessage]] = []
         for index, record in enumerate(records):
             try:
-                change = messages.parse(value=record.value, headers=record.headers, origin=record.origin)
+                said = self._formats[record.topic].read(
+                    value=record.value, headers=record.headers, origin=record.origin
+                )
+                check_instants(said, now)
             except InvalidMessage as error:
                 if self._invalid_in_a_row >= self._invalid_limit:
                     return records[:index], changes, invalid
@@ -90,13 +102,15 @@ class Ingest:
             else:
                 self._invalid_in_a_row = 0
                 published_at = now if record.timestamp is None else min(record.timestamp, now)
-                changes.append(Received(change=change, published_at=published_at))
+                changes += [Received(change=change, published_at=published_at) for change in said]
+                if not said:
+                    telemetry.CHANGES.labels("ignored").inc()
         return records, changes, invalid
 
     def _letter(
         self, record: Record, error: InvalidMessage
     ) -> tuple[str, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]:
-        """The record as it was, and Kafka Connect's headers about what is wrong with it, never with its values."""
+        """The record as it may be kept, and Kafka Connect's headers about what is wrong with it, without its values."""
         about = {
             "topic": record.topic,
             "partition": str(record.partition),
@@ -106,4 +120,8 @@ class Ingest:
             "exception.message": str(error),
         }
         headers = tuple((f"__connect.errors.{name}", text.encode()) for name, text in about.items())
-        return self._dead_letters, record.key, record.value, (*record.headers, *headers)
+        value = self._formats[record.topic].letter(record.value)
+        texts = (part for name, text in record.headers for part in (name.encode(), text))
+        if sum(len(part or b"") for part in (record.key, value, *texts)) > MOST_KEPT:
+            return self._dead_letters, None, b"", headers
+        return self._dead_letters, record.key, value, (*record.headers, *headers)

@@ -11,22 +11,60 @@ Other headers are ignored: `__value_schema_id` (Confluent's other framing), and 
 a dead letter that is replayed reads as the message it was. Where JSON repeats a key, the last one counts.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import orjson
 from pydantic import ValidationError
 
 import schemas
 from worker.errors import InvalidMessage, Problem
-from worker.model import Change, EnrolmentChange, EtapeDescribed, Instant, Payment, Status, StudentRekeyed, Tombstone
+from worker.model import (
+    Change,
+    EnrolmentChange,
+    EtapeDescribed,
+    Instant,
+    Payment,
+    PersonEnrolled,
+    Status,
+    StudentRekeyed,
+    Tombstone,
+)
 
 _STRUCTURED = b"application/cloudevents+json"
+STRUCTURED_HEADERS = (("content-type", _STRUCTURED),)
+"""Headers of a message that we send: the structured form."""
 _JSON = (b"", b"application/json")
 _MAGIC = b"\x00"
+MOST_AHEAD_SECONDS = 86_400.0
+"""How far the clock of a source may be ahead of ours."""
 _FRAME = 5  # the magic byte and the id of the schema
+Headers = Iterable[tuple[str, bytes | None]]
 
 
-def parse(*, value: bytes | None, headers: Iterable[tuple[str, bytes | None]] = (), origin: str) -> Change:
+class Format(Protocol):
+    """How the messages of a topic are read."""
+
+    def read(self, *, value: bytes | None, headers: Headers, origin: str) -> Sequence[Change]:
+        """Read one message, which may say nothing that counts; raises InvalidMessage as `parse` does."""
+
+    def letter(self, value: bytes | None) -> bytes | None:
+        """Give what is kept of a message that can't be read."""
+
+
+class Native:
+    """The contract of `schemas`."""
+
+    def read(self, *, value: bytes | None, headers: Headers, origin: str) -> Sequence[Change]:
+        """Read one message."""
+        return (parse(value=value, headers=headers, origin=origin),)
+
+    def letter(self, value: bytes | None) -> bytes | None:
+        """Keep all of it: the contract has no place for what must not be kept."""
+        return value
+
+
+def parse(*, value: bytes | None, headers: Headers = (), origin: str) -> Change:
     """Read one message; `origin` says where it was, e.g. `enrolments[3]@1042`.
 
     Raises InvalidMessage, which names fields and types of error and holds no value of the message. It is
@@ -43,9 +81,20 @@ def parse(*, value: bytes | None, headers: Iterable[tuple[str, bytes | None]] = 
     raise InvalidMessage(*(Problem(field, kind) for field, kind in problems))
 
 
+def check_instants(said: Iterable[Change], now: Instant) -> None:
+    """Raise InvalidMessage when something is said to become true in more than a day.
+
+    No snapshot, and no message that is dated right, could overrule it before that day.
+    """
+    for change in said:
+        dated = change.enrolment if isinstance(change, PersonEnrolled) else change
+        if not isinstance(dated, Tombstone) and dated.changed_at > now + MOST_AHEAD_SECONDS:
+            raise InvalidMessage(Problem("time", "in_the_future"))
+
+
 def structured(value: bytes, headers: Mapping[str, bytes | None]) -> bytes:
     """Give a message as one CloudEvents JSON document, whatever form it came in; raises InvalidMessage."""
-    document = value[_FRAME:] if value.startswith(_MAGIC) else value
+    document = unframed(value)
     media_type = (headers.get("content-type") or b"").partition(b";")[0].strip().lower()
     if media_type == _STRUCTURED:
         return document
@@ -53,6 +102,11 @@ def structured(value: bytes, headers: Mapping[str, bytes | None]) -> bytes:
         raise InvalidMessage(Problem("content-type", "unsupported_media_type"))
     attributes = {name[3:]: raw for name, raw in headers.items() if name.startswith("ce_") and raw is not None}
     return _joined(attributes, document) if attributes else document
+
+
+def unframed(value: bytes) -> bytes:
+    """Take away what a Confluent serializer puts before the JSON."""
+    return value[_FRAME:] if value.startswith(_MAGIC) else value
 
 
 def _joined(attributes: Mapping[str, bytes], data: bytes) -> bytes:

@@ -66,6 +66,32 @@ class EnrolmentChange:
     component: str | None = None
     component_label: str | None = None
     payment: Payment = Payment.UNKNOWN
+    sequence: str = ""
+    """Orders what a source says under one version and at one instant, as text; empty where it says one thing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonEnrolled:
+    """An enrolment that names a person, by APOGÉE's COD_IND, instead of a student.
+
+    `enrolment` lacks nothing but its student number, which is empty until `PersonNumbered` has told it.
+    """
+
+    person: int
+    enrolment: EnrolmentChange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonNumbered:
+    """The student number (COD_ETU) of a person (COD_IND)."""
+
+    uai: str
+    person: int
+    student_id: str
+    version: int
+    sequence: str
+    changed_at: Instant
+    origin: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +105,17 @@ class StudentRekeyed:
     origin: str
 
 
+BELOW_ALL_VERSIONS = ""
+"""The version of a label that an étape has for want of one of any version's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtapeDescribed:
-    """The label and the component of an étape, for the names of its cohorts."""
+    """The label and the component of an étape, for the names of its cohorts.
+
+    The label of the highest version rules. Without a version it is above them all, and under `BELOW_ALL_VERSIONS`
+    below.
+    """
 
     uai: str
     etape: str
@@ -91,6 +125,17 @@ class EtapeDescribed:
     etape_label: str | None = None
     component: str | None = None
     component_label: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentDescribed:
+    """The label of a component, for the names of cohorts."""
+
+    uai: str
+    component: str
+    component_label: str
+    changed_at: Instant
+    origin: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +149,9 @@ class Tombstone:
     origin: str
 
 
-Change = EnrolmentChange | StudentRekeyed | EtapeDescribed | Tombstone
+Change = (
+    EnrolmentChange | PersonEnrolled | PersonNumbered | StudentRekeyed | EtapeDescribed | ComponentDescribed | Tombstone
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +177,22 @@ class SnapshotScope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """What the source of a snapshot could not tell: the snapshot says nothing of it, were it absent."""
+
+    students: frozenset[str] = frozenset()
+    enrolments: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        """Count the students and the enrolments."""
+        return len(self.students) + len(self.enrolments)
+
+    def holds(self, *, student_id: str, enrolment_id: str) -> bool:
+        """Say whether an enrolment is among it."""
+        return enrolment_id in self.enrolments or student_id in self.students
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedSnapshot:
     """What is remembered of a snapshot once it was accepted: the next one is held against it."""
 
@@ -138,6 +201,15 @@ class AcceptedSnapshot:
     system: str
     scope: SnapshotScope
     rows_by_year: Mapping[int, int]
+    unknown: Unknown = Unknown()
+
+    def speaks_of(
+        self, *, uai: str, academic_year: int | None, etape: str | None, student_id: str, enrolment_id: str
+    ) -> bool:
+        """Say whether an enrolment would be in it, if there were one."""
+        return self.scope.covers(uai=uai, academic_year=academic_year, etape=etape) and not self.unknown.holds(
+            student_id=student_id, enrolment_id=enrolment_id
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +226,7 @@ class Snapshot:
     system: str
     scope: SnapshotScope
     rows: Sequence[EnrolmentChange]
+    unknown: Unknown = Unknown()
     passed_over: Sequence[Refusal] = ()
     ignored: int = 0
 
@@ -165,7 +238,30 @@ class Snapshot:
             system=self.system,
             scope=self.scope,
             rows_by_year=Counter(row.academic_year for row in self.rows if row.academic_year is not None),
+            unknown=self.unknown,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """An entry of a directory that is watched, as it was told last."""
+
+    uuid: str
+    csn: str
+    """Says which state of the entry was read."""
+    terms: str
+    """Says under which settings it was understood."""
+    student_id: str | None
+    rows: str
+    """The enrolments that it said, as JSON of `schemas.EnrolmentRow`."""
+    version: int
+    """Under which it was told last; 0 when it had nothing to tell."""
+    missed_at: Instant | None = None
+    """When a look missed it first; None while it is there."""
+    gone: bool = False
+    """Whether its leaving was told."""
+    unsure: bool = False
+    """Whether some of `rows` may not have been told, or some of it may be over: whoever told it was killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +295,22 @@ class Cause(StrEnum):
     """A person had a removal undone."""
     REJECTED = "rejected"
     """A person refused the removal."""
+    ERASED = "erased"
+    """A person is to be erased, whom only a decision had kept."""
+
+
+class Way(StrEnum):
+    """How a change came to Moodle: those that a message announced, and that waited for nobody, are what is promised."""
+
+    MESSAGE = "message"
+    NIGHT = "night"
+    """A reconciliation found it."""
+    DECISION = "decision"
+    """A setting was changed, or a person decided."""
+    PARKED = "parked"
+    """It waited for an account, or for the end of observing."""
+    APPROVED = "approved"
+    """The guard held it until a person approved it."""
 
 
 class CohortState(StrEnum):
@@ -295,6 +407,10 @@ class Reason(StrEnum):
 
 OF_ACCOUNTS = frozenset({Reason.NO_ACCOUNT, Reason.AMBIGUOUS_ACCOUNT, Reason.NO_LOGIN, Reason.BAD_ACCOUNT_NAME})
 """Reasons that end when an account, or another name for it, becomes known."""
+PARKING = OF_ACCOUNTS | {Reason.OBSERVE}
+"""Reasons that Moodle and we can do nothing about; the others are retried."""
+OF_DECISIONS = frozenset({Cause.SETTINGS, Cause.YEAR_CLOSED, Cause.UNDONE, Cause.REJECTED, Cause.ERASED})
+"""Causes that no message announced."""
 
 
 STRANGER = "#"
@@ -335,3 +451,16 @@ class Gap:
     """The reconciliation that made it."""
     approved: str | None = None
     """Hash of the plan that a person approved."""
+    reason: str | None = None
+    """Why the last attempt failed."""
+
+    @property
+    def way(self) -> Way:
+        """Say how it came, the longest wait first."""
+        if self.approved is not None:
+            return Way.APPROVED
+        if self.reason in PARKING:
+            return Way.PARKED
+        if self.run is not None:
+            return Way.NIGHT
+        return Way.DECISION if self.cause in OF_DECISIONS else Way.MESSAGE

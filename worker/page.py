@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from worker.model import Drift, Instant, Language, RunState
+from worker.printable import printable
 from worker.report import PlatformReport, Report
 
 _NBSP, _NARROW_NBSP = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
@@ -129,6 +130,7 @@ def _environment(language: Language) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # markup of ours is no mere text
     )
     french = language is Language.FR
 

@@ -1,5 +1,7 @@
 """Settings to parts: what the worker, the commands and the benchmarks are put together from."""
 
+import hashlib
+import json
 import os
 import secrets
 import socket
@@ -8,14 +10,28 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from worker import snapshots
-from worker.config import PlatformSettings, Settings, Strangers
+from worker.broker import RecordProducer
+from worker.capture import Debezium
+from worker.config import Settings
+from worker.config_platforms import PlatformSettings, Strangers
+from worker.config_sources import FileSourceSettings, LdapSourceSettings, SqlSourceSettings
 from worker.converge import Lane, Patience
+from worker.errors import SettingsError
 from worker.ledger import Ledger, Recorder, Workbook
 from worker.ledger.runs import Runs
+from worker.ledger.watching import Watchbook
+from worker.messages import Format, Native
 from worker.model import AcceptedSnapshot, Instant, Snapshot
 from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
 from worker.reconcile import Latest, Progress, Reconciliation, Site
 from worker.rules import Mapper, Mode
+from worker.sources import Source
+from worker.sources.files import FileSource
+from worker.sources.ldap import LdapSource
+from worker.sources.sql import SqlSource
+from worker.sources.supann import Supann
+from worker.sources.tables import CsvForm
+from worker.watch import Watch
 
 RUN_LEASE_SECONDS = 900.0
 """A reconciliation that doesn't come round within this time is taken for dead; on the same host, it is seen at once."""
@@ -39,6 +55,69 @@ def recorder(settings: Settings, ledger: Ledger, *, grace_days: float | None = N
     )
 
 
+def source(settings: Settings, name: str, expected: int | None = None) -> Source:
+    """Build a source of the settings; `expected` is how many rows a file must have. Raises SettingsError."""
+    chosen = settings.sources.get(name)
+    match chosen:
+        case FileSourceSettings():
+            form = CsvForm(**chosen.model_dump(exclude={"kind", "path"}))
+            return FileSource(chosen.path, form, expected=expected)
+        case SqlSourceSettings():
+            return SqlSource(name, chosen.url.get_secret_value(), uai=settings.uai_of(chosen), query=chosen.query)
+        case LdapSourceSettings():
+            return LdapSource(chosen, supann(settings, chosen))
+        case _:
+            known = ", ".join(sorted(settings.sources)) or "none"
+            raise SettingsError(f"no source {name} in the settings; there are: {known}")
+
+
+def supann(settings: Settings, directory: LdapSourceSettings) -> Supann:
+    """Build what understands the entries of a directory."""
+    return Supann(directory, uai=settings.uai_of(directory), uais=settings.uais)
+
+
+def uais_of(settings: Settings, name: str | None) -> frozenset[str]:
+    """Give the establishments that a source knows of: APOGÉE is of one, files and directories may be of several."""
+    chosen = settings.sources.get(name or "")
+    return frozenset({settings.uai_of(chosen)}) if isinstance(chosen, SqlSourceSettings) else settings.uais
+
+
+def formats(settings: Settings) -> dict[str, Format]:
+    """Say how each topic of messages is read."""
+    native, debezium = Native(), Debezium(settings.capture_uai)
+    captured = settings.kafka.captured
+    return {topic: debezium if topic in captured else native for topic in settings.kafka.topics}
+
+
+def watch(settings: Settings, ledger: Ledger, name: str) -> Watch:
+    """Build what watches a directory; raises SettingsError when it is none, or there is no topic to tell it on."""
+    directories = {key: chosen for key, chosen in settings.sources.items() if isinstance(chosen, LdapSourceSettings)}
+    if name not in directories:
+        known = ", ".join(sorted(directories)) or "none"
+        raise SettingsError(f"no directory {name} among the sources of the settings; there are: {known}")
+    if not settings.kafka.native:
+        raise SettingsError("kafka.topics has no topic of format native, on which changes could be told")
+    return Watch(
+        name,
+        directories[name],
+        supann(settings, directories[name]),
+        Watchbook(ledger, name),
+        RecordProducer(settings.kafka.properties()),
+        topic=settings.kafka.native[0],
+        years=settings.active_years,
+        terms=_terms(settings, directories[name]),
+        max_missing_percent=settings.snapshot.max_shrink_percent,
+    )
+
+
+def _terms(settings: Settings, directory: LdapSourceSettings) -> str:
+    """Say which settings entries are understood under."""
+    how = ("base", "filter", "student_id", "login", "composite", "etape_prefix", "etape_separator", "component")
+    said = directory.model_dump(mode="json", include={*how, "component_prefix", "uai"})
+    terms = [said, sorted(settings.uais), sorted(settings.active_years)]
+    return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def wire(name: str, platform: PlatformSettings) -> Wire:
     """Connect to a platform's web services; needs its url and token."""
     if platform.url is None or platform.token is None:
@@ -48,7 +127,10 @@ def wire(name: str, platform: PlatformSettings) -> Wire:
 
 
 def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: ExitStack) -> Iterator[tuple[str, Lane]]:
-    """Build the lanes of every platform that is not manual: one a connection, one where nothing is written."""
+    """Build the lanes of every platform that is not manual: one more than connections, one where nothing is written.
+
+    While calls run, the lane to spare prepares the next one: no connection waits for the ledger.
+    """
     patience = Patience(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
     for policy in settings.policy().platforms:
         platform = settings.platforms[policy.name]
@@ -59,9 +141,9 @@ def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: Exit
         writes = policy.mode is Mode.AUTOMATIC
         writer = MoodleWriter(connection, policy.mode, instance=ledger.instance) if writes else None
         reader = writer or MoodleReader(connection)
-        for number in range(platform.limits.connections if writes else 1):
+        for number in range(platform.limits.connections + 1 if writes else 1):
             holder = f"{ME}:{policy.name}-{number}"
-            # Longer than a call can last, so that a cohort is never taken over while one may be running.
+            # Renewed before a call, it is longer than one can last: a cohort isn't taken over while one may be running.
             lease = 2 * platform.limits.timeout_seconds + 30
             book = Workbook(ledger, policy.name, holder, lease=lease, guard=settings.guard(policy.name))
             yield holder, Lane(policy, book, reader, writer, patience=patience, stop=stop)

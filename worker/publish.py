@@ -8,8 +8,7 @@ from pydantic import ValidationError
 import schemas
 from worker.broker import Headers, Properties, RecordProducer
 from worker.errors import InvalidMessage, Problem
-
-CONTENT_TYPE: Headers = (("content-type", b"application/cloudevents+json"),)
+from worker.messages import STRUCTURED_HEADERS
 
 
 class InvalidLines(InvalidMessage):
@@ -36,7 +35,7 @@ def publish(file: BinaryIO, properties: Properties, topic: str) -> int:
         for line in _lines(file):
             sent += 1
             event = schemas.EVENTS.validate_json(line)
-            yield topic, schemas.message_key(event).encode(), line, CONTENT_TYPE
+            yield topic, schemas.message_key(event).encode(), line, STRUCTURED_HEADERS
 
     RecordProducer(properties).send(records())
     return sent

@@ -4,23 +4,22 @@ Observation is not action: gaps that are found go to the queue of converging, be
 them. `Reconciliation.run` is the whole flow.
 """
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 import structlog
 
 from worker.drift import People
 from worker.errors import MoodleError, MoodleRejected, SnapshotFault, SnapshotRefused
+from worker.foreign import Fingerprint, differences, fingerprints
 from worker.ledger import Ledger, Recorder, observing, planning, runs
 from worker.ledger.observing import Found, Observer
 from worker.model import AcceptedSnapshot, Action, CohortState, Instant, RunState, Snapshot
 from worker.moodle import MoodleReader, RemoteCohort
 from worker.plan import Guard
-from worker.report import CohortReport, ForeignChange, ForeignEvent, PlatformReport, Report, SnapshotReport
+from worker.report import CohortReport, ForeignChange, PlatformReport, Report, SnapshotReport
 from worker.rules import Mode, PlatformPolicy, can_be_asked
 
 log = structlog.get_logger()
@@ -49,20 +48,11 @@ class Progress:
     of: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Fingerprint:
-    """What a cohort that isn't ours was like: its idnumber, and digests of its name and of its members."""
-
-    idnumber: str
-    name: str
-    members: str
-
-
 @dataclass(slots=True)
 class _Look:
     """What was seen of a platform at the beginning."""
 
-    fingerprints: dict[int, _Fingerprint] = field(default_factory=dict)
+    fingerprints: dict[int, Fingerprint] = field(default_factory=dict)
     """Of each foreign cohort, by Moodle's id."""
     found: Found | None = None
     error: str | None = None
@@ -111,8 +101,7 @@ class Reconciliation:
         try:
             report = self._reconcile(report)
         except SnapshotRefused as error:
-            refusals = tuple(map(str, error.refusals))
-            report = replace(report, state=RunState.REFUSED, error=str(error), refusals=refusals)
+            report = replace(report, state=RunState.REFUSED, error=str(error), refusals=error.refusals)
         except BaseException as error:
             self._runs.end(replace(report, state=RunState.FAILED, ended_at=self._clock(), error=type(error).__name__))
             raise
@@ -142,7 +131,7 @@ class Reconciliation:
                 raise
             log.info("the run that recorded the snapshot died: this one goes on", run=report.run, snapshot=accepted.id)
             others = [refusal for refusal in error.refusals if refusal.fault is not SnapshotFault.NOT_NEWER]
-            return replace(report, snapshot=_known(accepted), refusals=tuple(map(str, others)))
+            return replace(report, snapshot=_known(accepted), refusals=tuple(others))
         self._runs.renew(report.run, self._clock())
         told = self._recorder.record_snapshot(image, run=report.run, now=self._clock())
         log.info(
@@ -154,7 +143,7 @@ class Reconciliation:
             snapshot=replace(
                 _known(image.accepted()), applied=told.applied, ended=told.ended, memberships=told.memberships
             ),
-            refusals=tuple(map(str, image.passed_over)),
+            refusals=tuple(image.passed_over),
         )
 
     # Each platform: read, then written into the ledger
@@ -177,27 +166,13 @@ class Reconciliation:
         observer = Observer(self._ledger, site.policy, run=run, remove_strangers=site.remove_strangers)
         at, ours = self._clock(), observer.owned()
         cohorts, members = _read(reader)
-        look.fingerprints = self._fingerprints(cohorts, members, ours.keys())
+        look.fingerprints = fingerprints(cohorts, members, ours.keys(), self._ledger.instance)
         if site.policy.mode is Mode.MANUAL:
             return
         here = {number: users for number, users in members.items() if number in ours}
         people = self._people(site.policy, reader, observer, here)
         reading = observing.Reading(at=at, ours=ours, cohorts=cohorts, members=here, people=people)
         look.found = observer.write(reading, self._clock())
-
-    def _fingerprints(
-        self, cohorts: Mapping[int, RemoteCohort], members: Mapping[int, set[int]], ours: AbstractSet[int]
-    ) -> dict[int, _Fingerprint]:
-        """Give those of every cohort that isn't ours, by Moodle's id; one that is just being created is ours, too."""
-        return {
-            number: _Fingerprint(
-                idnumber=cohorts[number].idnumber,
-                name=_digest(cohorts[number].name),
-                members=_digest(repr(sorted(users))),
-            )
-            for number, users in members.items()
-            if number not in ours and not cohorts[number].is_of(self._ledger.instance)
-        }
 
     def _people(
         self, policy: PlatformPolicy, reader: MoodleReader, observer: Observer, members: Mapping[int, set[int]]
@@ -284,8 +259,8 @@ class Reconciliation:
         ours_now = observer.owned().keys()  # a person may have adopted one meanwhile
         foreign = look.fingerprints.keys() - ours_now
         members = reader.members(sorted(cohorts.keys() - ours_now))
-        after = self._fingerprints(cohorts, members, ours_now)
-        changes = [change for change in _differences(look.fingerprints, after) if change[0] in foreign | after.keys()]
+        after = fingerprints(cohorts, members, ours_now, self._ledger.instance)
+        changes = [change for change in differences(look.fingerprints, after) if change[0] in foreign | after.keys()]
         numbers = [number for number, _, _ in changes]
         ours = runs.journalled(self._ledger, site.policy.name, report.started_at, numbers)
         for number, idnumber, what in changes:
@@ -300,6 +275,7 @@ def _known(accepted: AcceptedSnapshot) -> SnapshotReport:
         system=accepted.system,
         rows=sum(accepted.rows_by_year.values()),
         rows_by_year=dict(accepted.rows_by_year),
+        unknown=len(accepted.unknown),
         applied=0,
         ended=0,
         memberships=0,
@@ -316,26 +292,6 @@ def _read(reader: MoodleReader) -> tuple[dict[int, RemoteCohort], dict[int, set[
             if last:
                 raise
     raise AssertionError  # pragma: no cover - the second round returns or raises
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _differences(
-    before: Mapping[int, _Fingerprint], after: Mapping[int, _Fingerprint]
-) -> Iterator[tuple[int, str, ForeignEvent]]:
-    """Give what happened to each cohort: its id, its idnumber before, and what."""
-    for number in sorted(before.keys() | after.keys()):
-        was, now = before.get(number), after.get(number)
-        if was is None and now is not None:
-            yield number, now.idnumber, ForeignEvent.CREATED
-        elif was is not None and now is None:
-            yield number, was.idnumber, ForeignEvent.DELETED
-        elif was is not None and now is not None and was.members != now.members:
-            yield number, was.idnumber, ForeignEvent.MEMBERS
-        elif was is not None and was != now:
-            yield number, was.idnumber, ForeignEvent.NAME
 
 
 def _details(

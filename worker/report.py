@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from pydantic import TypeAdapter
 
+from worker.errors import Refusal
 from worker.model import Drift, Instant, RunState
 
 
@@ -21,6 +22,8 @@ class SnapshotReport:
     system: str
     rows: int
     rows_by_year: Mapping[int, int]
+    unknown: int
+    """Students and enrolments that its source could not tell: they stay as they were."""
     applied: int
     """Enrolments of which it told something new."""
     ended: int
@@ -127,7 +130,7 @@ class Report:
     started_at: Instant
     ended_at: Instant | None
     snapshot: SnapshotReport | None = None
-    refusals: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
     """Why newer snapshots were passed over, or none was accepted."""
     error: str | None = None
     platforms: tuple[PlatformReport, ...] = ()

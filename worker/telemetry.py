@@ -2,14 +2,22 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
+from typing import Any
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from worker.printable import printable
+
 PROMISE_BUCKETS = (1, 2, 5, 10, 30, 60, 120, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
 """Seconds from a change to Moodle, around the promises: minutes, and 24 hours."""
 
-CHANGES = Counter("cohorts_changes_total", "Messages read, by what became of them.", ["outcome"])
+CHANGES = Counter(
+    "cohorts_changes_total",
+    "Messages read, by what became of them; what was waiting for a student number is counted again once it is told.",
+    ["outcome"],
+)
 RECORD_SECONDS = Histogram("cohorts_record_seconds", "Time to record one batch of messages in the ledger.")
 DEAD_LETTERS = Counter("cohorts_dead_letters_total", "Messages sent to the dead-letter topic.")
 CONSUMPTION_STOPPED = Gauge(
@@ -19,10 +27,15 @@ CONSUMPTION_STOPPED = Gauge(
 )
 LAG = Gauge("cohorts_lag_messages", "Messages published and not yet recorded, by topic.", ["topic"])
 LAST_POLL = Gauge("cohorts_last_poll_timestamp_seconds", "When the consuming loop last came round: its heartbeat.")
+WAITING = Gauge(
+    "cohorts_waiting_enrolments",
+    "Enrolments from change capture that wait for the student number of their person.",
+)
 APPLIED_SECONDS = Histogram(
     "cohorts_change_to_moodle_seconds",
-    "Time from a change's publication to its being on Moodle.",
-    ["platform", "action"],
+    'Time from a change\'s publication to its being on Moodle. The promise is about `way="message"`: the others were '
+    "found at night, waited for an account or for a person, or followed from a setting.",
+    ["platform", "action", "way"],
     buckets=PROMISE_BUCKETS,
 )
 GAPS = Gauge("cohorts_gaps", "Memberships that differ between desired and observed, by state.", ["platform", "state"])
@@ -31,9 +44,18 @@ OLDEST_GAP = Gauge(
     "Publication of the oldest change that could be on Moodle and isn't; absent when there is none.",
     ["platform"],
 )
-RECONCILED = Gauge(
-    "cohorts_reconciliation_success_timestamp_seconds",
-    "When the last reconciliation that was done, whole or in part, ended; from the ledger, whichever process did it.",
+LATE = Gauge(
+    "cohorts_late_changes",
+    "Changes that a message announced, that could be on Moodle and aren't, and that are older than `le` seconds: "
+    "what `cohorts_change_to_moodle_seconds` doesn't show yet.",
+    ["platform", "le"],
+)
+GAP_REASONS = Gauge("cohorts_gap_reasons", "Parked and retrying gaps, by reason.", ["platform", "reason"])
+OLDEST_HELD = Gauge(
+    "cohorts_oldest_held_timestamp_seconds",
+    "Publication of the oldest change whose removal is held (it was held when it was due, minutes later); "
+    "absent when there is none.",
+    ["platform"],
 )
 GUARD_ENABLED = Gauge("cohorts_guard_enabled", "1 if removals are guarded on the platform, 0 if not.", ["platform"])
 MEMBERSHIPS = Gauge("cohorts_memberships", "Desired memberships.", ["platform"])
@@ -49,6 +71,44 @@ LAST_SUCCESS = Gauge(
     "When a round of calls to a platform last succeeded.",
     ["platform"],
 )
+RUN_ENDED = Gauge(
+    "cohorts_reconciliation_ended_timestamp_seconds",
+    "When the last reconciliation that ended so (`done`, `partial`, `refused`, `failed`, `abandoned`) ended; "
+    "from the ledger, as all that follows, whichever process did it.",
+    ["state"],
+)
+RUN_SECONDS = Gauge("cohorts_reconciliation_duration_seconds", "How long that reconciliation took.", ["state"])
+SNAPSHOT_REFUSALS = Gauge("cohorts_snapshot_refusals", "Snapshots that the last reconciliation refused.")
+SNAPSHOT_TAKEN = Gauge(
+    "cohorts_snapshot_taken_timestamp_seconds", "When the last accepted snapshot was taken.", ["system"]
+)
+SNAPSHOT_ROWS = Gauge("cohorts_snapshot_rows", "Enrolments in the last accepted snapshot, by academic year.", ["year"])
+NIGHT_READ = Gauge(
+    "cohorts_reconciliation_read",
+    "1 if the last reconciliation read the platform to its end, 0 if not; absent where there is nothing to read with.",
+    ["platform"],
+)
+NIGHT_COHORTS = Gauge("cohorts_reconciliation_cohorts", "Cohorts that it found: ours and others.", ["platform", "kind"])
+NIGHT_MEMBERS = Gauge("cohorts_reconciliation_members", "Members that it found in our cohorts.", ["platform"])
+NIGHT_STRANGERS = Gauge(
+    "cohorts_reconciliation_strangers", "Of them, those whom we can't tie to a student.", ["platform"]
+)
+NIGHT_DRIFT = Gauge("cohorts_reconciliation_drift", "Differences that no message announced.", ["platform", "kind"])
+NIGHT_CHANGES = Gauge("cohorts_reconciliation_changes", "Memberships that it changed.", ["platform", "action"])
+NIGHT_FOREIGN = Gauge(
+    "cohorts_reconciliation_foreign_changes",
+    "Cohorts that aren't ours and that others changed while it ran.",
+    ["platform"],
+)
+GUARD_REMOVALS = Gauge(
+    "cohorts_guard_removals",
+    "Removals that the guard saw at its end: `removed` within 24 h, `pending`, `held`.",
+    ["platform", "state"],
+)
+GUARD_LIMIT = Gauge("cohorts_guard_limit_removals", "Removals that it allows on the platform in 24 h.", ["platform"])
+GUARD_WORST = Gauge(
+    "cohorts_guard_worst_cohort_ratio", "Largest share of a cohort that would leave it, 0 to 1.", ["platform"]
+)
 MOODLE_CALLS = Counter(
     "cohorts_moodle_calls_total",
     "Calls to Moodle, by outcome: ok or the error's code.",
@@ -60,10 +120,34 @@ MOODLE_CALL_SECONDS = Histogram(
     ["platform", "function"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
 )
+WATCH_LOOKED = Gauge(
+    "cohorts_watch_success_timestamp_seconds", "When a directory that is watched was last read whole.", ["source"]
+)
+WATCH_ENTRIES = Gauge("cohorts_watch_entries", "Entries in a directory that is watched.", ["source"])
+WATCH_MESSAGES = Counter(
+    "cohorts_watch_messages_total", "Messages told of a directory: state, deleted or rekeyed.", ["source", "kind"]
+)
+WATCH_FAILURES = Counter("cohorts_watch_failures_total", "Looks at a directory that failed.", ["source"])
+
+
+class _Library(logging.Handler):
+    """Has what libraries log (librdkafka, the web server) in the same form, as a field of an event of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(record.levelno, "a library says", library=record.name, text=record.getMessage())
+
+
+def _shown(_logger: object, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Let no field steer a terminal; JSON escapes everything by itself. A traceback keeps its lines."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = "\n".join(map(printable, value.split("\n")))
+    return event
 
 
 def configure_logging(level: str = "info") -> None:
     """Log events with fields to standard error: for people on a terminal, JSON elsewhere."""
+    logging.basicConfig(level=logging.WARNING, handlers=[_Library()], force=True)
     terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[
@@ -71,8 +155,8 @@ def configure_logging(level: str = "info") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+            *((_shown, structlog.dev.ConsoleRenderer()) if terminal else (structlog.processors.JSONRenderer(),)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # whatever it is by then
     )

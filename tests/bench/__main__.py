@@ -1,40 +1,80 @@
-"""Run the benches named in the arguments, or all, and print their figures."""
+"""Run the parts named in the arguments, or all, and print one table; a whole run is written to docs/benchmarks.md."""
 
 import sys
 import time
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import latency, ledger, memory, moodle, night
+from tests.bench import (
+    COLUMNS,
+    SHARE,
+    Figure,
+    latency,
+    ldap,
+    ledger,
+    memory,
+    moodle,
+    night,
+    nights,
+    page,
+    replay,
+    rest,
+    workers,
+)
+from tests.servers import MissingServerError
 from worker import telemetry
 
-BENCHES = {
-    "ledger": ("Messages into the ledger", ledger.run),
-    "moodle": ("Memberships on Moodle", moodle.run),
-    "latency": ("From message to Moodle", latency.run),
-    "memory": ("A whole worker", memory.run),
-    "night": ("A night without drift", night.run),
+PARTS = {
+    "ledger": ledger,
+    "replay": replay,
+    "moodle": moodle,
+    "latency": latency,
+    "night": night,
+    "nights": nights,
+    "ldap": ldap,
+    "memory": memory,
+    "workers": workers,
+    "rest": rest,
 }
-WIDTH = 140
+WIDTH = 160
 """Columns of a log or a file, which have none of their own."""
 
 
 def main(names: list[str]) -> str | None:
-    """Print a table a bench; gives what is wrong with the arguments."""
-    if unknown := set(names) - BENCHES.keys():
-        return f"no bench {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}"
+    """Print the table; gives what is wrong with the arguments."""
+    if unknown := set(names) - PARTS.keys():
+        return f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}"
     telemetry.configure_logging("error")
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    for name in names or BENCHES:
-        title, run = BENCHES[name]
+    progress = Console(stderr=True)
+    begun, circumstances = datetime.now(UTC), page.circumstances()
+    measured: list[tuple[str, list[Figure]]] = []
+    for name in names or PARTS:
         started = time.monotonic()
-        table = Table("measured", "figure", "against", "ratio", "aim", title=title, title_justify="left")
-        for figure in run():
-            table.add_row(figure.what, figure.value, figure.against, figure.ratio, figure.aim)
-        table.caption = f"{time.monotonic() - started:.0f} s"
-        console.print(table)
+        measured.append((name, _figures(name)))
+        progress.print(f"{name}: {time.monotonic() - started:.0f} s")
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(measured))
+    if not names and SHARE == 1:
+        page.write([(PARTS[name], figures) for name, figures in measured], begun, circumstances)
     return None
+
+
+def _figures(name: str) -> list[Figure]:
+    try:
+        return list(PARTS[name].run())
+    except MissingServerError as missing:
+        return [Figure(what="not measured", figure=str(missing))]
+
+
+def _table(measured: list[tuple[str, list[Figure]]]) -> Table:
+    table = Table(*COLUMNS)
+    for name, figures in measured:
+        table.add_section()
+        table.add_row(f"[bold]{PARTS[name].TITLE}[/]")
+        for figure in figures:
+            table.add_row(*figure.cells)
+    return table
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import orjson
 import sqlalchemy as sa
 
 import schemas
-from tests.bench import Figure
+from tests.bench import Figure, Quantity, scaled
 from tests.bench.parts import TOPIC, settings
 from tests.servers import MissingServerError
 from tests.servers.postgres import real_postgres
@@ -41,19 +41,22 @@ from worker.parts import recorder
 from worker.sandbox.university import University
 from worker.sql import tables
 
+TITLE = "Messages into the ledger"
 ROUNDS = 3
 BATCH = 2_000
 LATER = timedelta(days=3 * 365)
 """Than the first messages, which are of two years."""
-AIM = "2 times slower"
-NIGHT_AIM = "less than 1 s"
+AIM = 2.0
+"""Times slower than bare inserts."""
+NIGHT_AIM = 1.0
+"""Seconds."""
 Rates = dict[str, list[float]]
 Row = tuple[Any, ...]
 
 
 def run() -> Iterator[Figure]:
     """Give the figures of SQLite, then of PostgreSQL where there is one."""
-    university = University()
+    university = University(students=scaled(35_000))
     values = [message.value for message in university.initial()]
     scenarios = {
         "initial load": _payloads(values),
@@ -74,7 +77,7 @@ def run() -> Iterator[Figure]:
             rates = _rounds(scenarios, image, lambda stack: stack.enter_context(server.database()))
             yield from _figures("PostgreSQL", scenarios, image, rates)
     except MissingServerError as missing:
-        yield Figure(what="PostgreSQL", value=str(missing))
+        yield Figure(what="PostgreSQL", figure=str(missing))
 
 
 def _payloads(values: Sequence[dict[str, Any]], version: int = 0, **state: str) -> list[bytes]:
@@ -123,26 +126,26 @@ def _figures(
 ) -> Iterator[Figure]:
     middle = {name: statistics.median(some) for name, some in rates.items()}
 
-    def against(name: str, other: str, what: str, *, aim: str = "") -> Figure:
+    def against(name: str, other: str, what: str, *, aim: float | None = None) -> Figure:
         number = len(scenarios.get(name, scenarios["initial load"]))
         return Figure(
             what=f"{database}: {name} ({number:,})",
-            value=f"{middle[name]:,.0f} messages/s recorded",
+            figure=Quantity(middle[name], "messages/s recorded"),
             against=f"{middle[other]:,.0f}/s {what}",
-            ratio=f"{middle[other] / middle[name]:.1f} times slower",
-            aim=aim,
+            ratio=Quantity(middle[other] / middle[name], "times slower", most=aim),
         )
 
     yield against("initial load", "bare", "bare inserts of all the rows that it leaves", aim=AIM)
     for name in scenarios:
-        aim = AIM if name in {"replay, all stale", "newer versions, nothing else new"} else ""
+        aim = AIM if name in {"replay, all stale", "newer versions, nothing else new"} else None
         yield against(name, "bare enrolments", "bare inserts of an enrolment", aim=aim)
     yield against("initial load", "parse", "only parsed")
-    yield Figure(what=f"{database}: initial load, parsing included", value=f"{middle['with parsing']:,.0f} messages/s")
+    yield Figure(
+        what=f"{database}: initial load, parsing included", figure=Quantity(middle["with parsing"], "messages/s")
+    )
     yield Figure(
         what=f"{database}: a snapshot without news ({len(image):,} rows)",
-        value=f"{middle['night']:.2f} s",
-        aim=NIGHT_AIM,
+        figure=Quantity(middle["night"], "s", most=NIGHT_AIM),
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tests.bench import Figure
+from tests.bench import Figure, Quantity, scaled
 from tests.bench.parts import DEAD_LETTERS, PLATFORM, PROCESSES, TOPIC, served, settings
 from worker import telemetry
 from worker.app import Worker
@@ -19,13 +19,14 @@ from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle import Cost
 from worker.sandbox.university import University
 
+TITLE = "A whole worker from an empty ledger"
 PARTITIONS = 16  # the embedded broker keeps 5 MiB in each
 LOOK_SECONDS = 0.5
 
 
 def run() -> Iterator[Figure]:
     """Publish everything, then start the worker in a process of its own and watch it to the end."""
-    university = University()
+    university = University(students=scaled(35_000))
     with ExitStack() as stack:
         broker = stack.enter_context(EmbeddedBroker())
         broker.create_topic(TOPIC, PARTITIONS)
@@ -46,16 +47,17 @@ def run() -> Iterator[Figure]:
         process.start()
         before, recorded, after_recording, closed, at_the_end = theirs.recv()
         process.join()
-    what = f"a worker, {len(messages):,} messages from an empty ledger"
-    yield Figure(what=what, value=f"{before:.0f} MiB", against="peak of memory before it starts")
-    yield Figure(
-        what=what, value=f"{after_recording:.0f} MiB", against=f"idem, when all are recorded, after {recorded:.1f} s"
-    )
-    yield Figure(
-        what=what,
-        value=f"{at_the_end:.0f} MiB",
-        against=f"idem, with all on a Moodle whose calls cost nothing, after {closed:.1f} s",
-    )
+    what, plain = f"{len(messages):,} messages", f"{before:.0f} MiB, before it starts"
+    for done, peak_, seconds in (
+        ("recorded", after_recording, recorded),
+        ("on a Moodle whose calls cost nothing", at_the_end, closed),
+    ):
+        yield Figure(
+            what=f"{what}, all {done} after {seconds:.1f} s: peak of memory",
+            figure=Quantity(peak_, "MiB"),
+            against=plain,
+            ratio=Quantity(peak_ / before, "times as much"),
+        )
 
 
 def _work(pipe: Connection, ours: Settings, messages: int) -> None:

@@ -1,17 +1,29 @@
-"""Memberships a second on Moodle: the lanes of a worker, against a client that makes one call an event."""
+"""The lanes of a worker, which find out by themselves how many members a call may carry, on one and the same Moodle
+against two plain scripts that write into cohorts that exist, for accounts whose ids are known, and keep no ledger:
+
+- one call an event, one after the other;
+- batches of a fixed size, over as many connections as ours.
+
+Ours creates the cohorts, too, keeps to ten calls a second, and writes what it does into the ledger.
+
+Moodle's share is that of the wall time during which at least one call was running there. What a call may last is what
+fixed sizes don't know: PHP and proxies give up after 30 to 300 s.
+"""
 
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.bench import Figure
+from tests.bench import Figure, Quantity, scaled
 from tests.bench.parts import PLATFORM, TOKEN, Moodle, served, settings
 from worker import messages, parts
 from worker.config import Settings
@@ -23,45 +35,102 @@ from worker.plan import Guard
 from worker.sandbox.moodle import MEASURED, Cost
 from worker.sandbox.university import University
 
-ROUNDS = {0: 3, 1: 1, 10: 1}
-"""By synchronised courses: what sleeps most is disturbed least."""
+TITLE = "Memberships on Moodle"
+ROUNDS = 3
+"""Of what doesn't sleep: the others are disturbed least."""
 NAIVE_CALLS = 60
+FIXED = (50, 200, 500)
+"""Members a call."""
+CONNECTIONS = 2
 IDLE_SECONDS = 0.1
-AIMS = {0: "15 times faster"}
-STUDENTS = {0: 5_000, 1: 2_000, 10: 400}
+AIMS = {0: 15.0}
+"""Times faster than one call an event, by synchronised courses."""
+SHARE_AIM = 90.0
+"""Percent of the wall time during which Moodle works."""
+STUDENTS = {0: scaled(15_000), 1: scaled(3_000), 10: scaled(900)}
 """Students of the university, by synchronised courses: the dearer, the fewer."""
+FEW = scaled(5_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What a client has done on a Moodle."""
+
+    memberships: int
+    seconds: float
+    calls: Sequence[tuple[float, float]]
+    """When each began and ended."""
+
+    @property
+    def rate(self) -> float:
+        """Memberships a second."""
+        return self.memberships / self.seconds
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest call."""
+        return max(ended - began for began, ended in self.calls)
+
+    @property
+    def share(self) -> float:
+        """Percent of the time during which at least one call was running."""
+        busy, until = 0.0, 0.0
+        for began, ended in sorted(self.calls):
+            busy += max(0.0, ended - max(began, until))
+            until = max(until, ended)
+        return 100 * busy / self.seconds
 
 
 def run() -> Iterator[Figure]:
     """Give the figures at measured costs, then our own ceiling, on a Moodle whose calls cost nothing."""
     for courses, students in STUDENTS.items():
-        rounds = [_round(students, MEASURED, courses) for _ in range(ROUNDS[courses])]
-        yield _figure(f"{courses} courses a cohort, accounts known", rounds, AIMS.get(courses, ""))
-    rounds = [_round(STUDENTS[0], MEASURED, 0, known=False)]
-    yield _figure("0 courses a cohort, accounts to be looked up", rounds)
-    free = Cost()
-    rounds = [_round(STUDENTS[0], free, 0, limits={"calls_per_second": 1000}) for _ in range(ROUNDS[0])]
-    yield _figure("calls that cost nothing, no throttle", rounds)
+        done = _round(students, MEASURED, courses, fixed=FIXED)
+        yield from _figures(f"{courses} courses a cohort", [done], AIMS.get(courses))
+    yield from _figures("0 courses, accounts to be looked up", [_round(FEW, MEASURED, 0, known=False)])
+    limits = {"calls_per_second": 1000}
+    free = [_round(FEW, Cost(), 0, limits=limits) for _ in range(ROUNDS)]
+    yield from _figures("calls that cost nothing, no throttle", free, bulk=False)
 
 
-def _figure(what: str, rounds: list[tuple[int, float, float]], aim: str = "") -> Figure:
-    """Say a median; a round is the memberships, and ours and the naive client's a second."""
-    ours, naive = (statistics.median(some) for some in list(zip(*rounds, strict=True))[1:])
-    return Figure(
-        what=f"{what} ({rounds[0][0]:,})",
-        value=f"{ours:,.0f} memberships/s",
-        against=f"{naive:,.0f}/s, one call an event",
-        ratio=f"{ours / naive:.1f} times faster",
-        aim=aim,
-    )
+def _figures(
+    what: str, rounds: Sequence[dict[str, _Work]], aim: float | None = None, *, bulk: bool = True
+) -> Iterator[Figure]:
+    """Say medians of rounds, each of which is the work of ours and of others."""
+    rates = {who: statistics.median(each[who].rate for each in rounds) for who in rounds[0]}
+    longest = {who: max(each[who].longest for each in rounds) for who in rounds[0]}
+    ours, what = rates.pop("ours"), f"{what} ({rounds[0]['ours'].memberships:,})"
+    for who, rate in rates.items():
+        yield Figure(
+            what=what,
+            figure=f"{ours:,.0f} memberships/s, calls of up to {longest['ours']:.1f} s",
+            against=f"{rate:,.0f}/s, {who}, calls of up to {longest[who]:.1f} s",
+            ratio=Quantity(ours / rate, "times as fast", least=aim if who == ONE_BY_ONE else None),
+        )
+    if bulk:
+        share = statistics.median(each["ours"].share for each in rounds)
+        yield Figure(
+            what=f"{what}: Moodle's share of the wall time",
+            ratio=Quantity(share, "%", least=SHARE_AIM),
+            figure=f"{statistics.median(each['ours'].seconds for each in rounds):.1f} s",
+        )
+
+
+ONE_BY_ONE = "one call an event"
 
 
 def _round(
-    students: int, cost: Cost, courses: int, *, known: bool = True, limits: dict[str, Any] | None = None
-) -> tuple[int, float, float]:
-    """Measure both on one Moodle, with the ledger loaded and, if they are known, the accounts remembered."""
+    students: int,
+    cost: Cost,
+    courses: int,
+    *,
+    known: bool = True,
+    fixed: Sequence[int] = (),
+    limits: dict[str, Any] | None = None,
+) -> dict[str, _Work]:
+    """Measure ours and others on one Moodle, with the ledger loaded and, if they are known, the accounts remembered."""
     university = University(students=students, etapes=max(25, students // 30))
-    numbers = sorted(frozenset().union(*university.truth().values()))
+    truth = university.truth()
+    numbers = sorted(frozenset().union(*truth.values()))
     with ExitStack() as stack:
         moodle = stack.enter_context(served([f"e{number}" for number in numbers], cost=cost, courses=courses))
         directory = stack.enter_context(tempfile.TemporaryDirectory())
@@ -78,32 +147,47 @@ def _round(
         parts.recorder(ours, ledger).record([Received(change=c, published_at=now) for c in changes], now=now)
         if known:
             Workbook(ledger, PLATFORM, "bench", lease=1, guard=Guard()).remember(moodle.accounts, now)
-        naive = _naive(moodle, numbers)
-        seconds = converge(ours, ledger)
-        number = sum(map(len, university.truth().values()))
-        missing = number - sum(cohort != "naive" for cohort, _ in moodle.seen())
-        if missing:
-            raise RuntimeError(f"{missing} memberships are missing on Moodle")
-    return number, number / seconds, naive
-
-
-def _naive(moodle: Moodle, numbers: list[str]) -> float:
-    """Add members to a cohort that exists, one a call, on a connection that is kept."""
-    moodle.create_cohort("naive")
-    started = time.perf_counter()
-    with httpx.Client() as client:
-        for number in numbers[:NAIVE_CALLS]:
-            form = {
-                "members[0][cohorttype][type]": "idnumber",
-                "members[0][cohorttype][value]": "naive",
-                "members[0][usertype][type]": "username",
-                "members[0][usertype][value]": f"e{number}",
-                "wsfunction": "core_cohort_add_cohort_members",
-                "moodlewsrestformat": "json",
-                "wstoken": TOKEN,
+        number = sum(map(len, truth.values()))
+        one_by_one = sorted(moodle.accounts.values())[:NAIVE_CALLS]
+        done = {ONE_BY_ONE: _fixed(moodle, {"naive": one_by_one}, size=1, connections=1)}
+        for size in fixed:
+            members = {
+                f"{size}-{code}": [moodle.accounts[f"e{n}"] for n in sorted(some)] for code, some in truth.items()
             }
-            client.post(f"{moodle.url}/{SERVICE}", data=form).raise_for_status()
-    return NAIVE_CALLS / (time.perf_counter() - started)
+            done[f"batches of {size}"] = _fixed(moodle, members, size=size, connections=CONNECTIONS)
+        before = len(moodle.seen())
+        done["ours"] = _Work(memberships=number, seconds=converge(ours, ledger), calls=moodle.calls())
+        if missing := number - len(moodle.seen()) + before:
+            raise RuntimeError(f"{missing} memberships are missing on Moodle")
+    return done
+
+
+def _fixed(moodle: Moodle, members: dict[str, list[int]], *, size: int, connections: int) -> _Work:
+    """Add accounts to cohorts that exist, so many a call, with no cohort in two calls at once."""
+    cohorts = {name: moodle.create_cohort(name) for name in members}
+    pairs = [(cohorts[name], user_id) for name, some in members.items() for user_id in some]
+    moodle.calls()
+    middle = next((i for i in range(len(pairs) // 2, len(pairs)) if pairs[i][0] != pairs[i - 1][0]), len(pairs))
+    shares = [pairs[:middle], pairs[middle:]] if connections > 1 else [pairs]
+    started = time.perf_counter()
+    with ThreadPoolExecutor(connections) as pool:
+        for done in [pool.submit(_add, moodle, share, size) for share in shares]:
+            done.result()
+    return _Work(memberships=len(pairs), seconds=time.perf_counter() - started, calls=moodle.calls())
+
+
+def _add(moodle: Moodle, pairs: Sequence[tuple[int, int]], size: int) -> None:
+    """Add members on a connection that is kept."""
+    with httpx.Client(timeout=60) as client:
+        for start in range(0, len(pairs), size):
+            form = {"wsfunction": "core_cohort_add_cohort_members", "moodlewsrestformat": "json"}
+            for i, (cohort_id, user_id) in enumerate(pairs[start : start + size]):
+                item = f"members[{i}]"
+                form |= {f"{item}[cohorttype][type]": "id", f"{item}[cohorttype][value]": str(cohort_id)}
+                form |= {f"{item}[usertype][type]": "id", f"{item}[usertype][value]": str(user_id)}
+            answer = client.post(f"{moodle.url}/{SERVICE}", data=form | {"wstoken": TOKEN})
+            if answer.raise_for_status().json() != {"warnings": []}:
+                raise RuntimeError(f"not added: {answer.text[:200]}")
 
 
 def converge(ours: Settings, ledger: Ledger) -> float:

@@ -4,7 +4,9 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import isnan
 from multiprocessing.connection import Connection
+from random import Random
 from typing import Any
 
 from worker.config import Settings
@@ -33,6 +35,7 @@ def settings(*, ledger: str, moodle: str = "http://127.0.0.1:9", **more: Any) ->
                 "token": TOKEN,
                 "account": {"template": "e{student_id}"},
                 "limits": more.pop("limits", {}),
+                "guard": more.pop("guard", {}),
             }
         },
         ledger={"url": ledger},
@@ -51,21 +54,36 @@ class Moodle:
         self._pipe = pipe
 
     def watch(self) -> None:
-        """Look at the memberships all the time from now on, which takes some of its time."""
+        """Look at the memberships after each call from now on, which takes some of its time."""
         self._ask("watch")
 
     def seen(self) -> Seen:
         """Look, and tell all that has been seen."""
-        seen: Seen = self._ask("seen")
+        seen: Seen = self._ask("look")
         return seen
 
-    def create_cohort(self, idnumber: str) -> None:
-        """Create a cohort, without a call."""
-        self._ask("create", idnumber)
+    def create_cohort(self, idnumber: str) -> int:
+        """Create a cohort, without a call; gives its id."""
+        number: int = self._ask("create", idnumber)
+        return number
+
+    def memberships(self) -> dict[str, set[str]]:
+        """Give each cohort idnumber with the usernames of its members."""
+        memberships: dict[str, set[str]] = self._ask("memberships")
+        return memberships
 
     def charge(self, cost: Cost) -> None:
         """Let calls take that long from now on."""
         self._ask("charge", cost)
+
+    def disturb(self, changes: int) -> None:
+        """Change so many memberships, without a call: half are ended, the others begin where they never were."""
+        self._ask("disturb", changes)
+
+    def calls(self) -> list[tuple[float, float]]:
+        """Give when each call began and ended since this was last asked, by `time.monotonic()`."""
+        calls: list[tuple[float, float]] = self._ask("calls")
+        return calls
 
     def _ask(self, *words: Any) -> Any:  # noqa: ANN401 - each question has an answer of its own
         self._pipe.send(words)
@@ -81,7 +99,7 @@ def served(usernames: list[str], *, cost: Cost, courses: int = 0) -> Iterator[Mo
     try:
         url, accounts = ours.recv()
         yield Moodle(url, accounts, ours)
-        ours.send(("stop",))
+        ours.send(None)
     finally:
         process.join(10)
         process.kill()
@@ -91,26 +109,66 @@ def _serve(pipe: Connection, usernames: list[str], cost: Cost, courses: int) -> 
     moodle = SandboxMoodle(token=TOKEN, cost=cost)
     accounts = dict(zip(usernames, moodle.add_users((name, name[1:]) for name in usernames), strict=True))
     moodle.courses.update(dict.fromkeys(range(FIRST_COHORTS), courses))  # of cohorts that are still to come
-    seen: Seen = {}
-    watching = False
+    site = _Site(moodle)
     with moodle.serving() as url:
         pipe.send((url, accounts))
         while True:
-            asked = pipe.recv() if not watching or pipe.poll(WATCH_SECONDS) else None
-            now = time.time()
-            for cohort, members in moodle.memberships().items():
-                for name in members:
-                    seen.setdefault((cohort, name), now)
-            match asked:
-                case ("stop",):
-                    return
-                case ("watch",):
-                    watching = True
-                    pipe.send(None)
-                case ("seen",):
-                    pipe.send(seen)
-                case ("charge", price):
-                    moodle.cost = price
-                    pipe.send(None)
-                case ("create", idnumber):
-                    pipe.send(moodle.create_cohort(name=idnumber, idnumber=idnumber))
+            if site.watching and not pipe.poll(WATCH_SECONDS):
+                site.look_again()
+            elif asked := pipe.recv():
+                what, *words = asked
+                pipe.send(getattr(site, what)(*words))
+            else:
+                return
+
+
+class _Site:
+    """What may be asked of a Moodle from another process: see `Moodle`."""
+
+    def __init__(self, moodle: SandboxMoodle) -> None:
+        self._moodle = moodle
+        self.memberships = moodle.memberships
+        self.watching = False
+        self._seen: Seen = {}
+        self._ended = 0
+
+    def watch(self) -> None:
+        self.watching = True
+
+    def look_again(self) -> None:
+        ended = sum(call.writes and not isnan(call.ended) for call in self._moodle.calls)
+        if ended != self._ended:
+            self._ended = ended
+            self.look()
+
+    def look(self) -> Seen:
+        now = time.time()
+        for cohort, members in self._moodle.memberships().items():
+            for name in members:
+                self._seen.setdefault((cohort, name), now)
+        return self._seen
+
+    def create(self, idnumber: str) -> int:
+        return self._moodle.create_cohort(name=idnumber, idnumber=idnumber)
+
+    def charge(self, cost: Cost) -> None:
+        self._moodle.cost = cost
+
+    def calls(self) -> list[tuple[float, float]]:
+        calls = [(call.started, call.ended) for call in self._moodle.calls]
+        self._moodle.calls.clear()
+        return calls
+
+    def disturb(self, changes: int) -> None:
+        random = Random(1)
+        members = {cohort.id: set(self._moodle.members(cohort.id)) for cohort in self._moodle.cohorts()}
+        pairs = [(cohort_id, user_id) for cohort_id, users in members.items() for user_id in sorted(users)]
+        for cohort_id, user_id in random.sample(pairs, changes // 2):
+            self._moodle.remove_member(cohort_id, user_id)
+        cohort_ids, user_ids, added = [*members], [*self._moodle.users], 0
+        while added < changes // 2:
+            cohort_id, user_id = random.choice(cohort_ids), random.choice(user_ids)
+            if user_id not in members[cohort_id]:
+                members[cohort_id].add(user_id)
+                self._moodle.add_member(cohort_id, user_id)
+                added += 1

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,11 +21,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.servers.kafka import Kafka
 from worker import broker
 from worker.broker import Headers, Partition, Record, RecordProducer
+from worker.config import KafkaSettings
 from worker.ledger import Ledger, reading
 from worker.model import PlatformState
 from worker.sandbox.catalogue import Component, Etape
 from worker.sandbox.moodle import SandboxMoodle
 from worker.sandbox.records import Enrolment, Message, enrolled
+from worker.topics import definitions
 
 PROGRAM = str(Path(sys.executable).with_name("cohorts"))
 PATIENCE = 60.0  # seconds for what takes a few
@@ -63,13 +65,19 @@ class EndedError(Exception):
 
 
 class Process:
-    """A running `cohorts run`, or `cohorts reconcile`."""
+    """A running `cohorts run`, `cohorts watch` or `cohorts reconcile`."""
 
     def __init__(self, arguments: list[str], errors: Path) -> None:
         self._errors = errors
+        self.name = errors.stem
+        """Which PostgreSQL shows its connections by."""
         with errors.open("wb") as stderr:
             self._popen = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, env=environment()
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env=environment() | {"PGAPPNAME": self.name},
             )
 
     def must_run(self) -> None:
@@ -123,6 +131,19 @@ class Process:
         self._popen.kill()
         self._popen.wait()
 
+    @property
+    def pid(self) -> int:
+        """Its number, which the holder of a lease is named by."""
+        return self._popen.pid
+
+    def stop(self) -> None:
+        """Have it stand still wherever it is, as a frozen machine does, until it is told to go on."""
+        self._popen.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on as if nothing had happened."""
+        self._popen.send_signal(signal.SIGCONT)
+
     def terminate(self) -> int:
         """Ask it to stop, as a supervisor does; gives its exit code."""
         self._popen.send_signal(signal.SIGTERM)
@@ -152,6 +173,7 @@ class Installation:
     topic: str
     settings: dict[str, Any]
     partitions: int = 3
+    program: Sequence[str] = (PROGRAM,)
     processes: list[Process] = field(default_factory=list)
     ledgers: list[Ledger] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -184,15 +206,16 @@ class Installation:
         self.file.write_text("".join(lines), encoding="utf-8")
 
     def run(
-        self, *arguments: str, config: Path | None = None, within: float = PATIENCE
+        self, *arguments: str, config: Path | None = None, given: str | None = None, within: float = PATIENCE
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, as a person does."""
+        """Run a command to its end, as a person does; `given` is its standard input."""
         return subprocess.run(
-            [PROGRAM, *arguments, "--config", str(config or self.file)],
+            [*self.program, *arguments, "--config", str(config or self.file)],
             capture_output=True,
             check=False,
             encoding="utf-8",
             env=environment(),
+            input=given,
             timeout=within,
         )
 
@@ -211,20 +234,31 @@ class Installation:
         errors = self.directory / f"reconcile-{next(self.numbers)}.log"
         return self._start(errors, "reconcile", *options)
 
+    def watch(self, name: str) -> Process:
+        """Start a `cohorts watch`."""
+        errors = self.directory / f"watch-{next(self.numbers)}.log"
+        return self._start(errors, "watch", name, "--port", "0")
+
     def _start(self, errors: Path, *arguments: str) -> Process:
-        self.processes.append(Process([PROGRAM, *arguments, "--config", str(self.file)], errors))
+        self.processes.append(Process([*self.program, *arguments, "--config", str(self.file)], errors))
         return self.processes[-1]
 
     def publish_snapshot(
         self, rows: Iterable[bytes], *, years: Iterable[int] = (YEAR,), taken_at: float | None = None
     ) -> None:
         """Publish a complete image of these rows, taken now unless said, by the command that is there for it."""
+        done = self.run(*self.snapshot(rows, years=years, taken_at=taken_at))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def snapshot(
+        self, rows: Iterable[bytes], *, years: Iterable[int] = (YEAR,), taken_at: float | None = None
+    ) -> list[str]:
+        """Give the command that publishes a complete image of these rows."""
         file = self.directory / "snapshot.jsonl"
         file.write_bytes(b"".join(row + b"\n" for row in rows))
         taken = datetime.fromtimestamp(time.time() if taken_at is None else taken_at, UTC).isoformat()
         scope = [word for year in years for word in ("--years", str(year))]
-        done = self.run("snapshot", "publish", str(file), "--taken-at", taken, *scope)
-        assert done.returncode == 0, done.stdout + done.stderr
+        return ["snapshot", "publish", str(file), "--taken-at", taken, *scope]
 
     def publish(self, messages: Iterable[Message]) -> None:
         """Produce messages as the records' software does."""
@@ -294,18 +328,18 @@ def installed(
         "web": {"port": 0},
     }
     for section, values in more.items():
-        sections[section] |= values
+        sections.setdefault(section, {}).update(values)
     settings = {"uais": [UAI], "active_years": [YEAR], "platforms": dict(platforms), **sections}
     there = Installation(directory, kafka, topic, settings, partitions)
-    kafka.create_topic(topic, partitions)
-    kafka.create_topic(there.dead_letters, 1)
-    kafka.create_topic(there.snapshots, partitions)
+    named = KafkaSettings(topics=(topic,), dead_letters=there.dead_letters, snapshots=there.snapshots)
+    broker.create_topics(kafka.properties, definitions(named, partitions=partitions, replicas=1))
     there.write_settings()
     try:
         yield there
     finally:
         for process in there.processes:
             process.kill()
+            print(process.text()[-2000:])  # noqa: T201 - pytest shows it if the test failed
         for ledger in there.ledgers:
             ledger.close()
 

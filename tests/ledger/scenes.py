@@ -389,9 +389,7 @@ def platform_answers(state: PlatformState, code: str, sentence: str) -> Setup:
 
     def setup(scene: Scene) -> None:
         scene.tell(told())
-        book = workbook(scene.ledger)
-        book.report(state, NOW, code=code, sentence=sentence)
-        book.postpone(NOW + 300)
+        workbook(scene.ledger).failed(state, NOW, began=NOW, code=code, sentence=sentence, pause=lambda _: 300.0)
 
     return setup
 

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from tests.builders import ECAMPUS, FOREIGN_UAI, NOW, POLICY, UAI, deleted, merged, names, recorder, told
 from worker import messages
 from worker.ledger import Ledger, reading
-from worker.model import Change, EnrolmentChange, EtapeDescribed, Payment, Received, Status, StudentRekeyed
+from worker.model import (
+    BELOW_ALL_VERSIONS,
+    Change,
+    ComponentDescribed,
+    EnrolmentChange,
+    EtapeDescribed,
+    Payment,
+    Received,
+    Status,
+    StudentRekeyed,
+)
 from worker.rules import CohortTemplate, Mode, PlatformPolicy, Policy, Route
 from worker.sandbox.records import Message
 from worker.sandbox.university import University
@@ -61,9 +71,10 @@ def expected(changes: Sequence[Change]) -> World:  # noqa: C901 - a fold read fr
     for said in sorted(spoken, key=lambda c: (c.changed_at, c.component or "")):
         if said.etape and said.component:
             etape_components[said.etape] = said.component
-    for said in sorted(spoken, key=lambda c: (c.changed_at, c.component_label or "")):
-        if said.etape and said.component and said.component_label:
-            component_labels[said.component] = said.component_label
+    alone = [c for c in changes if isinstance(c, ComponentDescribed) and c.uai == UAI]
+    for named in sorted([*spoken, *alone], key=lambda c: (c.changed_at, c.component_label or "")):
+        if named.component and named.component_label:
+            component_labels[named.component] = named.component_label
 
     def rank(said: EnrolmentChange | EtapeDescribed) -> tuple[Any, ...]:
         whole = isinstance(said, EtapeDescribed) and said.etape_version is None
@@ -188,10 +199,22 @@ def descriptions(draw: st.DrawFn) -> EtapeDescribed:
         etape=etape,
         changed_at=draw(INSTANTS),
         origin="etapes",
-        etape_version=draw(VERSIONS),
+        etape_version=draw(st.one_of(VERSIONS, st.just(BELOW_ALL_VERSIONS))),
         etape_label=draw(labelled("Étape", etape)),
         component=component,
         component_label=draw(labelled("UFR", component)),
+    )
+
+
+@st.composite
+def component_descriptions(draw: st.DrawFn) -> ComponentDescribed:
+    component = draw(st.sampled_from(["U99", "MED", "LET"]))
+    return ComponentDescribed(
+        uai=draw(UAIS),
+        component=component,
+        component_label=draw(st.sampled_from([f"UFR {component}", f"UFR {component} bis"])),
+        changed_at=draw(INSTANTS),
+        origin="components",
     )
 
 
@@ -205,7 +228,7 @@ def identity(change: Change) -> object:
 @st.composite
 def universes(draw: st.DrawFn) -> list[Change]:
     """Draw what is said of a small world, some of it said again under another version."""
-    one = st.one_of(enrolment_changes(), enrolment_changes(), merge_changes(), descriptions())
+    one = st.one_of(enrolment_changes(), enrolment_changes(), merge_changes(), descriptions(), component_descriptions())
     changes = draw(st.lists(one, min_size=1, max_size=14))
     if enrolments := [change for change in changes if isinstance(change, EnrolmentChange)]:
         again = st.builds(replace, st.sampled_from(enrolments), version=st.integers(1, 6), changed_at=INSTANTS)

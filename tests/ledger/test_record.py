@@ -613,3 +613,10 @@ def test_a_reading_is_of_one_instant(ledger: Ledger) -> None:
         assert connection.scalar(count) == 0
     with ledger.read() as connection:
         assert connection.scalar(count) == 1
+
+
+def test_an_error_of_the_database_does_not_hold_what_was_to_be_written(ledger: Ledger) -> None:
+    asked = sa.text("SELECT :who FROM nowhere").bindparams(who=STUDENT)
+    with pytest.raises(sa.exc.DBAPIError, match="nowhere") as error, ledger.read() as connection:
+        connection.execute(asked)
+    assert STUDENT not in str(error.value)

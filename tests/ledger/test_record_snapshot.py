@@ -43,6 +43,7 @@ from worker.model import (
     Snapshot,
     SnapshotScope,
     Status,
+    Unknown,
 )
 from worker.rules import Policy
 from worker.sql.tables import enrolment, journal, metadata, snapshot
@@ -60,6 +61,7 @@ def image(
     scope: SnapshotScope = SCOPE,
     system: str = "apogee",
     name: str | None = None,
+    unknown: Unknown = Unknown(),  # noqa: B008 - frozen
 ) -> Snapshot:
     """Take a snapshot that holds these enrolments, as the reader gives it."""
     name = name or f"S{at:.0f}"
@@ -67,7 +69,7 @@ def image(
         replace(row, system=system, version=0, changed_at=at, origin=f"snapshot {name}[0]#{number}")
         for number, row in enumerate(rows)
     ]
-    return Snapshot(id=name, taken_at=at, system=system, scope=scope, rows=numbered)
+    return Snapshot(id=name, taken_at=at, system=system, scope=scope, rows=numbered, unknown=unknown)
 
 
 def record(ledger: Ledger, *said: Change | Snapshot, policy: Policy = POLICY) -> None:
@@ -203,6 +205,36 @@ def test_an_enrolment_whose_etape_nobody_told_is_only_absent_from_a_whole_snapsh
     assert set(facts(ledger).values()) == {Status.ACTIVE}
     record(ledger, image(at=TAKEN_AT + 1))
     assert set(facts(ledger).values()) == {Status.ABSENT}
+
+
+UNKNOWN = [
+    pytest.param(Unknown(students=frozenset({OTHER})), id="student"),
+    pytest.param(Unknown(enrolments=frozenset({"2"})), id="enrolment"),
+]
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN)
+def test_what_the_source_could_not_tell_stays_as_it_was(ledger: Ledger, unknown: Unknown) -> None:
+    record(ledger, told(), told(enrolment_id="2", student_id=OTHER), told(enrolment_id="3", student_id=THIRD))
+    assert snap(ledger, image(told(), unknown=unknown)) == Imaged(applied=0, ended=1, memberships=1)
+    assert desired(ledger) == {ETAPE: frozenset({STUDENT, OTHER})}
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN)
+def test_a_late_message_about_what_the_source_could_not_tell_is_news(ledger: Ledger, unknown: Unknown) -> None:
+    late = TAKEN_AT - 1
+    record(ledger, image(told(), unknown=unknown))
+    record(ledger, told(enrolment_id="2", student_id=OTHER, changed_at=late))
+    record(ledger, told(enrolment_id="3", student_id=THIRD, changed_at=late))
+    assert desired(ledger) == {ETAPE: frozenset({STUDENT, OTHER})}
+
+
+def test_the_last_snapshot_is_remembered_with_what_it_could_not_tell(ledger: Ledger) -> None:
+    unknown = Unknown(students=frozenset({OTHER, THIRD}), enrolments=frozenset({"2"}))
+    snap(ledger, image(told(), unknown=unknown))
+    last = recorder(ledger).last_snapshot()
+    assert last is not None
+    assert last.unknown == unknown
 
 
 def test_what_was_deleted_is_not_said_to_be_absent(ledger: Ledger) -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tests.builders import ETAPE, NOW, STUDENT, UAI, content, memberships, received, recorder, told
 from tests.ledger.scenes import DAY, Scene
-from worker.errors import RunInProgress
-from worker.ledger import Ledger, runs
-from worker.ledger.runs import Run, Runs
+from worker.errors import Refusal, RunInProgress, SnapshotFault
+from worker.ledger import Ledger, reading, runs
+from worker.ledger.runs import End, Run, Runs
 from worker.model import AcceptedSnapshot, Drift, Instant, RunState, Snapshot, SnapshotScope, Status
 from worker.report import (
     REPORTS,
@@ -158,6 +158,20 @@ def test_a_night_whose_process_died_can_be_had_again(ledger: Ledger) -> None:
     assert other.begin(NOW + LEASE, night=NIGHT) is not None
 
 
+def test_a_run_that_was_given_up_and_goes_on_records_no_snapshot_and_stays_given_up(ledger: Ledger) -> None:
+    members(ledger)
+    zombie = process(ledger)
+    number = begun(zombie)
+    newer = begun(process(ledger, "there:2:b"), NOW + LEASE)
+    with pytest.raises(RunInProgress, match="stood still"):
+        absent(ledger, number)
+    zombie.end(ended(number))
+    assert states(ledger) == [RunState.ABANDONED, RunState.RUNNING]
+    assert reading.desired(ledger, "ecampus") == {ETAPE: {STUDENT}}
+    absent(ledger, newer)
+    assert reading.desired(ledger, "ecampus") == {}
+
+
 # What a dying run leaves behind
 
 
@@ -249,11 +263,12 @@ WHOLE = Report(
         system="apogee",
         rows=3,
         rows_by_year={2025: 1, 2026: 2},
+        unknown=4,
         applied=1,
         ended=2,
         memberships=3,
     ),
-    refusals=("snapshot S2: partition 1 has no end of it",),
+    refusals=(Refusal(snapshot_id="S2", fault=SnapshotFault.INCOMPLETE, sentence="partition 1 has no end of it"),),
     error="…",
     platforms=(
         PlatformReport(
@@ -322,7 +337,7 @@ def test_a_report_goes_to_json_and_back(report: Report) -> None:
 
 def test_the_last_report_is_that_of_the_last_run_that_ended(ledger: Ledger) -> None:
     assert runs.report(ledger) is None
-    assert runs.last_success(ledger) is None
+    assert runs.last_ends(ledger) == {}
     mine = process(ledger)
     first = begun(mine)
     assert runs.report(ledger, first) is None
@@ -335,7 +350,10 @@ def test_the_last_report_is_that_of_the_last_run_that_ended(ledger: Ledger) -> N
     assert (last.run, last.state) == (second, RunState.FAILED)
     assert runs.report(ledger, first) == ended(first)
     assert runs.report(ledger, 99) is None
-    assert runs.last_success(ledger) == NOW + 60
+    assert runs.last_ends(ledger) == {
+        RunState.DONE: End(id=first, started_at=NOW, ended_at=NOW + 60),
+        RunState.FAILED: End(id=second, started_at=NOW + 100, ended_at=NOW + 200),
+    }
 
 
 def test_what_was_done_since_is_counted_by_cohort(ledger: Ledger) -> None:

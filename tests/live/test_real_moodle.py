@@ -280,4 +280,4 @@ def test_the_night_mends_what_somebody_did_by_hand_and_leaves_everybody_elses_co
 
 def test_the_service_account_could_not_delete_a_cohort_if_it_tried(bench: Bench) -> None:
     with pytest.raises(MoodleDenied):
-        bench.wire.write("core_cohort_delete_cohorts", cohortids=[1])
+        bench.wire.write("core_cohort_delete_cohorts", {"cohortids": [1]})

@@ -3,9 +3,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from worker import config
-from worker.config import Strangers, effective, load
+from worker import config, parts
+from worker.capture import Debezium
+from worker.config import effective, load
+from worker.config_platforms import Strangers
 from worker.errors import SettingsError
+from worker.messages import Native
 from worker.model import Payment, Status
 from worker.plan import Guard, GuardLimits
 from worker.rules import Mode
@@ -242,10 +245,11 @@ def test_a_name_that_follows_the_last_etape_to_speak_is_refused(
 @pytest.mark.parametrize("mode", ["automatic", "observe"])
 def test_a_platform_that_is_read_needs_url_and_token(file: Path, mode: str) -> None:
     said = f"platforms.ecampus: mode {mode} needs {{}}; only a manual platform does without"
-    assert refusal(file, LEAST.replace("automatic", mode)) == said.format("token")
+    token = "token (COHORTS_PLATFORMS__<NAME>__TOKEN in the environment)"
+    assert refusal(file, LEAST.replace("automatic", mode)) == said.format(token)
     without_url = "\n".join(line for line in LEAST.splitlines() if not line.startswith("url"))
     assert refusal(file, f"{without_url}\n{TOKEN}".replace("automatic", mode)) == said.format("url")
-    assert refusal(file, without_url.replace("automatic", mode)) == said.format("url and token")
+    assert refusal(file, without_url.replace("automatic", mode)) == said.format(f"url and {token}")
 
 
 def test_a_manual_platform_needs_neither(file: Path) -> None:
@@ -426,3 +430,45 @@ grace_days = 30
 def test_a_platform_without_seasons_shows_that_there_are_none(file: Path) -> None:
     shown = {setting.path: setting.value for setting in effective(load(written(file, LEAST + TOKEN)))}
     assert shown["platforms.ecampus.guard.seasons"] == "[]"
+
+
+# Change capture
+
+
+def test_topics_are_native_unless_they_are_said_to_be_of_change_capture(file: Path) -> None:
+    kafka = '[kafka]\ntopics = ["enrolments", "apogee"]\nformats = { apogee = "debezium" }\n'
+    formats = parts.formats(load(written(file, LEAST + TOKEN + kafka)))
+    assert {topic: type(format_) for topic, format_ in formats.items()} == {"enrolments": Native, "apogee": Debezium}
+
+
+@pytest.mark.parametrize(
+    ("kafka", "said"),
+    [
+        ('formats = { enrolment = "debezium" }', "kafka: formats names enrolment, which topics doesn't"),
+        ('formats = { enrolments = "avro" }', "kafka.formats.enrolments: Input should be 'native' or 'debezium'"),
+        ('capture_uai = "0751717J"', "kafka.capture_uai is 0751717J, which uais doesn't name"),
+    ],
+)
+def test_a_format_of_nothing_or_unknown_or_elsewhere_is_refused(file: Path, kafka: str, said: str) -> None:
+    assert said in refusal(file, LEAST + TOKEN + "[kafka]\n" + kafka)
+
+
+def test_with_several_establishments_the_captured_one_has_to_be_said(file: Path) -> None:
+    two = (
+        LEAST.replace('"0141408E"', '"0141408E", "0142059M"') + TOKEN + '[kafka]\nformats = { enrolments = "debezium" }'
+    )
+    assert "kafka.capture_uai says whose APOGÉE it is that is captured" in refusal(file, two)
+    assert load(written(file, two + '\ncapture_uai = "0142059M"')).capture_uai == "0142059M"
+    assert load(written(file, LEAST + TOKEN)).capture_uai == "0141408E"
+
+
+def test_a_secret_property_of_kafka_joins_those_of_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COHORTS_KAFKA__CLIENT", '{"sasl.oauthbearer.client.secret": "hidden"}')
+    client = '[kafka.client]\n"sasl.mechanism" = "OAUTHBEARER"\n'
+    settings = load(written(file, LEAST + TOKEN + client))
+    assert settings.kafka.properties() == {
+        "bootstrap.servers": "localhost:9092",
+        "sasl.mechanism": "OAUTHBEARER",
+        "sasl.oauthbearer.client.secret": "hidden",
+    }
+    assert "hidden" not in str([*effective(settings)])

@@ -1,19 +1,27 @@
 import json
 import re
+import subprocess
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import schemas
-from tests import reference
+from tests import prometheus_rule, reference
 from worker import check, config
 from worker.rules import Mode
 
 ROOT = Path(__file__).parent.parent.parent
 RUNBOOK = (ROOT / "deploy" / "runbook.md").read_text(encoding="utf-8")
-ALERTS = (ROOT / "deploy" / "alerts.yml").read_text(encoding="utf-8")
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "DECISIONS.md", "CHANGELOG.md")]
+ALERTS, RECORDS = (
+    (ROOT / "deploy" / "prometheus" / name).read_text(encoding="utf-8") for name in ("alerts.yml", "recording.yml")
+)
+KUBERNETES_RULES = prometheus_rule.TARGET.read_text(encoding="utf-8")
+DASHBOARDS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "deploy" / "grafana").glob("*.json"))]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "DECISIONS.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES += [ROOT / "deploy" / name for name in ("runbook.md", "reference.md")]
+PAGES += [ROOT / "docs" / "fr" / "cohortes.md"]
 REFERENCE = reference.page()
 
 
@@ -27,14 +35,53 @@ def test_every_setting_is_described() -> None:
 
 
 def test_every_alert_is_explained_in_the_runbook_and_no_other() -> None:
-    alerts = re.findall(r"- alert: (\w+)", ALERTS)
+    alerts = [alert["alert"] for alert in reference.alerts()]
     explained = re.findall(r"^### (\w+)$", RUNBOOK, re.MULTILINE)
     assert alerts == explained
 
 
-def test_alerts_speak_of_metrics_that_exist() -> None:
-    used = set(re.findall(r"\bcohorts_\w+", " ".join(re.findall(r"expr: (.*)", ALERTS))))
+@pytest.mark.parametrize("alert", reference.alerts(), ids=lambda alert: alert["alert"])
+def test_an_alert_says_how_bad_it_is_with_figures_and_where_to_read_on(alert: dict[str, Any]) -> None:
+    assert alert["labels"]["severity"] in {"page", "warning"}
+    said = alert["annotations"]
+    assert said.keys() == {"summary", "description", "runbook_url"}
+    assert re.search(r"\d|\{\{", said["description"])
+    page, _, anchor = said["runbook_url"].partition("#")
+    assert anchor == alert["alert"].lower()
+    headings = re.findall(r"^#+ (.*)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert anchor in {heading.lower() for heading in headings}
+
+
+@pytest.mark.parametrize("rules", [ALERTS, KUBERNETES_RULES], ids=["prometheus", "kubernetes"])
+def test_the_runbook_makes_addresses_of_the_links_of_alerts(rules: str) -> None:
+    scripts = set(re.findall(r"sed '([^']+)'", RUNBOOK))
+    assert len(scripts) == 1
+    done = subprocess.run(["sed", *scripts], input=rules, capture_output=True, check=True, text=True)  # noqa: S603, S607 - as the runbook has it
+    links = re.findall(r"runbook_url: (.*)", done.stdout)
+    assert len(links) == len(reference.alerts())
+    assert all(re.fullmatch(r"https://\S+/deploy/runbook\.md#cohorts[a-z]+", link) for link in links)
+
+
+@pytest.mark.parametrize("text", [ALERTS, RECORDS, *DASHBOARDS], ids=lambda text: text[:30])
+def test_rules_and_dashboards_speak_of_metrics_that_exist(text: str) -> None:
+    recorded = set(re.findall(r"- record: (\S+)", RECORDS))
+    assert set(re.findall(r"\b[a-z_]+:cohorts_\w+:\w+", text)) <= recorded
+    used = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"(?<![:\w])cohorts_\w+", text)}
     assert used <= set(re.findall(r"^\| `(cohorts_\w+)`", REFERENCE, re.MULTILINE))
+
+
+SECTIONS = re.split(r"^### ", RUNBOOK.partition("\n## Alerts\n")[2], flags=re.MULTILINE)[1:]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.split()[0])
+def test_the_runbook_says_of_an_alert_where_to_look_what_to_do_and_how_to_know_that_it_worked(section: str) -> None:
+    for part in (r"\*\*Look\*\*", r"\*\*[Dd]o\*\*", r"\*\*It worked\*\*"):
+        assert re.search(part, " ".join(section.split()))
+
+
+def test_every_metric_is_on_a_dashboard_or_in_a_rule() -> None:
+    watched = " ".join([ALERTS, RECORDS, *DASHBOARDS])
+    assert [name for name in re.findall(r"^\| `(cohorts_\w+)`", REFERENCE, re.MULTILINE) if name not in watched] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -56,9 +103,9 @@ def test_pages_speak_of_settings_that_exist(page: Path) -> None:
     known = {re.sub(r"\*\w+\*\.", "", path) for path in re.findall(r"^\| `([a-z_.*A-Zn]+)`", REFERENCE, re.MULTILINE)}
     known |= {path.split(".", 1)[1] for path in known if "." in path}
     said = re.findall(
-        r"`((?:kafka|ledger|web|limits|converge|eligibility)\.[a-z_]+)`", page.read_text(encoding="utf-8")
+        r"`((?:kafka|ledger|web|limits|converge|eligibility|retention)\.[a-z_]+)`", page.read_text(encoding="utf-8")
     )
-    assert set(said) <= known
+    assert set(said) - {"retention.ms"} <= known  # which is Kafka's
 
 
 def test_the_message_of_the_readme_is_valid() -> None:
@@ -75,3 +122,18 @@ def test_the_example_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_functions_of_the_runbook_are_those_that_are_checked() -> None:
     assert set(re.findall(r"`(core_\w+)`", RUNBOOK)) == {*check.READING, *check.WRITING}
+
+
+def test_the_french_page_says_what_explain_says() -> None:
+    page = (ROOT / "docs" / "fr" / "cohortes.md").read_text(encoding="utf-8")
+    words = (ROOT / "worker" / "explain" / "fr.toml").read_text(encoding="utf-8")
+    said = re.findall(r"^\| \*([^*]+?)…?\* \|", page, re.MULTILINE)
+    assert len(said) == 5
+    assert [sentence for sentence in said if sentence not in words] == []
+
+
+def test_the_lock_of_what_runs_says_when_it_was_made() -> None:
+    lock = (ROOT / "requirements-runtime.lock").read_text(encoding="utf-8")
+    locked = re.match(r"# locked on (\S+)\n", lock)
+    assert locked is not None
+    assert date.fromisoformat(locked[1]) >= date(2026, 11, 25)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -12,22 +12,26 @@ from hypothesis import strategies as st
 
 from schemas import EnrolmentRow
 from tests.images import line, row, rows, told_as
-from worker.errors import SourceIncomplete
+from worker.errors import SettingsError, SourceIncomplete
 from worker.sources import files
+from worker.sources.tables import COLUMNS, CsvForm
 
 HEAD = "enrolment_id;academic_year;student_id;etape;etape_version;status;payment;system;uai;version"
 ONE = "2026:1:L1DROI:101:1;2026;22000001;L1DROI;101;active;paid;apogee;0141408E;7"
 TWO = "2026:2:L1DROI:101:1;2026;22000002;L1DROI;101;active;paid;apogee;0141408E;7"
 
 
-def read(content: bytes, *, expected: int | None = None) -> list[EnrolmentRow]:
+PLAIN = CsvForm()
+
+
+def read(content: bytes, form: CsvForm = PLAIN, *, expected: int | None = None) -> list[EnrolmentRow]:
     """Read a file as the command does."""
-    return list(files.read(io.BytesIO(content), expected=expected))
+    return list(files.read(io.BytesIO(content), form, expected=expected))
 
 
-def refused(content: bytes, *, expected: int | None = None) -> str:
+def refused(content: bytes, form: CsvForm = PLAIN, *, expected: int | None = None) -> str:
     with pytest.raises(SourceIncomplete) as raised:
-        read(content, expected=expected)
+        read(content, form, expected=expected)
     return str(raised.value)
 
 
@@ -110,7 +114,7 @@ def test_json_lines_in_another_encoding_cannot_be_read() -> None:
 # CSV
 
 
-@pytest.mark.parametrize("delimiter", [",", ";"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
 def test_csv_is_read(delimiter: str, ending: str, bom: str) -> None:
@@ -132,7 +136,7 @@ def test_every_column_is_known_by_its_name_and_by_its_path_in_the_contract() -> 
         *("2026:1:L1DROI:101:1", "2026", "00000001", "e1", "L1DROI", "101", "Licence 1; Droit, « à distance »"),
         *("DRT", 'UFR "Droit"', "active", "paid", "apogee", "0141408E", "7"),
     ]
-    for names in (files.COLUMNS.keys(), files.COLUMNS.values()):
+    for names in (COLUMNS.keys(), COLUMNS.values()):
         for delimiter in ",;":
             file = io.StringIO()
             csv.writer(file, delimiter=delimiter).writerows([list(names), cells])
@@ -195,13 +199,13 @@ def test_csv_that_was_cut_in_its_last_cell_says_so_even_if_the_count_is_right() 
     [
         (HEAD.replace("payment", "paiement"), "7 of 10"),
         (ONE, "1, 2, 3, 4, 5, 6, 7, 8, 9, 10 of 10"),
-        ("Camille\tExemple", "1 of 1"),
+        ("Camille:Exemple", "1 of 1"),
         (HEAD + ";", "11 of 11"),
     ],
     ids=["another name", "no names", "another delimiter", "an empty name"],
 )
 def test_a_first_line_that_names_other_columns_says_which_without_quoting_it(head: str, columns: str) -> None:
-    known = ", ".join(files.COLUMNS)
+    known = ", ".join(COLUMNS)
     said = f"the first line doesn't name known columns ({columns}); there are {known}"
     assert refused(text(head, ONE)) == said
 
@@ -211,10 +215,87 @@ def test_a_column_that_is_named_twice_says_so(again: str) -> None:
     assert refused(text(f"{HEAD};{again}", f"{ONE};1")) == "the first line names a column twice"
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
-def test_csv_in_another_encoding_says_on_which_line(encoding: str) -> None:
-    content = text(HEAD + ";etape_label", ONE + ";Licence 1 Droit", TWO + ";Licence 1 Économie")
-    assert refused(content.decode().encode(encoding)) == "line 3 is not UTF-8"
+LABELLED = [HEAD + ";etape_label", ONE + ";Licence 1 Droit", TWO + ";Œuvres à étudier, Économie"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "windows-1252"])
+@pytest.mark.parametrize("said", [False, True], ids=["detected", "said"])
+def test_accents_of_csv_are_read_in_the_encodings_of_spreadsheets(encoding: str, said: bool) -> None:  # noqa: FBT001 - a case
+    content = "\n".join([*LABELLED, ""]).encode(encoding)
+    found = read(content, CsvForm(encoding=encoding if said else None))
+    assert [each.etape.label for each in found] == ["Licence 1 Droit", "Œuvres à étudier, Économie"]
+
+
+def test_latin_1_is_read_when_it_is_said() -> None:
+    content = text(*LABELLED[:2], TWO + ";Licence 1 Économie").decode().encode("latin-1")
+    assert read(content, CsvForm(encoding="iso-8859-1"))[1].etape.label == "Licence 1 Économie"
+
+
+def test_csv_that_is_not_in_the_encoding_that_was_said_says_on_which_line() -> None:
+    content = text(*LABELLED[:2], TWO + ";Licence 1 Économie").decode().encode("latin-1")
+    assert refused(content, CsvForm(encoding="utf-8")) == "line 3 is not utf-8: say which encoding it is"
+
+
+def test_a_mixture_of_encodings_is_refused_rather_than_half_of_it_misread() -> None:
+    content = text(*LABELLED) + (TWO + ";Économie\n").encode("latin-1")
+    assert refused(content) == "the file mixes encodings: line 4 isn't UTF-8, and 1 lines are"
+
+
+FOREIGN = CsvForm(
+    separator=";",
+    columns={"Code étudiant": "student_id", "Année": "academic_year", "Étape": "etape", "VET": "etape_version",
+             "État": "status", "Nom": ""},
+    constants={"system": "apogee", "uai": "0141408E", "payment": "paid"},
+    words={"status": {"E": "active", "R": "resigned"}},
+)  # fmt: skip
+EXPORT = ["Code étudiant;Nom;Année;Étape;VET;État", "00000042;Exemple;2026;L1DROI  ;101;E", "22000002;;2026;L1DROI;;R"]
+
+
+def test_a_file_of_another_program_is_read_by_what_the_settings_say_of_it() -> None:
+    one, two = read(text(*EXPORT), FOREIGN)
+    assert (one.student.student_id, one.status, one.payment) == ("00000042", "active", "paid")
+    assert (one.etape.code, one.etape.version, one.source.uai) == ("L1DROI", "101", "0141408E")
+    assert (two.status, two.etape.version) == ("resigned", None)
+
+
+def test_without_an_id_an_enrolment_is_named_by_its_student_year_etape_and_version() -> None:
+    assert [each.enrolment_id for each in read(text(*EXPORT), FOREIGN)] == [
+        "00000042:2026:L1DROI:101",
+        "22000002:2026:L1DROI:",
+    ]
+
+
+def test_a_word_that_the_settings_do_not_translate_is_no_state() -> None:
+    said = refused(text(*EXPORT, "22000003;;2026;L1DROI;101;Z"), FOREIGN)
+    assert said == "1 of 3 rows can't be read, the first on line 4: status: literal_error (1)"
+
+
+def test_a_file_that_lacks_a_column_that_the_settings_name_says_so() -> None:
+    assert refused(text(*EXPORT).replace(b"Nom", b"Age"), FOREIGN) == (
+        "the first line lacks 1 of the 6 columns that were said"
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: CsvForm(columns={"État": "etat"}),
+        lambda: CsvForm(constants={"etat": "active"}),
+        lambda: CsvForm(words={"etat": {"E": "active"}}),
+    ],
+    ids=["columns", "constants", "words"],
+)
+def test_settings_that_speak_of_a_column_that_does_not_exist_say_which(wrong: Callable[[], CsvForm]) -> None:
+    with pytest.raises(SettingsError, match=r"^no such column: etat; there are enrolment_id, "):
+        wrong()
+
+
+@pytest.mark.parametrize("number", ["22000001.0", "22000001,00", "2,2E+07", "2.2e7"])
+def test_a_student_number_that_a_spreadsheet_has_rewritten_is_refused(number: str) -> None:
+    content = text(HEAD, ONE, TWO.replace("22000002", number))
+    assert refused(content) == (
+        "1 of 2 rows can't be read, the first on line 3: student.student_id: written_by_a_spreadsheet (1)"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -229,10 +310,9 @@ def test_a_file_without_a_row_gives_none(content: bytes) -> None:
 
 
 def test_a_file_is_read_as_a_stream() -> None:
-    given = iter([line(row(1)) + b"\n", line(row(2)) + b"\n"])
-    source = files.read(given)
-    assert next(source) == row(1)
-    assert list(given) == [line(row(2)) + b"\n"], "the second line was not read yet"
+    given = io.BytesIO(lines(rows(1)) + b"Camille\n" * 100_000)
+    assert [next(iter(files.read(given, PLAIN)))] == rows(1)
+    assert given.tell() < 100_000, "most of it was not read yet"
 
 
 # Properties

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jinja2.runtime import Macro
 
 from worker import page
+from worker.errors import Refusal, SnapshotFault
 from worker.model import Drift, Language, RunState
 from worker.page import Task, render
 from worker.report import (
@@ -43,7 +44,7 @@ ECAMPUS = PlatformReport(
 )
 SNAPSHOT = SnapshotReport(
     id="apogee-1", taken_at=instant("2026-08-31T22:10:00+02:00"), system="apogee", rows=35_012,
-    rows_by_year={2025: 1_234, 2026: 33_778}, applied=1_050, ended=312, memberships=1_402,
+    rows_by_year={2025: 1_234, 2026: 33_778}, unknown=0, applied=1_050, ended=312, memberships=1_402,
 )  # fmt: skip
 CALM = Report(
     run=41, state=RunState.DONE, night="2026-09-01", snapshot=SNAPSHOT, platforms=(ECAMPUS,),
@@ -198,9 +199,29 @@ def test_the_snapshot_that_was_accepted_is_told_with_its_age_and_what_it_changed
     assert "This changes 1,402 memberships of a cohort." in english
 
 
+def refusal(sentence: str) -> Refusal:
+    return Refusal(snapshot_id="b", fault=SnapshotFault.INCOMPLETE, sentence=sentence)
+
+
+@pytest.mark.parametrize("language", Language)
+def test_every_fault_of_a_snapshot_is_said_in_the_language_of_the_page(language: Language) -> None:
+    every = [Refusal(snapshot_id=fault, fault=fault, sentence="why") for fault in SnapshotFault]
+    found = {
+        shown(replace(CALM, refusals=(one,)), language).partition(f"snapshot {one.snapshot_id}: why")[0][-40:]
+        for one in every
+    }
+    assert len(found) == len(SnapshotFault)
+
+
+def test_what_the_source_could_not_tell_is_said_to_stay_as_it_was() -> None:
+    report = replace(CALM, snapshot=replace(SNAPSHOT, unknown=13))
+    assert "13 étudiants ou inscriptions que la source n'a pas su décrire restent en l'état." in shown(report, FR)
+    assert "en l'état" not in shown(CALM, FR)
+
+
 def test_a_refused_snapshot_says_why_and_how_to_go_on() -> None:
     refused = replace(
-        CALM, state=RunState.REFUSED, snapshot=None, platforms=(), refusals=("snapshot b: partition 2 has no end",)
+        CALM, state=RunState.REFUSED, snapshot=None, platforms=(), refusals=(refusal("partition 2 has no end"),)
     )
     for language, sentence in ((FR, "Aucune image n'a pu être acceptée."), (EN, "No snapshot could be accepted.")):
         text = shown(refused, language)
@@ -210,8 +231,9 @@ def test_a_refused_snapshot_says_why_and_how_to_go_on() -> None:
 
 
 def test_newer_snapshots_that_were_passed_over_are_told_beside_the_accepted_one() -> None:
-    report = replace(CALM, refusals=("snapshot b: 3 rows are missing",))
-    assert "Plus récentes, mais écartées snapshot b: 3 rows are missing" in shown(report, FR)
+    report = replace(CALM, refusals=(refusal("3 rows are missing"),))
+    said = "Elle n'est pas entière : sa publication a été interrompue. snapshot b: 3 rows are missing"
+    assert f"Plus récentes, mais écartées {said}" in shown(report, FR)
     assert "Plus récentes" not in shown(CALM, FR)
 
 
@@ -387,7 +409,7 @@ def test_nothing_is_claimed_to_be_untouched_before_it_was_compared(state: RunSta
 
 EVIL = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'&amp;{{ 7 * 7 }}"
 EVERYTHING = Report(
-    run=41, state=RunState.PARTIAL, night="2026-09-01", snapshot=SNAPSHOT, refusals=("why",), error="what",
+    run=41, state=RunState.PARTIAL, night="2026-09-01", snapshot=SNAPSHOT, refusals=(refusal("why"),), error="what",
     started_at=CALM.started_at, ended_at=CALM.ended_at,
     platforms=(
         replace(
@@ -415,7 +437,7 @@ def test_html_in_an_idnumber_stays_text(language: Language) -> None:
             foreign_changes=(ForeignChange(moodle_id=1, idnumber=EVIL, what=ForeignEvent.CREATED, journalled=0),),
         )
     )
-    evil = replace(evil, error=EVIL, refusals=(EVIL,), snapshot=replace(SNAPSHOT, id=EVIL, system=EVIL))
+    evil = replace(evil, error=EVIL, refusals=(refusal(EVIL),), snapshot=replace(SNAPSHOT, id=EVIL, system=EVIL))
     html = render(evil, language, PARIS)
     assert {tag for tag, _ in _Page(html).tags}.isdisjoint({"script", "img"})
     assert exact(html).count(EVIL) == 12, "shown as it is: the platform's name three times, nine other things once"
@@ -526,11 +548,12 @@ platforms = st.builds(
 snapshots = st.builds(
     SnapshotReport, id=texts, taken_at=when, system=texts, rows=numbers,
     rows_by_year=st.dictionaries(st.integers(2000, 2100), numbers, max_size=3), applied=numbers, ended=numbers,
-    memberships=numbers,
+    memberships=numbers, unknown=numbers,
 )  # fmt: skip
+refusals = st.builds(Refusal, snapshot_id=texts, fault=st.sampled_from(SnapshotFault), sentence=texts)
 reports = st.builds(
     Report, run=numbers, state=st.sampled_from(RunState), night=st.none() | st.dates().map(str), started_at=when,
-    ended_at=st.none() | when, snapshot=st.none() | snapshots, refusals=st.lists(texts, max_size=2).map(tuple),
+    ended_at=st.none() | when, snapshot=st.none() | snapshots, refusals=st.lists(refusals, max_size=2).map(tuple),
     error=st.none() | texts, platforms=st.lists(platforms, max_size=2).map(tuple),
 )  # fmt: skip
 

@@ -145,6 +145,15 @@ def test_another_opening_dates_the_messages_and_changes_nothing_else() -> None:
     assert [value["data"] for value in usual] == [value["data"] for value in later]
 
 
+def test_days_may_be_short_and_a_year_of_them_stays_within_the_contract() -> None:
+    opening = datetime(2026, 9, 1, tzinfo=UTC)
+    university = University(seed=1, students=300, etapes=25, opening=opening, day=30.0)
+    for day in range(1, 366):
+        for message in university.september_day(20):
+            event = EVENTS.validate_json(message.payload())
+            assert abs(event.time - opening - timedelta(seconds=30 * day)) < timedelta(hours=1)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_naive_fold_of_all_messages_finds_the_truth(seed: int) -> None:
     university = small(seed)

@@ -8,16 +8,17 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 
 from tests.servers import MissingServerError, free_ports
-from worker.broker import Properties, describe, ensure_topics
+from worker.broker import Properties, TopicDefinition, create_topics, describe
 
 VERSION = "4.3.1"
 COPY_DEPENDENCIES = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
@@ -47,9 +48,9 @@ PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=CLIENTS://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=CLIENTS://127.0.0.1:{port}
-listener.security.protocol.map=CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={listeners}
+listener.security.protocol.map={protocols},CONTROLLER:PLAINTEXT
 inter.broker.listener.name=CLIENTS
 controller.listener.names=CONTROLLER
 log.dirs={directory}/log
@@ -62,6 +63,11 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+# Of KIP-848, as short as members of the classic protocol ask for.
+group.consumer.min.session.timeout.ms=6000
+group.consumer.session.timeout.ms=6000
+group.consumer.min.heartbeat.interval.ms=2000
+group.consumer.heartbeat.interval.ms=2000
 # The default, 128 MB, doesn't fit in a small heap.
 log.cleaner.dedupe.buffer.size=16777216
 """
@@ -76,7 +82,7 @@ class Kafka:
 
     def create_topic(self, name: str, partitions: int) -> None:
         """Create a topic that does not exist yet."""
-        ensure_topics(self.properties, {name: partitions})
+        create_topics(self.properties, {name: TopicDefinition(partitions=partitions)})
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic, and wait until it is gone."""
@@ -92,24 +98,55 @@ class Kafka:
         for answer in admin.delete_records([TopicPartition(topic, partition, offset)]).values():
             answer.result()
 
+    def delete_group(self, group: str) -> None:
+        """Forget what a group has committed, once its members are gone."""
+        admin = AdminClient({**self.properties})
+        for answer in admin.delete_consumer_groups([group]).values():
+            answer.result()
+
+    def add_partitions(self, topic: str, partitions: int) -> None:
+        """Give a topic more partitions: so many in all."""
+        admin = AdminClient({**self.properties})
+        for answer in admin.create_partitions([NewPartitions(topic, partitions)]).values():
+            answer.result()
+
     def stop(self) -> None:
         """Only our own Kafka can be stopped."""
         pytest.skip("the Kafka of KAFKA_BOOTSTRAP is not ours to stop")
+
+    def kill(self) -> None:
+        """Only our own Kafka can be killed."""
+        self.stop()
 
     def start(self) -> None:
         """Nothing: it was not stopped."""
 
 
 class OwnKafka(Kafka):
-    """A Kafka that runs from `start` to `stop`; it keeps its port and what it holds when started again."""
+    """A Kafka that runs from `start` to `stop`; it keeps its port and what it holds when started again.
 
-    def __init__(self, libraries: Path, directory: Path) -> None:
-        port, controller = free_ports(2)
-        super().__init__(f"127.0.0.1:{port}")
+    `protocols` are those of further listeners, by name; `more` are the lines that these need.
+    """
+
+    def __init__(
+        self, libraries: Path, directory: Path, protocols: Mapping[str, str] | None = None, more: str = ""
+    ) -> None:
+        protocols = {"CLIENTS": "PLAINTEXT", **(protocols or {})}
+        controller, *ports = free_ports(1 + len(protocols))
+        self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(protocols, ports, strict=True)}
+        super().__init__(self.addresses["CLIENTS"])
         self._process: subprocess.Popen[bytes] | None = None
         self._output = directory / "output"
         self._settings = directory / "server.properties"
-        self._settings.write_text(PROPERTIES.format(port=port, controller=controller, directory=directory))
+        self._settings.write_text(
+            more
+            + PROPERTIES.format(
+                listeners=",".join(f"{name}://{address}" for name, address in self.addresses.items()),
+                protocols=",".join(map(":".join, protocols.items())),
+                controller=controller,
+                directory=directory,
+            )
+        )
         self._java = ("java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", f"{libraries}/*")
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         subprocess.run(
@@ -147,6 +184,12 @@ class OwnKafka(Kafka):
             self._process.wait()
         self._process = None
 
+    def kill(self) -> None:
+        """End it at once, as a power cut does."""
+        if self._process:
+            self._process.kill()
+            self.stop()
+
     def _answers(self) -> bool:
         try:
             AdminClient({**self.properties, "log_level": 0}).list_topics(timeout=0.5)
@@ -161,9 +204,8 @@ def real_kafka() -> Iterator[Kafka]:
     if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
         yield Kafka(bootstrap)
         return
-    libraries = _libraries()
     with tempfile.TemporaryDirectory(prefix="kafka-") as directory:
-        kafka = OwnKafka(libraries, Path(directory))
+        kafka = OwnKafka(libraries(), Path(directory))
         try:
             kafka.start()
             yield kafka
@@ -171,16 +213,16 @@ def real_kafka() -> Iterator[Kafka]:
             kafka.stop()
 
 
-def _libraries() -> Path:
+def libraries() -> Path:
     """Give the folder of Kafka's jars, fetched once: ETAPE_COHORTS_KAFKA, or one in the cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etape-cohorts"
-    libraries = Path(os.environ.get("ETAPE_COHORTS_KAFKA") or cache / f"kafka-{VERSION}")
+    found = Path(os.environ.get("ETAPE_COHORTS_KAFKA") or cache / f"kafka-{VERSION}")
     if missing := [name for name in ("java", "mvn") if not shutil.which(name)]:
         raise MissingServerError(f"no {' and no '.join(missing)}: install Java 17 and Maven, or set KAFKA_BOOTSTRAP")
-    if libraries.exists():
-        return libraries
-    libraries.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=libraries.parent) as directory:
+    if found.exists():
+        return found
+    found.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=found.parent) as directory:
         pom, jars = Path(directory) / "pom.xml", Path(directory) / "jars"
         pom.write_text(POM)
         run = subprocess.run(
@@ -192,5 +234,5 @@ def _libraries() -> Path:
         if run.returncode:
             raise MissingServerError(f"Maven cannot fetch Kafka {VERSION}; set KAFKA_BOOTSTRAP:\n{run.stdout[-2000:]}")
         with suppress(OSError):  # another run was faster
-            jars.rename(libraries)
-    return libraries
+            jars.rename(found)
+    return found

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg import sql
 from sqlalchemy import URL, make_url
 
@@ -47,25 +48,30 @@ class Postgres:
             return False
         return True
 
+    def stop(self) -> None:
+        """Only our own server can be stopped."""
+        pytest.skip("the PostgreSQL of DATABASE_URL is not ours to stop")
+
+    def start(self) -> None:
+        """Nothing: it was not stopped."""
+
     def _run(self, statement: sql.SQL | sql.Composed) -> None:
         address = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(address, autocommit=True) as connection:
             connection.execute(statement)
 
 
-@contextmanager
-def real_postgres() -> Iterator[Postgres]:
-    """Give the server of DATABASE_URL, or a server that is gone at the end; raises MissingServerError."""
-    if url := os.environ.get("DATABASE_URL"):
-        yield Postgres(make_url(url))
-        return
-    binaries = _binaries()
-    user = _unprivileged_user()
-    (port,) = free_ports(1)
-    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as directory:
-        if user:
-            shutil.chown(directory, user)
-        data, output = Path(directory) / "data", Path(directory) / "output"
+class OwnPostgres(Postgres):
+    """A server that runs from `start` to `stop`; it keeps its port and what it holds when started again."""
+
+    def __init__(self, directory: Path) -> None:
+        binaries, self._user, (port,) = _binaries(), _unprivileged_user(), free_ports(1)
+        super().__init__(make_url(f"postgresql://postgres@127.0.0.1:{port}/postgres"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._directory, self._output = directory, directory / "output"
+        data = directory / "data"
+        if self._user:
+            shutil.chown(directory, self._user)
         subprocess.run(
             [
                 *(binaries / "initdb", "--pgdata", data, "--username=postgres", "--auth=trust"),
@@ -74,46 +80,53 @@ def real_postgres() -> Iterator[Postgres]:
             check=True,
             cwd=directory,
             stdout=subprocess.DEVNULL,
-            user=user,
+            user=self._user,
         )
         quick = ["-cfsync=off", "-cfull_page_writes=off", "-csynchronous_commit=off"]
-        with output.open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    binaries / "postgres",
-                    "-D",
-                    data,
-                    "-p",
-                    str(port),
-                    "-k",
-                    directory,
-                    "-h",
-                    "127.0.0.1",
-                    *quick,
-                ],
-                cwd=directory,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                user=user,
+        self._command: list[str | Path] = [
+            *(binaries / "postgres", "-D", data, "-p", str(port), "-k", directory, "-h", "127.0.0.1"),
+            *quick,
+        ]
+
+    def start(self) -> None:
+        """Start it unless it runs, and wait until it answers."""
+        if self._process:
+            return
+        with self._output.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._directory, stdout=log, stderr=subprocess.STDOUT, user=self._user
             )
+        deadline = time.monotonic() + START_SECONDS
+        while not self.answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise MissingServerError(f"PostgreSQL did not start:\n{self._output.read_text()[-2000:]}")
+
+    def stop(self) -> None:
+        """Stop it, and disconnect its clients; nothing when it does not run."""
+        if not self._process:
+            return
+        self._process.send_signal(signal.SIGINT)  # its fast shutdown
         try:
-            postgres = Postgres(make_url(f"postgresql://postgres@127.0.0.1:{port}/postgres"))
-            deadline = time.monotonic() + START_SECONDS
-            while not postgres.answers():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise MissingServerError(f"PostgreSQL did not start:\n{output.read_text()[-2000:]}")
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+@contextmanager
+def real_postgres() -> Iterator[Postgres]:
+    """Give the server of DATABASE_URL, or a server that is gone at the end; raises MissingServerError."""
+    if url := os.environ.get("DATABASE_URL"):
+        yield Postgres(make_url(url))
+        return
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as directory:
+        postgres = OwnPostgres(Path(directory))
+        try:
+            postgres.start()
             yield postgres
         finally:
-            _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)  # its fast shutdown: clients are disconnected
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            postgres.stop()
 
 
 def _binaries() -> Path:

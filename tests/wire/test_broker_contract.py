@@ -1,5 +1,6 @@
 """What we rely on, of the embedded broker and of a real Kafka; where the first differs is an xfail."""
 
+import itertools
 import subprocess
 import sys
 import time
@@ -12,15 +13,18 @@ from tests.servers import free_ports
 from tests.servers.kafka import Kafka
 from worker import broker as gate
 from worker.broker import (
+    Cluster,
     Headers,
     Partition,
     Properties,
     Record,
     RecordConsumer,
     RecordProducer,
+    TopicDefinition,
+    create_topics,
     describe,
-    ensure_topics,
     read_to_end,
+    topic_settings,
 )
 from worker.errors import BrokerError, CohortsError, PositionLost
 from worker.sandbox.broker import EmbeddedBroker
@@ -45,7 +49,9 @@ def properties(broker: Broker) -> Properties:
 
 
 @pytest.fixture
-def membership(broker: Broker) -> Properties:
+def membership(broker: Broker, request: pytest.FixtureRequest) -> Properties:
+    if protocol := getattr(request, "param", None):
+        return {**broker.properties, "group.protocol": protocol}
     if isinstance(broker, EmbeddedBroker):
         # It makes a group wait for almost a session at each change, where Kafka waits for the members only.
         return {**broker.properties, "session.timeout.ms": 2_000, "heartbeat.interval.ms": 500}
@@ -244,7 +250,18 @@ def test_lag_is_what_is_left_to_read(broker: Broker, properties: Properties, top
 
 # Groups
 
+EACH_PROTOCOL = pytest.mark.parametrize(
+    ("broker", "membership"),
+    [
+        ("embedded", None),
+        pytest.param("real", "classic", marks=pytest.mark.kafka),
+        pytest.param("real", "consumer", marks=pytest.mark.kafka),
+    ],
+    indirect=True,
+)
 
+
+@EACH_PROTOCOL
 def test_a_second_member_shares_the_partitions_and_takes_them_all_when_the_first_leaves(
     broker: Broker, properties: Properties, topic: str, join: Join
 ) -> None:
@@ -258,6 +275,7 @@ def test_a_second_member_shares_the_partitions_and_takes_them_all_when_the_first
     read(second, 3)
 
 
+@EACH_PROTOCOL
 def test_a_killed_member_is_replaced(broker: Broker, membership: Properties, topic: str, join: Join) -> None:
     broker.create_topic(topic, 2)
     program = f"""
@@ -309,7 +327,7 @@ def test_sending_raises_while_the_broker_is_down_and_works_again_after(
     producer = RecordProducer({**properties, "delivery.timeout.ms": 1_500})
     producer.send([(topic, b"key", b"before", ())])
     broker.stop()
-    with pytest.raises(BrokerError, match="3 of 3 records were not acknowledged: _MSG_TIMED_OUT"):
+    with pytest.raises(BrokerError, match=f"3 of 3 records for {topic} were not acknowledged: _MSG_TIMED_OUT"):
         producer.send((topic, b"key", b"during", ()) for _ in range(3))
     broker.start()
     send(properties, topic, [b"after"])
@@ -358,16 +376,50 @@ def test_a_cluster_tells_its_topics_and_leaves_out_the_missing(
 
 def test_topics_that_exist_stay_as_they_are(broker: Broker, properties: Properties, topic: str) -> None:
     broker.create_topic(topic, 3)
-    ensure_topics(properties, {topic: 5})
+    assert create_topics(properties, {topic: TopicDefinition(partitions=5)}) == frozenset()
     assert describe(properties, [topic]).topics[topic].partitions == 3
 
 
 @embedded_differs("clients cannot create topics in it", raises=BrokerError)
-def test_missing_topics_are_created(properties: Properties, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_topics_are_created_as_they_are_defined(
+    properties: Properties, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gate, "REQUEST_SECONDS", 5.0)
-    ensure_topics(properties, {topic: 2, f"{topic}-dead": 1})
-    found = describe(properties, [topic, f"{topic}-dead"]).topics
-    assert [each.partitions for each in found.values()] == [2, 1]
+    dead = f"{topic}-dead"
+    kept = TopicDefinition(partitions=1, replicas=1, settings={"retention.ms": "86400000"})
+    assert create_topics(properties, {topic: TopicDefinition(partitions=2), dead: kept}) == {topic, dead}
+    found = describe(properties, [topic, dead]).topics
+    assert [(each.partitions, each.replicas) for each in found.values()] == [(2, 1), (1, 1)]
+    settings = topic_settings(properties, [topic, dead])
+    assert (settings[topic]["cleanup.policy"], settings[dead]["retention.ms"]) == ("delete", "86400000")
+
+
+def unaware(monkeypatch: pytest.MonkeyPatch, *, for_looks: int) -> None:
+    """Have Kafka list no topic at first, as a broker does that doesn't know yet what its controller created."""
+    looks = itertools.count()
+
+    def look(properties: Properties, topics: Iterable[str] = ()) -> Cluster:
+        return describe(properties, topics if next(looks) >= for_looks else ())
+
+    monkeypatch.setattr(gate, "describe", look)
+
+
+def test_a_topic_that_was_created_is_listed(kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    unaware(monkeypatch, for_looks=3)
+    assert create_topics(kafka.properties, {topic: TopicDefinition(partitions=2)}) == {topic}
+    assert gate.describe(kafka.properties, [topic]).topics[topic].partitions == 2
+
+
+def test_a_topic_that_is_never_listed_is_named(kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    unaware(monkeypatch, for_looks=1000)
+    monkeypatch.setattr(gate, "LISTED_SECONDS", 0.2)
+    with pytest.raises(BrokerError, match=f"Kafka has created {topic}, but does not list .* after 0.2 s"):
+        create_topics(kafka.properties, {topic: TopicDefinition(partitions=1)})
+
+
+def test_a_topic_that_kafka_refuses_to_create_is_named(kafka: Kafka, topic: str) -> None:
+    with pytest.raises(BrokerError, match=f"The topic {topic} cannot be created: INVALID_REPLICATION_FACTOR"):
+        create_topics(kafka.properties, {topic: TopicDefinition(partitions=1, replicas=7)})
 
 
 @embedded_differs("its topics have no ids")

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tests.wire.world import (
     ADD,
@@ -41,6 +42,7 @@ from worker.model import (
     EtapeDescribed,
     PlatformState,
 )
+from worker.plan import Guard, GuardLimits
 from worker.rules import AccountField, Mode
 from worker.sandbox.moodle import Cost, Fault, SandboxMoodle
 
@@ -551,6 +553,47 @@ def test_a_platform_that_is_down_is_asked_less_and_less_and_the_other_goes_on(bu
     assert world.status("ecampus").state is PlatformState.UP
 
 
+def an_outage(world: World, connections: int, *, late: float = 0.0) -> None:
+    """Let calls of so many connections be under way when the first of them fails; each other one fails `late` after."""
+    lanes = iter([world.lane(world.platforms[0], f"connection-{number}") for number in range(connections)])
+
+    def work() -> bool:
+        lane = next(lanes, None)
+        if lane is None:
+            return False
+        world.enrol("s1", f"E{len(world.enrolled)}")
+        world.now += COALESCE
+        return lane.turn()
+
+    @contextmanager
+    def failing(_called: str) -> Iterator[None]:
+        if work():
+            world.now += late
+        raise MoodleUnavailable("http-502", "bad gateway")
+        yield
+
+    with world.around(failing):
+        work()
+
+
+@pytest.mark.parametrize("connections", [2, 8])
+def test_an_outage_counts_once_however_many_connections_meet_it(world: World, connections: int) -> None:
+    an_outage(world, connections)
+    assert 1.5 <= world.status().next_attempt_at - world.now <= 2.0
+    world.wait(2.0)
+    assert len(world.truth()) == connections
+    assert world.members() == world.truth()
+
+
+def test_a_call_that_outlasts_the_pause_does_not_count_either(world: World) -> None:
+    an_outage(world, 8, late=1.0)
+    paused_until = world.status().next_attempt_at
+    assert paused_until <= world.now
+    world.moodle.fault = Fault.PHP_DOWN
+    world.turns()
+    assert 3.0 <= world.status().next_attempt_at - world.now <= 4.0  # the second failure in a row
+
+
 def test_a_platform_in_maintenance_is_left_alone_for_as_long_as_it_says(world: World) -> None:
     world.enrol("s1", "L1DROI")
     world.moodle.fault = Fault.MAINTENANCE_CLI
@@ -922,3 +965,40 @@ def test_whatever_happens_in_whatever_order_the_truth_prevails(history: History,
     assert len(moodle.cohorts()) == 3
     assert set(world.applied("remove")) <= resigned
     assert moodle.collisions == []
+
+
+def test_what_was_only_observed_is_done_at_once_when_the_platform_may_be_written(build: Build) -> None:
+    world = build(platform(mode=Mode.OBSERVE))
+    world.accounts("1")
+    world.describe("L1", "Licence 1")
+    world.enrol("1", "L1")
+    world.a_minute_later()
+    assert world.gaps() == {"parked": 1}
+    world.restart(platform())
+    world.wait(COALESCE)
+    assert world.members() == {"L1": {"1"}}
+
+
+def test_each_decision_of_a_turn_is_one_line_of_the_log(build: Build) -> None:
+    world = build(guard=Guard(limits=GuardLimits(cohort_percent=20, platform_percent=100, floor=2)))
+    students = [str(number) for number in range(1, 11)]
+    world.accounts(*students[1:])
+    world.describe("L1", "Licence 1")
+    with capture_logs() as lines:
+        for student in students:
+            world.enrol(student, "L1")
+        world.wait(COALESCE)
+        for student in students[1:]:
+            world.resign(student, "L1")
+        world.wait(REMOVAL_DELAY)
+        world.a_minute_later()
+    told = [{name: value for name, value in line.items() if name != "log_level"} for line in lines]
+    assert told == [
+        {"event": "cohorts created", "platform": "ecampus", "cohorts": 1},
+        {"event": "members parked", "platform": "ecampus", "reason": "no_account", "members": 1},
+        {"event": "batch applied", "platform": "ecampus", "members": 9, "refused": 0, "cohorts": 1},
+        {
+            "event": "removals are held until a person decides",
+            "platform": "ecampus", "limit": "cohort", "removals": 9,
+        },
+    ]  # fmt: skip

@@ -19,6 +19,8 @@ import pytest
 import stamina
 from structlog.testing import capture_logs
 
+from tests.conftest import needed
+from tests.servers.expired import expired
 from worker.errors import MoodleDenied, MoodleError, MoodleReadOnly, MoodleRejected, MoodleUnavailable
 from worker.moodle import Limits, MoodleReader, MoodleWriter, Outcome, Pace, Wire
 from worker.moodle.client import UNKNOWN_COHORT, UNKNOWN_USER
@@ -200,6 +202,8 @@ def test_every_recorded_reply_is_understood(
         (Fault.WEBSERVICES_DISABLED, "http-403"),
         (Fault.DATABASE_DOWN, "dbconnectionfailed"),
         (Fault.PHP_DOWN, "http-502"),
+        (Fault.TOO_MANY_CALLS, "http-429"),
+        (Fault.LOGIN_PAGE, "not-json"),
     ],
 )
 def test_a_site_that_is_down_is_unavailable_until_it_is_back(
@@ -217,12 +221,24 @@ def test_a_site_that_is_down_is_unavailable_until_it_is_back(
     assert moodle.members(1) == {4}
 
 
-def test_maintenance_says_when_to_come_back_and_is_not_asked_again_before(moodle: SandboxMoodle, wire: Wire) -> None:
-    moodle.fault = Fault.MAINTENANCE_CLI
+@pytest.mark.parametrize(("fault", "seconds"), [(Fault.MAINTENANCE_CLI, 300), (Fault.TOO_MANY_CALLS, 60)])
+def test_a_site_that_says_when_to_come_back_is_not_asked_again_before(
+    moodle: SandboxMoodle, wire: Wire, fault: Fault, seconds: float
+) -> None:
+    moodle.fault = fault
     error = failing(MoodleReader(wire).site_info)
     assert isinstance(error, MoodleUnavailable)
-    assert error.retry_after == 300
+    assert error.retry_after == seconds
     assert len(moodle.calls) == 1
+
+
+def test_nothing_follows_a_redirection_to_another_host(
+    moodle: SandboxMoodle, writer: MoodleWriter, replies: Replies
+) -> None:
+    moodle.fault, moodle.elsewhere = Fault.REDIRECTED, replies.url
+    for call in (writer.site_info, lambda: writer.add([(1, 4)])):
+        assert isinstance(failing(call), MoodleDenied)
+    assert replies.asked == []
 
 
 def test_a_reading_is_repeated_a_few_times_at_once(moodle: SandboxMoodle, wire: Wire) -> None:
@@ -260,13 +276,28 @@ def test_a_wrong_address_is_denied(replies: Replies, connect: Connect, status: i
     assert "wwwroot" in str(error)
 
 
+def test_a_site_whose_certificate_has_expired_is_told_nothing(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with needed(), expired(tmp_path) as site:
+        monkeypatch.setenv("SSL_CERT_FILE", str(site.certificate))
+        error = failing(lambda: connect(site.url).write("core_cohort_add_cohort_members", {}))
+    assert isinstance(error, MoodleUnavailable)
+    assert (error.code, error.unknown) == ("transport", False)
+    assert "certificate isn't accepted: certificate has expired" in str(error)
+    assert site.told == []
+
+
 def test_a_site_that_does_not_listen_is_unavailable_and_nothing_was_applied(connect: Connect) -> None:
-    error = failing(lambda: connect("http://127.0.0.1:1").write("core_cohort_add_cohort_members"))
+    error = failing(lambda: connect("http://127.0.0.1:1").write("core_cohort_add_cohort_members", {}))
     assert isinstance(error, MoodleUnavailable)
     assert (error.code, error.unknown) == ("transport", False)
 
 
-@pytest.mark.parametrize("fault", [Fault.APPLIED_THEN_502, Fault.APPLIED_THEN_CLOSED, Fault.APPLIED_THEN_EMPTY])
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.APPLIED_THEN_502, Fault.APPLIED_THEN_CLOSED, Fault.APPLIED_THEN_EMPTY, Fault.APPLIED_THEN_STRANGE],
+)
 def test_the_outcome_of_a_lost_answer_is_unknown_and_the_call_is_not_repeated(
     moodle: SandboxMoodle, writer: MoodleWriter, fault: Fault
 ) -> None:
@@ -281,7 +312,7 @@ def test_the_outcome_of_a_lost_answer_is_unknown_and_the_call_is_not_repeated(
 @pytest.mark.parametrize("status", [500, 502, 504])
 def test_a_gateway_that_gives_up_leaves_a_write_unknown(replies: Replies, connect: Connect, status: int) -> None:
     replies.say(status, "<html></html>", content_type="text/html")
-    error = failing(lambda: connect(replies.url).write("core_cohort_add_cohort_members"))
+    error = failing(lambda: connect(replies.url).write("core_cohort_add_cohort_members", {}))
     assert isinstance(error, MoodleUnavailable)
     assert error.unknown
     assert len(replies.asked) == 1
@@ -313,10 +344,20 @@ def test_a_time_out_is_unknown_and_halves_the_pace(moodle: SandboxMoodle, connec
     assert moodle.members(1) == {4}  # a time-out is not a failure
 
 
+def test_an_answer_that_drips_is_late_however_short_the_silences(moodle: SandboxMoodle, connect: Connect) -> None:
+    writer = writing(connect(moodle.url, Limits(calls_per_second=10_000.0, timeout_seconds=0.2)))
+    moodle.fault, moodle.drip = Fault.APPLIED_THEN_DRIPPED, 0.05
+    error = failing(lambda: writer.add([(1, 4)]))
+    assert isinstance(error, MoodleUnavailable)
+    assert (error.code, error.unknown) == ("timeout", True)
+    assert moodle.members(1) == {4}
+
+
 # --- What must not be told ---
 
 
 def test_the_token_is_sent_last_in_the_body_and_nowhere_else(replies: Replies, connect: Connect) -> None:
+    replies.say(200, "[]")
     MoodleReader(connect(replies.url)).wire.read("core_cohort_get_cohorts", cohortids=[1, 2])
     (body,) = replies.asked
     names = [name for name, _ in parse_qsl(body.decode())]

@@ -7,8 +7,22 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from tests.wire.world import COALESCE, HOUR, REMOVAL_DELAY, TOKEN, UAI, YEAR, Build, World, platform
-from worker.config import Strangers
+from tests.wire.world import (
+    ADD,
+    COALESCE,
+    HOUR,
+    LEASE,
+    REMOVAL_DELAY,
+    REMOVE,
+    TIMEOUT,
+    TOKEN,
+    UAI,
+    YEAR,
+    Build,
+    World,
+    platform,
+)
+from worker.config_platforms import Strangers
 from worker.errors import DecisionRefused, Refusal, RunInProgress, SnapshotFault, SnapshotRefused
 from worker.ledger import deciding, planning, reading, runs
 from worker.ledger.runs import Runs
@@ -206,9 +220,35 @@ def test_a_refused_snapshot_changes_nothing_and_moodle_is_not_even_read(world: W
     why = Refusal(snapshot_id="S1", fault=SnapshotFault.INCOMPLETE, sentence="partition 1 has no end of it")
     report = night(world, SnapshotRefused("no snapshot can be accepted", refusals=[why]))
     assert report.state is RunState.REFUSED
-    assert report.refusals == ("snapshot S1: partition 1 has no end of it",)
+    assert report.refusals == (why,)
     assert len(world.moodle.calls) == calls
     assert world.gaps() == {}
+
+
+@pytest.mark.parametrize(("function", "action"), [(ADD, "add"), (REMOVE, "remove")])
+def test_what_a_call_did_whose_answer_was_lost_is_journalled_once_moodle_shows_it(
+    world: World, function: str, action: str
+) -> None:
+    enrolled(world)
+    if function == ADD:
+        world.accounts("s6")
+        world.enrol("s6", "L1DROI")
+    else:
+        world.resign("s5", "L1DROI")
+    before = world.applied(action)
+    with world.faults(function, Fault.APPLIED_THEN_EMPTY):
+        world.wait(REMOVAL_DELAY)
+    assert world.applied(action) == before
+    world.now += TIMEOUT + LEASE  # nobody converges meanwhile
+    report = night(world, wait=0)
+    assert drift(report) == {}
+    assert world.gaps() == {}
+    (one,) = set(world.applied(action)) - {*before}
+    assert one == ("L1DROI", "s6" if function == ADD else "s5")
+    with world.ledger.read() as connection:
+        entry = connection.execute(sa.select(tables.journal).order_by(tables.journal.c.id.desc())).first()
+    assert entry is not None
+    assert (entry.cause, entry.user_id is None, entry.run) == ("active" if function == ADD else "resigned", False, None)
 
 
 # --- What Moodle really holds ---

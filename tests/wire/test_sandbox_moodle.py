@@ -416,6 +416,9 @@ def test_calls_are_recorded_with_what_they_did(caller: Caller) -> None:
     assert refused.error == "invalidrecord"
 
 
+SILENT = {Fault.WEBSERVICES_DISABLED, Fault.TOO_MANY_CALLS, Fault.REDIRECTED, Fault.APPLIED_THEN_EMPTY}
+
+
 @pytest.mark.parametrize(
     ("fault", "status", "error", "applied"),
     [
@@ -424,6 +427,9 @@ def test_calls_are_recorded_with_what_they_did(caller: Caller) -> None:
         (Fault.WEBSERVICES_DISABLED, 403, None, False),
         (Fault.DATABASE_DOWN, 200, "dbconnectionfailed", False),
         (Fault.PHP_DOWN, 502, None, False),
+        (Fault.TOO_MANY_CALLS, 429, None, False),
+        (Fault.LOGIN_PAGE, 200, None, False),
+        (Fault.REDIRECTED, 307, None, False),
         (Fault.INVALID_TOKEN, 200, "invalidtoken", False),
         (Fault.NOT_GRANTED, 200, "accessexception", False),
         (Fault.WRITE_REFUSED, 200, "dmlwriteexception", False),
@@ -431,13 +437,15 @@ def test_calls_are_recorded_with_what_they_did(caller: Caller) -> None:
         (Fault.APPLIED_THEN_CLOSED, None, None, True),
         (Fault.APPLIED_THEN_LATE, 200, None, True),
         (Fault.APPLIED_THEN_EMPTY, 200, None, True),
+        (Fault.APPLIED_THEN_STRANGE, 200, None, True),
+        (Fault.APPLIED_THEN_DRIPPED, 200, None, True),
     ],
 )
 def test_a_fault_says_by_its_name_whether_the_call_was_applied(
     caller: Caller, fault: Fault, status: int | None, error: str | None, *, applied: bool
 ) -> None:
     caller.moodle.fault = fault
-    caller.moodle.late = 0.01
+    caller.moodle.late = caller.moodle.drip = 0.01
     params = {"members": [addition("L1DROI", "e00000001")]}
     if status is None:
         with pytest.raises(httpx.RemoteProtocolError):
@@ -446,11 +454,19 @@ def test_a_fault_says_by_its_name_whether_the_call_was_applied(
         reply = caller.send(ADD, params)
         assert reply.status_code == status
         assert not error or reply.json()["errorcode"] == error
-        assert (reply.text == "") == (fault in {Fault.WEBSERVICES_DISABLED, Fault.APPLIED_THEN_EMPTY})
+        assert (reply.text == "") == (fault in SILENT)
     assert caller.moodle.members(1) == ({4} if applied else set())
     assert applied == fault.startswith("applied")
     caller.moodle.fault = None
     assert caller.call(MEMBERS, {"cohortids": [1]}) == [{"cohortid": 1, "userids": [4] if applied else []}]
+
+
+def test_a_call_says_whom_it_takes_away(caller: Caller) -> None:
+    caller.call(ADD, {"members": [addition("L1DROI", name) for name in students(range(1, 3))]})
+    caller.call(REMOVE, {"members": [{"cohortid": 1, "userid": 4}]})
+    added, removed = caller.moodle.calls
+    assert not added.removed
+    assert removed.removed == {(1, 4)}
 
 
 def test_a_late_answer_outlasts_the_client(caller: Caller) -> None:

@@ -1,6 +1,7 @@
 """Snapshots through an embedded broker and a real Kafka: published, killed, retried, forgotten, hidden."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from confluent_kafka import Producer
 
+from schemas import EnrolmentRow, UnknownRow
 from tests.builders import UAI
 from tests.images import LIMITS, SCOPE, YEAR, Sent, accepted, image, kind, row, rows, sent, students, told_as
 from tests.servers.kafka import Kafka
@@ -16,10 +18,9 @@ from worker import broker as gate
 from worker import snapshots
 from worker.broker import Properties, Record, RecordProducer
 from worker.errors import BrokerError, PositionLost, SnapshotFault, SnapshotRefused
-from worker.model import AcceptedSnapshot, Snapshot, SnapshotScope
+from worker.model import AcceptedSnapshot, Snapshot, SnapshotScope, Unknown
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.university import University
-from worker.sources import files
 
 Broker = EmbeddedBroker | Kafka
 PATIENCE = 60.0
@@ -101,6 +102,21 @@ def test_what_is_published_is_accepted(properties: Properties, snapshots_topic: 
     )
     assert students(found.rows) == [row(rank).student.student_id for rank in range(500)]
     assert (found.ignored, found.passed_over) == (0, ())
+
+
+def test_what_a_source_could_not_tell_is_published_and_accepted_too(
+    properties: Properties, snapshots_topic: str
+) -> None:
+    unknown = [
+        UnknownRow(student_id="22000007", reason="ambiguous_year"),
+        UnknownRow(enrolment_id="2026:8:L1DROI:101:1", reason="unknown_status"),
+    ]
+    messages = sent([*rows(20), *unknown], taken_at=TAKEN_AT.timestamp())
+    assert Counter(map(kind, messages)) == {"begin": 3, "enrolment": 20, "unknown": 2, "end": 3}
+    RecordProducer(properties).send_to(snapshots_topic, messages)
+    found = latest(properties, snapshots_topic)
+    assert len(found.rows) == 20
+    assert found.unknown == Unknown(students=frozenset({"22000007"}), enrolments=frozenset({"2026:8:L1DROI:101:1"}))
 
 
 def test_begin_and_end_are_in_every_partition_and_the_rows_of_a_student_in_one(
@@ -359,7 +375,7 @@ def test_a_snapshot_of_a_whole_university_is_published_and_read(kafka: Kafka, to
     kafka.create_topic(topic, 12)
     years = frozenset({2025, 2026})
     scope = SnapshotScope(uais=frozenset({university.uai}), academic_years=years)
-    with snapshots.collected(files.read(university.snapshot_rows()), scope) as gathered:
+    with snapshots.collected(map(EnrolmentRow.model_validate_json, university.snapshot_rows()), scope) as gathered:
         snapshots.publish(gathered, kafka.properties, topic, snapshot_id="apogee-1", taken_at=TAKEN_AT)
     found = latest(kafka.properties, topic)
     assert len(found.rows) == gathered.rows > 50_000

@@ -49,14 +49,20 @@ class SandboxWire(Wire):
     """A wire whose calls can be surrounded by what a test needs."""
 
     around: Callable[[str], AbstractContextManager[None]] = staticmethod(lambda _function: nullcontext())
+    sending: Callable[[str], None] = staticmethod(lambda _function: None)
+    """Called when nothing keeps a writing call back any more, before its first byte."""
 
     def read(self, function: str, **arguments: Any) -> Any:  # noqa: ANN401 # idem
         with self.around(function):
             return super().read(function, **arguments)
 
-    def write(self, function: str, **arguments: Any) -> Answer:  # noqa: ANN401 # idem
+    def write(self, function: str, arguments: dict[str, Any], *, before: Callable[[], None] = lambda: None) -> Answer:
+        def checked() -> None:
+            before()
+            self.sending(function)
+
         with self.around(function):
-            return super().write(function, **arguments)
+            return super().write(function, arguments, before=checked)
 
 
 @dataclass

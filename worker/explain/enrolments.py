@@ -79,7 +79,13 @@ def confirmed(item: Judged, story: Story) -> Iterator[Finding]:
     for image in story.images:
         if image.taken_at < fact.changed_at or fact.origin.startswith(f"snapshot {image.id}"):
             return
-        if image.scope.covers(uai=fact.uai, academic_year=fact.academic_year, etape=fact.etape):
+        if image.speaks_of(
+            uai=fact.uai,
+            academic_year=fact.academic_year,
+            etape=fact.etape,
+            student_id=fact.student_id,
+            enrolment_id=fact.enrolment_id,
+        ):
             yield found(Why.CONFIRMED, snapshot=image.id, at=image.taken_at)
             return
 

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 from worker.explain.findings import Answer, Explanation, Finding, Said, Value
 from worker.explain.words import words
 from worker.model import Language
+from worker.printable import printable
 
 _INSTANTS = {"at", "since", "until", "taken_at", "looked_up_at", "changed_at", "recorded_at"}
 _YEARS = {"year", "years"}
@@ -82,4 +83,4 @@ class _Writer:
             return self._words.instant(value, self._zone)
         if name in _YEARS and isinstance(value, int):
             return f"{value}-{value + 1}"
-        return self._words.values.get(name, {}).get(str(value), str(value))
+        return self._words.values.get(name, {}).get(str(value), printable(str(value)))

@@ -64,7 +64,8 @@ def take(
 ) -> None:
     """Make a cohort ours: its columns, the desired members that are there already (student to account), who did it."""
     with ledger.write() as connection:
-        connection.execute(sa.update(cohort).where(cohort.c.id == cohort_id).values(**values))
+        # Whoever works on it has seen it as it was: what they write comes too late.
+        connection.execute(sa.update(cohort).where(cohort.c.id == cohort_id).values(lease_holder=None, **values))
         if present:
             connection.execute(
                 sa.update(membership)

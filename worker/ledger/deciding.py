@@ -4,7 +4,7 @@ A decision is bound to a hash: to exactly the removals that were shown under it.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,11 @@ import sqlalchemy as sa
 
 from worker.errors import DecisionRefused
 from worker.ledger.derive import PROMISE_SECONDS
-from worker.ledger.engine import Ledger, chunks, upsert
+from worker.ledger.engine import Ledger, among, chunks, upsert
 from worker.ledger.guarding import approved, leaving
 from worker.ledger.planning import HASH_DIGITS, Pair, proposal_hash
 from worker.model import Action, Cause, Instant, Kept
-from worker.sql.tables import cohort, journal, membership, proposal
+from worker.sql.tables import cohort, journal, kept, membership, proposal
 
 APPROVAL_SECONDS = 24 * 3600.0
 """An approval that isn't used within this time expires: the removals are held again."""
@@ -109,6 +109,13 @@ def undo(ledger: Ledger, what: str, *, by: str, now: Instant) -> Decision:
         return _decided(connection, what, pairs, Action.UNDO, by=by, now=now)
 
 
+def let_go(connection: sa.Connection, students: Sequence[str], now: Instant) -> int:
+    """End what decisions had kept of students who are to be erased; gives how many memberships that were."""
+    ended = _kept(None, Cause.ERASED, "erase", now) | {"desired": False, "kept_at": None}
+    theirs = among(connection, membership.c.student_id, students)
+    return connection.execute(sa.update(membership).where(kept, theirs).values(ended)).rowcount
+
+
 def _shown(connection: sa.Connection, name: str, now: Instant) -> list[Pair]:
     """Give the removals that were shown under a hash, if they are still those that would be made."""
     text = connection.scalar(sa.select(proposal.c.removals).where(proposal.c.hash == name))
@@ -139,10 +146,10 @@ def _named(connection: sa.Connection, pairs: Collection[Pair]) -> str:
     return ", ".join(names) or "none"
 
 
-def _kept(kept: Kept, cause: Cause, origin: str, now: Instant) -> dict[str, Any]:
+def _kept(kept: Kept | None, cause: Cause, origin: str, now: Instant) -> dict[str, Any]:
     return {
         "desired": True,
-        "kept": kept.value,
+        "kept": kept,
         "kept_at": now,
         "cause": cause.value,
         "origin": origin,

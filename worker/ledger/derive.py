@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from worker.ledger.engine import among, select_in, upsert
 from worker.ledger.facts import Trigger, Triggers
-from worker.model import OF_ACCOUNTS, Cause, CohortState, Instant, Kept, Status
+from worker.model import OF_ACCOUNTS, Cause, CohortState, Instant, Kept, Reason, Status
 from worker.rules import Mapper, Mode, WantedCohort, canonical
 from worker.sql.tables import cohort, component, enrolment, etape, gap, membership, student
 
@@ -57,7 +57,7 @@ class Deriver:
             )
         }
         wanted = {number: self.mapper.desired(rows, components) for number, rows in enrolments.items()}
-        ids = self._cohort_ids(connection, {cohort for cohorts in wanted.values() for cohort in cohorts})
+        ids = self._cohort_ids(connection, set().union(*wanted.values()))
         desired = {(ids[c.platform, c.idnumber], who): c.etape for who, cohorts in wanted.items() for c in cohorts}
         has = {
             (row.cohort_id, row.student_id): row
@@ -89,6 +89,15 @@ class Deriver:
         parked = sa.and_(gap, membership.c.reason.in_(OF_ACCOUNTS), here)
         again = sa.update(membership).where(parked, among(connection, membership.c.student_id, numbers))
         connection.execute(again.values(next_attempt_at=now + self._coalesce))
+
+    def begin_writing(self, connection: sa.Connection, now: Instant) -> None:
+        """Have done at once what was only observed, on platforms that may be written from now on."""
+        written = [p.name for p in self.mapper.policy.platforms if p.mode is Mode.AUTOMATIC]
+        here = sa.exists().where(cohort.c.id == membership.c.cohort_id, cohort.c.platform.in_(written))
+        observed = sa.update(membership).where(gap, membership.c.reason == Reason.OBSERVE, here)
+        connection.execute(observed.values(next_attempt_at=now, reason=None, attempts=0))
+        unnamed = sa.update(cohort).where(cohort.c.platform.in_(written), cohort.c.attempts == 0)
+        connection.execute(unnamed.values(next_attempt_at=0.0))
 
     def names(self, connection: sa.Connection, etapes: Iterable[str], components: Iterable[str]) -> None:
         """Write anew the wanted names of the cohorts of these étapes and components."""
@@ -202,23 +211,24 @@ class Deriver:
         """Ids by (platform, idnumber); cohorts never heard of before are noted as wanted."""
         by_key = {(c.platform, c.idnumber): c for c in sorted(wanted, key=attrgetter("template"))}
 
-        def read() -> dict[tuple[str, str], sa.Row[Any]]:
-            rows = select_in(connection, self._mine, cohort.c.idnumber, {idnumber for _, idnumber in by_key})
+        def read(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], sa.Row[Any]]:
+            rows = select_in(connection, self._mine, cohort.c.idnumber, {idnumber for _, idnumber in keys})
             return {(row.platform, row.idnumber): row for row in rows}
 
-        known = read()
+        known = read(by_key)
         new = [by_key[key] for key in sorted(by_key.keys() - known.keys())]
         if new:
             state = {"state": CohortState.WANTED.value}
             connection.execute(sa.insert(cohort), [_columns(c) | state for c in new])
         # Templates may have changed since the cohort was first wanted.
-        moved = [key for key, row in known.items() if key in by_key and _said(by_key[key]) != _said(row)]
+        moved = [key for key, row in known.items() if key in by_key and _said(by_key[key]) != tuple(row)[1:-1]]
         for key in moved:
             mine = sa.update(cohort).where(cohort.c.id == known[key].id)
             connection.execute(mine.values(_columns(by_key[key])))
         if new or moved:
-            known = read()
-            self._name(connection, [known[c.platform, c.idnumber] for c in new] + [known[key] for key in moved])
+            anew = read([*((c.platform, c.idnumber) for c in new), *moved])
+            self._name(connection, list(anew.values()))
+            known |= anew
         return {key: row.id for key, row in known.items()}
 
 
@@ -254,6 +264,7 @@ _WANTED = ("platform", "idnumber", "template", "etape", "component")
 """What a cohort's row and the rules both say of it."""
 _said = attrgetter(*_WANTED)
 _COHORT = [cohort.c[name] for name in ("id", *_WANTED, "wanted_name")]
+"""What is read of a cohort: what the rules say, but for the first and the last."""
 _DESIRED = [c.name for c in membership.c if not c.primary_key and c.name not in {"observed", "observed_at", "user_id"}]
 _OF_ENROLMENTS = frozenset(map(Cause, Status))
 _HAS = sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.kept, membership.c.kept_at).where(
@@ -261,14 +272,14 @@ _HAS = sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.k
 )
 """Desired memberships. Cohorts aren't joined: SQLite would go through them, and look up every student in each."""
 _other = enrolment.alias("other")
-_LATEST = sa.select(*(enrolment.c[name] for name in _Latest._fields)).where(
-    ~sa.exists().where(
-        _other.c.uai == enrolment.c.uai,
-        _other.c.enrolment_id == enrolment.c.enrolment_id,
-        sa.or_(
-            _other.c.changed_at > enrolment.c.changed_at,
-            sa.and_(_other.c.changed_at == enrolment.c.changed_at, _other.c.system > enrolment.c.system),
-        ),
-    )
+is_latest = ~sa.exists().where(
+    _other.c.uai == enrolment.c.uai,
+    _other.c.enrolment_id == enrolment.c.enrolment_id,
+    sa.or_(
+        _other.c.changed_at > enrolment.c.changed_at,
+        sa.and_(_other.c.changed_at == enrolment.c.changed_at, _other.c.system > enrolment.c.system),
+    ),
 )
+"""What no source has overruled."""
+_LATEST = sa.select(*(enrolment.c[name] for name in _Latest._fields)).where(is_latest)
 """What the latest source says of each enrolment, perhaps that it is another student's."""

@@ -1,8 +1,11 @@
 """Opening the ledger, and its two kinds of transaction."""
 
+import os
+import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import resources
 from operator import itemgetter
 from typing import Any
@@ -19,8 +22,12 @@ from worker.sql import tables
 
 BUSY_SECONDS = 60
 """How long a SQLite writer waits for another one."""
+SILENT_SECONDS = 60
+"""How long a PostgreSQL writer may say nothing within its transaction, for which all others wait."""
 IN_LIMIT = 5_000
 """Values in one IN: below SQLite's 32,766 and PostgreSQL's 65,535 bound parameters."""
+STREAMED = 2_000
+"""Rows that are read at a time, where all are."""
 _WRITER_LOCK = 0x65_74_61_70_65  # "etape"; any number that no other program of the database uses
 
 
@@ -62,11 +69,34 @@ class Ledger:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """Be the only writer; commits at the end, or rolls everything back."""
+        """Be the only writer; commits at the end, or rolls everything back.
+
+        A writer that says nothing for a minute, because its process is stopped or its machine gone, is rolled back by
+        PostgreSQL, so that the others go on; should it come round, it ends with an error of the database.
+        """
         with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             if self.engine.dialect.name == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITER_LOCK)))
+                silence = sa.func.set_config("idle_in_transaction_session_timeout", f"{SILENT_SECONDS}s", sa.true())
+                connection.execute(sa.select(silence, sa.func.pg_advisory_xact_lock(_WRITER_LOCK)))
             yield connection
+
+    def compact(self) -> None:
+        """Give the space of what was deleted back, so that SQLite's file no longer holds it; PostgreSQL does so itself.
+
+        Raises LedgerError when others keep the file busy: what was deleted is deleted all the same.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return
+        connection = self.engine.raw_connection()  # VACUUM can't be in a transaction
+        try:
+            connection.cursor().execute("VACUUM")
+            (busy, *_) = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError as error:
+            raise LedgerError(f"the ledger's file could not be compacted: {error}; do it again") from None
+        finally:
+            connection.close()
+        if busy:
+            raise LedgerError("the ledger's file could not be compacted while others read it; do it again")
 
     def close(self) -> None:
         """Give the connections back."""
@@ -83,15 +113,51 @@ def upsert(
     if not rows:
         return
     if connection.dialect.name == "sqlite":
-        names = [column.name for column in table.c if column.name in rows[0]]
-        statement = _upserting(sqlite.insert(table), update)
-        text = str(statement.compile(dialect=connection.dialect, column_keys=names))
-        connection.exec_driver_sql(text, list(map(itemgetter(*names), rows)))
+        _execute_many(connection, *_sqlite_upsert(table, frozenset(rows[0]), tuple(update)), rows)
     else:
-        names = list(rows[0])
-        told = sa.func.json_populate_recordset(sa.literal_column(f'NULL::"{table.name}"'), sa.literal(rows, sa.JSON))
-        insert = postgresql.insert(table).from_select(names, sa.select(told.table_valued(*names)))
+        insert = postgresql.insert(table).from_select(list(rows[0]), sa.select(_told(table, rows)))
         connection.execute(_upserting(insert, update))
+
+
+def update(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Update rows that are there, all of the same columns, with those of the primary key among them."""
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        _execute_many(connection, *_sqlite_update(table, frozenset(rows[0])), rows)
+    else:
+        told = _told(table, rows).alias("told")
+        names = [column.name for column in table.c if column.name in rows[0] and not column.primary_key]
+        mine = [column == told.c[column.name] for column in table.primary_key]
+        connection.execute(sa.update(table).where(*mine).values({name: told.c[name] for name in names}))
+
+
+def _told(table: sa.Table, rows: Sequence[dict[str, Any]]) -> sa.TableValuedAlias:
+    """Give rows to PostgreSQL in one parameter."""
+    told = sa.func.json_populate_recordset(sa.literal_column(f'NULL::"{table.name}"'), sa.literal(rows, sa.JSON))
+    return told.table_valued(*rows[0])
+
+
+def _execute_many(
+    connection: sa.Connection, statement: str, names: Sequence[str], rows: Sequence[dict[str, Any]]
+) -> None:
+    connection.exec_driver_sql(statement, list(map(itemgetter(*names), rows)))
+
+
+@cache  # to write a statement takes as long as some hundred rows
+def _sqlite_upsert(table: sa.Table, names: frozenset[str], update: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Write the statement; gives the columns of its parameters, too."""
+    ordered = [column.name for column in table.c if column.name in names]
+    statement = _upserting(sqlite.insert(table), update)
+    return str(statement.compile(dialect=sqlite.dialect(), column_keys=ordered)), ordered
+
+
+@cache
+def _sqlite_update(table: sa.Table, names: frozenset[str]) -> tuple[str, list[str]]:
+    keys = [column.name for column in table.primary_key]
+    others = [column.name for column in table.c if column.name in names and not column.primary_key]
+    statement = sa.update(table).where(*(table.c[key] == sa.bindparam(key) for key in keys))
+    return str(statement.compile(dialect=sqlite.dialect(), column_keys=others)), [*others, *keys]
 
 
 def _upserting(insert: sqlite.Insert | postgresql.Insert, update: Iterable[str]) -> sa.Insert:
@@ -108,6 +174,12 @@ def select_in(
     if not ordered:
         return []
     return list(connection.execute(statement.where(among(connection, column, ordered))).all())
+
+
+def stream(connection: sa.Connection, statement: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
+    """Rows as tuples, read some at a time: one by one takes longer, and all at once memory."""
+    for some in connection.execute(statement.execution_options(yield_per=STREAMED)).partitions():
+        yield from map(tuple, some)
 
 
 def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequence[Any]) -> sa.ColumnElement[bool]:
@@ -140,15 +212,31 @@ def _parsed(url: str) -> sa.URL:
 
 
 def _engine(url: sa.URL) -> sa.Engine:
-    engine = sa.create_engine(url, pool_size=8, max_overflow=24, json_serializer=_json)
+    engine = sa.create_engine(url, pool_size=8, max_overflow=24, json_serializer=_json, hide_parameters=True)
     if engine.dialect.name == "sqlite":
+        # Who is enrolled is nobody else's to read. Only a new file is opened here: to close one that this process has
+        # open already would give up SQLite's locks on it, and other processes would ruin it.
+        with suppress(OSError):  # it is there; or SQLite says itself why it can't be made
+            os.close(os.open(url.database or "", os.O_CREAT | os.O_EXCL, 0o600))
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
+    else:
+        sa.event.listen(engine, "handle_error", _quote_nothing)
     return engine
 
 
 def _json(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)  # a column's name is a str of SQLAlchemy's own kind
+
+
+def _quote_nothing(context: sa.engine.ExceptionContext) -> None:
+    """Take out of an error of PostgreSQL what may end in a log: it quotes rows in details, and data in sentences."""
+    error: Any = context.original_exception
+    if code := getattr(error, "sqlstate", None):  # else it isn't the server that speaks
+        of_data = code.startswith("22")
+        error.args = (f"{type(error).__name__} ({code})" if of_data else error.diag.message_primary,)
+        if context.sqlalchemy_exception is not None:
+            context.sqlalchemy_exception.args = error.args
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection

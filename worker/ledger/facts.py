@@ -4,6 +4,7 @@ Each function takes a batch, writes what is newer, and notes in `Effects` whom a
 depends on the order of the messages: versions and instants decide, and equal instants are told apart by the text.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +14,21 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from worker.ledger.engine import select_in, upsert
-from worker.model import Cause, EnrolmentChange, EtapeDescribed, Instant, Kept, Received, SnapshotScope, StudentRekeyed
+from worker.ledger.engine import select_in, update, upsert
+from worker.model import (
+    AcceptedSnapshot,
+    Cause,
+    EnrolmentChange,
+    Instant,
+    Kept,
+    Received,
+    SnapshotScope,
+    Status,
+    StudentRekeyed,
+    Unknown,
+)
 from worker.rules import survivors
-from worker.sql.tables import component, enrolment, etape, membership, snapshot, student
-
-AS_A_WHOLE = "*"
-"""The `label_version` of a label that was said of an étape as a whole."""
-_Label = tuple[bool, int, str, Instant, str]
-"""Labels in rising order: whether of the étape as a whole; version by length and text; instant; the label."""
+from worker.sql.tables import enrolment, membership, snapshot, student
 
 
 class _Known(NamedTuple):
@@ -29,6 +36,7 @@ class _Known(NamedTuple):
 
     version: int
     changed_at: Instant
+    sequence: str
     student_id: str
     status: str
     payment: str
@@ -37,9 +45,9 @@ class _Known(NamedTuple):
     etape_version: str | None
     component: str | None
 
-    def follows(self) -> tuple[Any, ...]:
-        """Give all that memberships follow from."""
-        return self[2:]
+
+_Said = _Known | EnrolmentChange
+"""What was said of an enrolment, before the batch or in it."""
 
 
 @dataclass(slots=True)
@@ -49,7 +57,9 @@ class Counts:
     applied: int = 0
     """Newer than what was known."""
     stale: int = 0
-    """Already known, or overtaken: without effect."""
+    """Already known, overtaken, or what another university says of our étapes and numbers: without effect."""
+    waiting: int = 0
+    """Enrolments whose person's student number isn't known yet."""
     tombstone: int = 0
     """Without a value: without effect."""
     memberships: int = 0
@@ -96,8 +106,8 @@ def enrolments(
     What was so when an accepted snapshot was taken, or before, is known from it: such a change comes too late.
     """
     changes = [(item.change, item) for item in batch if isinstance(item.change, EnrolmentChange)]
-    images = known_snapshots(connection)
-    known: dict[tuple[str, str], dict[str, _Known]] = defaultdict(dict)
+    images = accepted_snapshots(connection)
+    known: dict[tuple[str, str], dict[str, _Said]] = defaultdict(dict)
     columns = [*enrolment.primary_key, *(enrolment.c[name] for name in _Known._fields)]
     theirs = sa.select(*columns).where(enrolment.c.uai.in_({change.uai for change, _ in changes}))
     for row in select_in(connection, theirs, enrolment.c.enrolment_id, {change.enrolment_id for change, _ in changes}):
@@ -109,22 +119,24 @@ def enrolments(
     for change, item in changes:
         sources = known[change.uai, change.enrolment_id]
         old = sources.get(change.system)
-        overtaken = old is not None and (change.version, change.changed_at) <= (old.version, old.changed_at)
+        overtaken = old is not None and _order(change) <= _order(old)
         if overtaken or (images and _in_a_snapshot(change, old or _latest(sources), images)):
             counts.stale += 1
             continue
         counts.applied += 1
-        new = _Known._make(_known(change))
-        same = old is not None and len(sources) == 1 and new.follows() == old.follows()
+        same = old is not None and len(sources) == 1 and _followed(change) == _followed(old)
         if not same or change.student_id in undone:
-            trigger = Trigger(Cause(change.status), change.origin, item.published_at)
+            trigger = Trigger(_CAUSES[change.status], change.origin, item.published_at)
             effects.touch(change.student_id, trigger, change.etape)
             for said in sources.values():  # perhaps of another student, or another étape
                 effects.touch(said.student_id, trigger, change.etape, said.etape)
-        sources[change.system] = new
+        sources[change.system] = change
         key = (change.uai, change.enrolment_id, change.system)
-        (again if same and key not in rows else rows)[key] = fact(change, now)
-    upsert(connection, enrolment, list(again.values()), update=_SAME)
+        if same and key not in rows:
+            again[key] = _same(change, now)
+        else:
+            rows[key] = fact(change, now)
+    update(connection, enrolment, list(again.values()))
     upsert(connection, enrolment, list(rows.values()), update=FACT)
 
 
@@ -136,6 +148,7 @@ def fact(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
         "system": change.system,
         "version": change.version,
         "changed_at": change.changed_at,
+        "sequence": change.sequence,
         "student_id": change.student_id,
         "status": change.status.value,
         "payment": change.payment.value,
@@ -143,6 +156,20 @@ def fact(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
         "etape": change.etape,
         "etape_version": change.etape_version,
         "component": change.component,
+        "origin": change.origin,
+        "recorded_at": now,
+    }
+
+
+def _same(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
+    """Give what a fact that says the same changes: no indexed column, whose update costs most."""
+    return {
+        "uai": change.uai,
+        "enrolment_id": change.enrolment_id,
+        "system": change.system,
+        "version": change.version,
+        "changed_at": change.changed_at,
+        "sequence": change.sequence,
         "origin": change.origin,
         "recorded_at": now,
     }
@@ -156,25 +183,40 @@ def _undone(connection: sa.Connection) -> set[str]:
     }
 
 
-def known_snapshots(connection: sa.Connection) -> list[tuple[Instant, SnapshotScope]]:
-    """Give what accepted snapshots are complete for, and when they were taken; newest first."""
-    rows = connection.execute(sa.select(snapshot.c.taken_at, snapshot.c.scope).order_by(snapshot.c.taken_at.desc()))
-    return [(row.taken_at, SCOPES.validate_json(row.scope)) for row in rows]
+def accepted_snapshots(connection: sa.Connection, *, most: int | None = None) -> list[AcceptedSnapshot]:
+    """Give the accepted snapshots, newest first."""
+    rows = connection.execute(sa.select(snapshot).order_by(snapshot.c.taken_at.desc()).limit(most))
+    return [
+        AcceptedSnapshot(
+            id=row.id,
+            taken_at=row.taken_at,
+            system=row.system,
+            scope=SCOPES.validate_json(row.scope),
+            rows_by_year={int(year): number for year, number in json.loads(row.rows_by_year).items()},
+            unknown=UNKNOWN.validate_json(row.unknown),
+        )
+        for row in rows
+    ]
 
 
-def _latest(sources: dict[str, _Known]) -> _Known | None:
+def _latest(sources: dict[str, _Said]) -> _Said | None:
     return max(sources.values(), key=attrgetter("changed_at"), default=None)
 
 
-def _in_a_snapshot(
-    change: EnrolmentChange, old: _Known | None, images: Iterable[tuple[Instant, SnapshotScope]]
-) -> bool:
+def _in_a_snapshot(change: EnrolmentChange, old: _Said | None, images: Iterable[AcceptedSnapshot]) -> bool:
     """Say whether a snapshot was taken when the change was made, or later. A deletion may not know its étape."""
     year = change.academic_year or (old.academic_year if old else None)
     etape = change.etape or (old.etape if old else None)
     return any(
-        change.changed_at <= taken_at and scope.covers(uai=change.uai, academic_year=year, etape=etape)
-        for taken_at, scope in images
+        change.changed_at <= image.taken_at
+        and image.speaks_of(
+            uai=change.uai,
+            academic_year=year,
+            etape=etape,
+            student_id=change.student_id,
+            enrolment_id=change.enrolment_id,
+        )
+        for image in images
     )
 
 
@@ -212,11 +254,9 @@ def merges(
 
     Merges are rare (some a day), so the whole graph is read: chains and circles resolve alike whatever came first.
     """
-    said = [
-        (item.change, item.published_at)
-        for item in batch
-        if isinstance(item.change, StudentRekeyed) and item.change.uai in uais
-    ]
+    told = [(item.change, item.published_at) for item in batch if isinstance(item.change, StudentRekeyed)]
+    said = [(change, published_at) for change, published_at in told if change.uai in uais]
+    counts.stale += len(told) - len(said)
     if not said:
         return
     columns = student.c.student_id, student.c.merged_into, student.c.merged_at, student.c.survivor
@@ -253,118 +293,15 @@ def merges(
     )
 
 
-def descriptions(
-    connection: sa.Connection,
-    batch: Iterable[Received],
-    effects: Effects,
-    counts: Counts,
-    uais: frozenset[str],
-) -> None:
-    """Keep the label of the highest version of each étape, and the latest component and component label.
-
-    Versions of one étape may carry different labels (APOGEE's VERSION_ETAPE.LIB_WEB_VET): were the latest message to
-    decide, their cohort would be renamed back and forth. A description of the étape as a whole, without a version,
-    is above all versions: it is how a new name is announced.
-    """
-    labels: dict[str, _Label] = {}
-    components: dict[str, tuple[Instant, str]] = {}
-    component_labels: dict[str, tuple[Instant, str]] = {}
-    triggers: dict[str, Trigger] = {}
-    for item in batch:
-        change = item.change
-        if not isinstance(change, EnrolmentChange | EtapeDescribed) or change.uai not in uais:
-            continue
-        if change.etape is None:
-            continue
-        if change.etape_label is not None:
-            whole = isinstance(change, EtapeDescribed) and change.etape_version is None
-            version = AS_A_WHOLE if whole else change.etape_version or ""
-            label = _label(version, change.changed_at, change.etape_label)
-            labels[change.etape] = max(label, labels.get(change.etape, label))
-        if change.component is not None:
-            new = (change.changed_at, change.component)
-            if new >= components.get(change.etape, new):
-                components[change.etape] = new
-                triggers[change.etape] = Trigger(Cause.DESCRIBED, change.origin, item.published_at)
-            if change.component_label is not None:
-                new = (change.changed_at, change.component_label)
-                component_labels[change.component] = max(new, component_labels.get(change.component, new))
-    changed = _keep_etapes(connection, labels, components, triggers, effects)
-    changed_components = _keep_components(connection, component_labels, effects)
-    for item in batch:
-        change = item.change
-        if isinstance(change, EtapeDescribed) and change.uai in uais:
-            news = change.etape in changed or change.component in changed_components
-            counts.applied += news
-            counts.stale += not news
-
-
-def _keep_etapes(
-    connection: sa.Connection,
-    labels: dict[str, _Label],
-    components: dict[str, tuple[Instant, str]],
-    triggers: dict[str, Trigger],
-    effects: Effects,
-) -> set[str]:
-    """Write what is newer; returns the étapes concerned."""
-    codes = labels.keys() | components.keys()
-    known = {row.code: row for row in select_in(connection, sa.select(etape), etape.c.code, codes)}
-    rows: list[dict[str, Any]] = []
-    moved = set()
-    for code in sorted(codes):
-        row = known.get(code)
-        old_label, old_component = _label("", 0.0, ""), (0.0, "")
-        if row is not None:
-            old_label = _label(row.label_version or "", row.label_at or 0.0, row.label or "")
-            old_component = (row.component_at or 0.0, row.component or "")
-        label = max(old_label, labels.get(code, old_label))
-        new_component = max(old_component, components.get(code, old_component))
-        if (label, new_component) == (old_label, old_component):
-            continue
-        if label[-1] != old_label[-1] or new_component[1] != old_component[1]:
-            effects.etapes.add(code)
-        if new_component[1] != old_component[1]:
-            moved.add(code)
-        rows.append(
-            {
-                "code": code,
-                "label": label[-1] or None,
-                "label_version": label[2] or None,
-                "label_at": label[3],
-                "component": new_component[1] or None,
-                "component_at": new_component[0],
-            }
-        )
-    upsert(connection, etape, rows, update=[c.name for c in etape.c if not c.primary_key])
-    # Routes go by component: whoever relies on that of the étape is derived anew.
-    relying = sa.select(enrolment.c.student_id, enrolment.c.etape).where(enrolment.c.component.is_(None))
-    for found in select_in(connection, relying.distinct(), enrolment.c.etape, moved):
-        effects.touch(found.student_id, triggers[found.etape])
-    return {row["code"] for row in rows}
-
-
-def _keep_components(connection: sa.Connection, labels: dict[str, tuple[Instant, str]], effects: Effects) -> set[str]:
-    """Write what is newer; returns the components concerned."""
-    known = {
-        row.code: (row.label_at, row.label)
-        for row in select_in(connection, sa.select(component), component.c.code, labels)
-    }
-    newer = {code: new for code, new in labels.items() if new > known.get(code, (0.0, ""))}
-    effects.components |= {code for code, new in newer.items() if new[1] != known.get(code, (0.0, ""))[1]}
-    rows = [{"code": code, "label": label, "label_at": at} for code, (at, label) in sorted(newer.items())]
-    upsert(connection, component, rows, update=["label", "label_at"])
-    return set(newer)
-
-
-def _label(version: str, at: Instant, label: str) -> _Label:
-    return version == AS_A_WHOLE, len(version), version, at, label
-
-
-_known = attrgetter(*_Known._fields)
+_order = attrgetter(*_Known._fields[:3])
+"""What tells the newer word of a source from the older."""
+_followed = attrgetter(*_Known._fields[3:])
+"""All that memberships follow from."""
 FACT = [c.name for c in enrolment.c if not c.primary_key]
 """Columns of an enrolment that a newer fact replaces."""
-_SAME = ["version", "changed_at", "origin", "recorded_at"]
-"""Columns that a newer fact replaces which says the same: indexed ones aren't among them, whose update costs most."""
+_CAUSES = {status: Cause(status) for status in Status}
 
 SCOPES: TypeAdapter[SnapshotScope] = TypeAdapter(SnapshotScope)
 """A scope to JSON and back."""
+UNKNOWN: TypeAdapter[Unknown] = TypeAdapter(Unknown)
+"""What is unknown to JSON and back."""

@@ -84,14 +84,15 @@ def removals(connection: sa.Connection, platform: str, now: Instant) -> list[Rem
     ]
 
 
-def hold(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -> dict[int, Limit]:
-    """Hold what the guard doesn't let pass, on the whole platform; gives the cohorts concerned and by which limit."""
+def hold(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -> dict[Limit, int]:
+    """Hold what the guard doesn't let pass, on the whole platform; gives how many removals are held anew, by limit."""
     held = judged(connection, platform, guard, now).held
+    anew: dict[Limit, int] = {}
     for limit in Limit:
         ids = [cohort_id for cohort_id, by in held.items() if by is limit]
         if ids:
             beyond = sa.update(membership).where(
                 _pending(now), membership.c.cohort_id.in_(ids), membership.c.held.is_(None)
             )
-            connection.execute(beyond.values(held=limit.value))
-    return dict(held)
+            anew[limit] = connection.execute(beyond.values(held=limit.value)).rowcount
+    return {limit: removals for limit, removals in anew.items() if removals}

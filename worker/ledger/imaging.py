@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from worker.ledger.engine import among, upsert
-from worker.ledger.facts import FACT, SCOPES, Effects, Trigger, fact
+from worker.ledger.engine import among, stream, upsert
+from worker.ledger.facts import FACT, UNKNOWN, Effects, Trigger, accepted_snapshots, fact
 from worker.model import AcceptedSnapshot, Cause, EnrolmentChange, Instant, Kept, Snapshot, SnapshotScope, Status
 from worker.sql.tables import cohort, enrolment, membership, snapshot
 
@@ -31,6 +31,7 @@ class _Fact(NamedTuple):
     system: str
     version: int
     changed_at: Instant
+    sequence: str
     student_id: str
     status: str
     payment: str
@@ -47,6 +48,7 @@ def enrolments(
 ) -> tuple[int, int]:
     """Keep what the snapshot tells; returns how many enrolments it tells anew, and how many end by absence."""
     told: Mapping[Key, EnrolmentChange] = {(row.uai, row.enrolment_id): row for row in image.rows}
+    accepted = image.accepted()
     rivals = _rivals(connection, image)
     rows: list[dict[str, Any]] = []
     ended: list[dict[str, Any]] = []
@@ -65,7 +67,7 @@ def enrolments(
                 _touch(effects, image, row, run, known)
         elif row is not None:
             others[key].append(known)
-        elif _ends(known, image):
+        elif _ends(known, accepted):
             ended.append(_ended(known, image, now))
             trigger = Trigger(Cause.ABSENT, f"snapshot {image.id}", image.taken_at, run)
             effects.touch(known.student_id, trigger, known.etape)
@@ -92,6 +94,7 @@ def remember(connection: sa.Connection, image: Snapshot, *, run: int, now: Insta
         "system": accepted.system,
         "scope": scope,
         "rows_by_year": json.dumps(accepted.rows_by_year, sort_keys=True),
+        "unknown": UNKNOWN.dump_json(accepted.unknown).decode(),
         "accepted_at": now,
         "run": run,
     }
@@ -107,23 +110,15 @@ def lift_undone(connection: sa.Connection, image: Snapshot, effects: Effects, *,
     )
     for row in connection.execute(kept):
         told = row.etape is not None and row.etape in effects.students.get(row.student_id, {})
-        if image.scope.covers_etape(row.etape) and not told:
+        unknown = row.student_id in image.unknown.students
+        if image.scope.covers_etape(row.etape) and not told and not unknown:
             trigger = Trigger(Cause.ABSENT, f"snapshot {image.id}", image.taken_at, run)
             effects.touch(row.student_id, trigger, row.etape)
 
 
 def last(connection: sa.Connection) -> AcceptedSnapshot | None:
     """Give the snapshot that was accepted last."""
-    row = connection.execute(sa.select(snapshot).order_by(snapshot.c.taken_at.desc()).limit(1)).first()
-    if row is None:
-        return None
-    return AcceptedSnapshot(
-        id=row.id,
-        taken_at=row.taken_at,
-        system=row.system,
-        scope=SCOPES.validate_json(row.scope),
-        rows_by_year={int(year): rows for year, rows in json.loads(row.rows_by_year).items()},
-    )
+    return next(iter(accepted_snapshots(connection, most=1)), None)
 
 
 def _text(scope: SnapshotScope) -> str:
@@ -142,7 +137,7 @@ def _known(connection: sa.Connection, image: Snapshot) -> Iterator[_Fact]:
     within = sa.select(*(enrolment.c[name] for name in _Fact._fields)).where(
         enrolment.c.uai.in_(image.scope.uais), sa.or_(year.in_(image.scope.academic_years), year.is_(None), told)
     )
-    yield from map(_Fact._make, connection.execute(within.execution_options(yield_per=2_000)))
+    return map(_Fact._make, stream(connection, within))
 
 
 def _rivals(connection: sa.Connection, image: Snapshot) -> dict[Key, tuple[Instant, str]]:
@@ -161,12 +156,18 @@ def _touch(effects: Effects, image: Snapshot, row: EnrolmentChange, run: int, kn
         effects.touch(known.student_id, trigger, row.etape, known.etape)
 
 
-def _ends(known: _Fact, image: Snapshot) -> bool:
-    """Say whether absence ends it: it lies within the scope and nothing newer is known."""
+def _ends(known: _Fact, image: AcceptedSnapshot) -> bool:
+    """Say whether absence ends it: the snapshot would hold it, and nothing newer is known."""
     return (
         known.changed_at <= image.taken_at
         and known.status not in _OVER
-        and image.scope.covers(uai=known.uai, academic_year=known.academic_year, etape=known.etape)
+        and image.speaks_of(
+            uai=known.uai,
+            academic_year=known.academic_year,
+            etape=known.etape,
+            student_id=known.student_id,
+            enrolment_id=known.enrolment_id,
+        )
     )
 
 

@@ -4,7 +4,7 @@ A reading is of an instant: what was written later, by converging, is newer and 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,10 +13,10 @@ import sqlalchemy as sa
 
 from worker.drift import Known, People, Sight, compare
 from worker.ledger.derive import DRIFT, PROMISE_SECONDS
-from worker.ledger.engine import Ledger, upsert
-from worker.model import OF_ACCOUNTS, STRANGER, Cause, CohortState, Drift, Instant
+from worker.ledger.engine import Ledger, stream, upsert
+from worker.model import OF_ACCOUNTS, STRANGER, Action, Cause, CohortState, Drift, Instant
 from worker.rules import PlatformPolicy, account_key
-from worker.sql.tables import account, cohort, enrolment, gap, membership, student
+from worker.sql.tables import account, cohort, enrolment, gap, journal, membership, student
 
 
 class SeenCohort(Protocol):
@@ -91,14 +91,14 @@ class Observer:
 
     def students(self) -> dict[str, str]:
         """Give every student that we have heard of, by what their account is called; merged ones as their survivor."""
+        survivors = sa.select(student.c.student_id, student.c.survivor).where(student.c.survivor.is_not(None))
         with self._ledger.read() as connection:
-            known = {row.student_id: row for row in connection.execute(sa.select(student))}
-            numbers = set(connection.scalars(sa.select(enrolment.c.student_id).distinct())) | known.keys()
+            logins = {number: None for (number,) in stream(connection, sa.select(enrolment.c.student_id).distinct())}
+            logins |= stream(connection, sa.select(student.c.student_id, student.c.login))
+            merged = dict(stream(connection, survivors))
         keys: dict[str, str] = {}
-        merged = {number: row.survivor for number, row in known.items() if row.survivor is not None}
-        for number in (*merged, *(numbers - merged.keys())):  # who bears a number now comes before who bore it
-            row = known.get(number)
-            key = account_key(self._platform, number, row.login if row is not None else None)
+        for number in (*merged, *(logins.keys() - merged.keys())):  # who bears a number now comes before who bore it
+            key = account_key(self._platform, number, logins[number])
             if key is not None:
                 keys[key] = merged.get(number, number)
         return keys
@@ -109,7 +109,7 @@ class Observer:
             account.c.platform == self._platform.name, account.c.user_id.is_not(None)
         )
         with self._ledger.read() as connection:
-            return {row.key: row.user_id for row in connection.execute(known)}
+            return dict(stream(connection, known))
 
     def unplaced(self) -> dict[str, str]:
         """Give what their accounts are called of those who must be in our cohorts and were never put there."""
@@ -191,17 +191,24 @@ class Observer:
         known = self._known(connection)
         seen: dict[bool, list[dict[str, Any]]] = {True: [], False: []}  # by whether it is a drift
         new: list[dict[str, Any]] = []
+        done: list[dict[str, Any]] = []
         for its in cohorts:
             members = reading.members[its.moodle_id]
             in_flight = its.lease_until > reading.at
             sight = compare(known[its.id], members, reading.people, at=reading.at, in_flight=in_flight)
             self.found.note(its.idnumber, len(members), sight)
+            unsure = {row.student_id: row for row in known[its.id] if row.observed is None}
             for one in sight.seen:
+                before = unsure.get(one.student_id)
+                if before is not None and before.desired == one.present:
+                    user_id = one.user_id if one.present else before.user_id
+                    done.append({"b_cohort": its.id, "b_student": one.student_id, "b_user": user_id})
                 row = {"b_cohort": its.id, "b_student": one.student_id, "b_seen": one.present, "b_user": one.user_id}
                 seen[one.drift is not None].append(row)
             new += [self._extra(its.id, number, user_id, now) for number, user_id in sight.extras]
             if self._remove_strangers:
                 new += [self._extra(its.id, f"{STRANGER}{user_id}", user_id, now) for user_id in sight.strangers]
+        self._journal(connection, done, now)
         for drifted, values in ((False, {}), (True, {"held": None, **self._gap(now)})):
             if seen[drifted]:
                 connection.execute(_SEEN.values(observed_at=now, **values), seen[drifted])
@@ -209,6 +216,20 @@ class Observer:
         if reading.people.gone:
             lost = account.c.user_id.in_(reading.people.gone)
             connection.execute(sa.delete(account).where(account.c.platform == self._platform.name, lost))
+
+    def _journal(self, connection: sa.Connection, done: Sequence[dict[str, Any]], now: Instant) -> None:
+        """Note what calls of ours have done whose outcome was unknown until now."""
+        if done:
+            action = sa.case((membership.c.desired, Action.ADD.value), else_=Action.REMOVE.value)
+            of_membership = (membership.c[name] for name in ("student_id", "cause", "origin", "run", "approved"))
+            entry = (
+                sa.select(sa.literal(now), cohort.c.platform, cohort.c.idnumber, cohort.c.id, action, *of_membership)
+                .add_columns(sa.cast(sa.bindparam("b_user"), sa.BigInteger))
+                .join(cohort)
+                .where(cohort.c.id == sa.bindparam("b_cohort"), membership.c.student_id == sa.bindparam("b_student"))
+            )
+            columns = ("at", "platform", "cohort", "cohort_id", "action", "student_id", "cause", "origin", "run")
+            connection.execute(sa.insert(journal).from_select([*columns, "approved", "user_id"], entry), done)
 
     def _wake(self, connection: sa.Connection, people: People, now: Instant) -> None:
         """Try at once what was parked for want of an account that there is now."""
@@ -227,14 +248,11 @@ class Observer:
 
     def _known(self, connection: sa.Connection) -> Mapping[int, list[Known]]:
         known: defaultdict[int, list[Known]] = defaultdict(list)
-        for row in connection.execute(sa.select(*_READ).join(cohort).where(self._mine)):
-            known[row.cohort_id].append(
+        mine = sa.select(*_READ).join(cohort).where(self._mine)
+        for cohort_id, student_id, desired, observed, observed_at, user_id in stream(connection, mine):
+            known[cohort_id].append(
                 Known(
-                    student_id=row.student_id,
-                    desired=row.desired,
-                    observed=row.observed,
-                    observed_at=row.observed_at,
-                    user_id=row.user_id,
+                    student_id=student_id, desired=desired, observed=observed, observed_at=observed_at, user_id=user_id
                 )
             )
         return known

@@ -172,6 +172,7 @@ _WHY = {
     Cause.DRIFT: Why.DRIFT,
     Cause.UNDONE: Why.PERSON,
     Cause.REJECTED: Why.PERSON,
+    Cause.ERASED: Why.PERSON,
     Cause.YEAR_CLOSED: Why.YEAR_CLOSED,
     Cause.SETTINGS: Why.RULE_CHANGED,
     Cause.DESCRIBED: Why.RULE_CHANGED,

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
+from worker.ledger.derive import PROMISE_SECONDS
 from worker.ledger.engine import Ledger
 from worker.ledger.guarding import approved
-from worker.model import CohortState, Instant, PlatformState, Reason
-from worker.sql.tables import cohort, enrolment, gap, journal, membership, platform, position, student
+from worker.model import OF_DECISIONS, PARKING, CohortState, Instant, PlatformState
+from worker.model import Status as EnrolmentStatus
+from worker.sql.tables import cohort, enrolment, gap, journal, membership, platform, position, student, waiting
 
 WAITING, READY, HELD, PARKED, RETRYING, FOREIGN = "waiting", "ready", "held", "parked", "retrying", "foreign"
 GAP_STATES = {
@@ -20,7 +22,9 @@ GAP_STATES = {
     FOREIGN: "in a cohort that isn't ours: adopt it",
 }
 """Every state of a gap, and what it waits for."""
-_PARKED_REASONS = [r.value for r in Reason if r is not Reason.TIMEOUT]
+_NUMBERLESS = sa.select(sa.func.count()).where(waiting.c.status != EnrolmentStatus.DELETED)
+PROMISES = (300.0, float(PROMISE_SECONDS))
+"""Seconds within which a change is to be on Moodle: mostly, and always."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +45,14 @@ class PlatformStatus:
     reasons: Mapping[str, int]
     """Parked and retrying gaps by reason."""
     oldest: Instant | None
-    """Publication of the oldest change that Moodle could hold and doesn't; held, parked and foreign ones aside."""
+    """Publication of the oldest change that Moodle could hold and doesn't; held, parked and foreign ones aside.
+
+    An approved removal is the person's, and that of a closed year is counted from the end of its grace.
+    """
+    late: Mapping[float, int]
+    """Of `Way.MESSAGE` changes that Moodle could hold and doesn't, those older than each of `PROMISES`."""
+    oldest_held: Instant | None
+    """Publication of the oldest change whose removal is held; it was held when it was due, minutes later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +61,8 @@ class Status:
 
     instance: str
     enrolments: int
+    without_number: int
+    """Enrolments from change capture that wait for the student number of their person."""
     positions: Mapping[str, int]
     """Messages' positions, as `topic[partition]`: the next one to read."""
     platforms: tuple[PlatformStatus, ...] = field(default=())
@@ -84,6 +97,7 @@ def status(ledger: Ledger, platforms: Iterable[str], now: Instant) -> Status:
         return Status(
             instance=ledger.instance,
             enrolments=connection.scalar(sa.select(sa.func.count()).select_from(enrolment)) or 0,
+            without_number=connection.scalar(_NUMBERLESS) or 0,
             positions={
                 f"{row.topic}[{row.partition}]": row.next_offset
                 for row in connection.execute(sa.select(position).order_by(position.c.topic, position.c.partition))
@@ -97,21 +111,29 @@ def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformSta
     state = sa.case(
         (cohort.c.state == CohortState.FOREIGN, FOREIGN),
         (sa.and_(membership.c.held.is_not(None), sa.not_(sa.func.coalesce(approved(now), sa.false()))), HELD),
-        (membership.c.reason.in_(_PARKED_REASONS), PARKED),
+        (membership.c.reason.in_(PARKING), PARKED),
         (membership.c.reason.is_not(None), RETRYING),
         (membership.c.next_attempt_at > now, WAITING),
         else_=READY,
     ).label("state")
+    promised = membership.c.due_by - PROMISE_SECONDS  # as since, but after a closed year's grace
+    announced = sa.and_(membership.c.run.is_(None), membership.c.cause.not_in(OF_DECISIONS))
+    was_held = membership.c.held.is_not(None).label("was_held")  # and is approved, in any state but held
     rows = connection.execute(
         sa.select(
             state,
+            was_held,
             membership.c.reason,
             sa.func.count().label("n"),
-            sa.func.min(membership.c.since).label("oldest"),
+            sa.func.min(promised).label("oldest"),
+            *(
+                sa.func.count(sa.case((sa.and_(announced, promised < now - s), 1))).label(f"late_{s:.0f}")
+                for s in PROMISES
+            ),
         )
         .join(cohort)
         .where(here, gap)
-        .group_by(state, membership.c.reason)
+        .group_by(state, was_held, membership.c.reason)
     ).all()
     gaps = dict.fromkeys(GAP_STATES, 0)
     reasons: dict[str, int] = {}
@@ -122,7 +144,7 @@ def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformSta
     known = connection.execute(sa.select(platform).where(platform.c.name == name)).first()
     members = sa.select(sa.func.count()).select_from(membership.join(cohort)).where(here, membership.c.desired)
     cohorts = connection.execute(sa.select(cohort.c.state, sa.func.count()).where(here).group_by(cohort.c.state))
-    late = [row.oldest for row in rows if row.state in {WAITING, READY, RETRYING}]
+    could = [row for row in rows if row.state in {WAITING, READY, RETRYING} and not row.was_held]
     return PlatformStatus(
         name=name,
         state=PlatformState(known.state) if known is not None else PlatformState.UP,
@@ -134,7 +156,9 @@ def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformSta
         cohorts=dict.fromkeys(CohortState, 0) | {row[0]: row[1] for row in cohorts},
         gaps=gaps,
         reasons=reasons,
-        oldest=min(late, default=None),
+        oldest=min((row.oldest for row in could if row.oldest <= now), default=None),
+        late={seconds: sum(getattr(row, f"late_{seconds:.0f}") for row in could) for seconds in PROMISES},
+        oldest_held=min((row.oldest for row in rows if row.state == HELD), default=None),
     )
 
 

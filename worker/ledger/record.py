@@ -7,7 +7,7 @@ from itertools import islice
 
 import sqlalchemy as sa
 
-from worker.ledger import facts, imaging
+from worker.ledger import describing, facts, imaging, persons, runs
 from worker.ledger.derive import Deriver
 from worker.ledger.engine import Ledger, upsert
 from worker.ledger.facts import Counts, Effects, Trigger, Triggers
@@ -56,10 +56,11 @@ class Recorder:
         """Record a batch and the positions after it: the next offset to read, by (topic, partition)."""
         counts, effects = Counts(), Effects()
         with self._ledger.write() as connection:
-            facts.descriptions(connection, batch, effects, counts, self._uais)
-            facts.merges(connection, batch, effects, counts, self._uais)
-            facts.logins(connection, batch, effects, self._uais)
-            facts.enrolments(connection, batch, effects, counts, now)
+            describing.descriptions(connection, batch, effects, counts, self._uais)
+            named = persons.named(connection, batch, counts)
+            facts.merges(connection, named, effects, counts, self._uais)
+            facts.logins(connection, named, effects, self._uais)
+            facts.enrolments(connection, named, effects, counts, now)
             counts.memberships = self._derive.memberships(connection, effects.students, now)
             self._derive.retry(connection, effects.renamed, now)
             self._derive.names(connection, effects.etapes, effects.components)
@@ -70,12 +71,15 @@ class Recorder:
     def record_snapshot(self, image: Snapshot, *, run: int, now: Instant) -> Imaged:
         """Record an accepted snapshot: its rows and what is absent from it, in one transaction.
 
-        What was learnt after `taken_at` stays. `run` is the number of the reconciliation.
+        What was learnt after `taken_at` stays. `run` is the number of the reconciliation; raises RunInProgress when
+        that was taken for dead meanwhile: another may have accepted a newer snapshot.
         """
         effects = Effects()
         rows = [Received(change=row, published_at=image.taken_at) for row in image.rows]
         with self._ledger.write() as connection:
-            facts.descriptions(connection, rows, effects, Counts(), self._uais)
+            if runs.is_given_up(connection, run):
+                raise runs.given_up(run)
+            describing.descriptions(connection, rows, effects, Counts(), self._uais)
             facts.logins(connection, rows, effects, self._uais)
             applied, ended = imaging.enrolments(connection, image, effects, run=run, now=now)
             imaging.lift_undone(connection, image, effects, run=run)
@@ -116,6 +120,7 @@ class Recorder:
         students = connection.scalars(sa.select(enrolment.c.student_id).distinct()).all()
         changed = self._refold(connection, {number: {None: trigger} for number in students}, now)
         self._derive.every_name(connection)
+        self._derive.begin_writing(connection, now)
         upsert(connection, meta, [{"key": "policy", "value": fingerprint}], update=["value"])
         return changed
 

@@ -31,6 +31,15 @@ class Run:
     ended_at: Instant | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """When a reconciliation began and ended."""
+
+    id: int
+    started_at: Instant
+    ended_at: Instant
+
+
 class Runs:
     """Begins, renews and ends runs for one process.
 
@@ -52,8 +61,8 @@ class Runs:
         with self._ledger.write() as connection:
             going = connection.execute(sa.select(run).where(run.c.state == RunState.RUNNING)).all()
             dead = [row.id for row in going if row.lease_until <= now or self._is_dead(row.holder)]
-            given_up = sa.update(run).where(run.c.id.in_(dead))
-            connection.execute(given_up.values(state=RunState.ABANDONED.value, ended_at=now))
+            abandoned = sa.update(run).where(run.c.id.in_(dead))
+            connection.execute(abandoned.values(state=RunState.ABANDONED.value, ended_at=now))
             if night is not None and connection.scalar(sa.select(run.c.id).where(run.c.night == night, OVER)):
                 return None
             other = next((row for row in going if row.id not in dead), None)
@@ -82,14 +91,14 @@ class Runs:
         mine = sa.update(run).where(run.c.id == number, run.c.state == RunState.RUNNING)
         with self._ledger.write() as connection:
             if not connection.execute(mine.values(lease_until=now + self._lease)).rowcount:
-                raise RunInProgress(f"reconciliation {number} stood still for too long and was given up")
+                raise given_up(number)
 
     def end(self, report: Report) -> None:
-        """End a run with its report."""
+        """End a run with its report, unless it was taken for dead meanwhile."""
         with self._ledger.write() as connection:
             connection.execute(
                 sa.update(run)
-                .where(run.c.id == report.run)
+                .where(run.c.id == report.run, run.c.state == RunState.RUNNING)
                 .values(
                     state=report.state.value,
                     ended_at=report.ended_at,
@@ -97,6 +106,17 @@ class Runs:
                     report=REPORTS.dump_json(report).decode(),
                 )
             )
+
+
+def given_up(number: int) -> RunInProgress:
+    """Say that a run, which goes on, was taken for dead."""
+    return RunInProgress(f"reconciliation {number} stood still for too long and was given up")
+
+
+def is_given_up(connection: sa.Connection, number: int) -> bool:
+    """Say whether a run was taken for dead: what it writes then comes too late."""
+    dead = sa.select(run.c.id).where(run.c.id == number, run.c.state == RunState.ABANDONED)
+    return connection.scalar(dead) is not None
 
 
 def listed(ledger: Ledger, *, most: int) -> list[Run]:
@@ -123,12 +143,12 @@ def report(ledger: Ledger, number: int | None = None) -> Report | None:
     return None if text is None else REPORTS.validate_json(text)
 
 
-def last_success(ledger: Ledger) -> Instant | None:
-    """Give the end of the last run that was done, whole or in part."""
-    done = sa.select(sa.func.max(run.c.ended_at)).where(run.c.state.in_([RunState.DONE, RunState.PARTIAL]))
+def last_ends(ledger: Ledger) -> dict[RunState, End]:
+    """Give the last run of those that ended so, by how they ended."""
+    last = sa.select(sa.func.max(run.c.id)).where(run.c.ended_at.is_not(None)).group_by(run.c.state)
     with ledger.read() as connection:
-        ended: Instant | None = connection.scalar(done)
-    return ended
+        rows = connection.execute(sa.select(run).where(run.c.id.in_(last))).all()
+    return {RunState(row.state): End(id=row.id, started_at=row.started_at, ended_at=row.ended_at) for row in rows}
 
 
 def is_over(ledger: Ledger, night: str) -> bool:

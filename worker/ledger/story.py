@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from worker.ledger.engine import Ledger, select_in
-from worker.ledger.facts import SCOPES
-from worker.model import Instant, SnapshotScope
+from worker.ledger.facts import accepted_snapshots
+from worker.model import AcceptedSnapshot, Instant
 from worker.rules import Policy, account_key, canonical
 from worker.sql.tables import (
     account,
@@ -20,7 +20,6 @@ from worker.sql.tables import (
     membership,
     platform,
     proposal,
-    snapshot,
     student,
 )
 
@@ -167,15 +166,6 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """An accepted snapshot."""
-
-    id: str
-    taken_at: Instant
-    scope: SnapshotScope
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
     """Everything about one student, and about the cohort that was asked for."""
 
@@ -199,7 +189,7 @@ class Story:
     accounts: tuple[AccountFact, ...]
     journal: tuple[Entry, ...]
     decisions: tuple[Decision, ...]
-    images: tuple[Image, ...]
+    images: tuple[AcceptedSnapshot, ...]
     """Accepted snapshots, newest first."""
 
 
@@ -233,10 +223,7 @@ def read(ledger: Ledger, policy: Policy, student_id: str, cohort_asked: str | No
             accounts=tuple(_accounts(connection, policy, survivor, known)),
             journal=tuple(entries),
             decisions=tuple(_decisions(connection, numbers)),
-            images=tuple(
-                Image(id=row.id, taken_at=row.taken_at, scope=SCOPES.validate_json(row.scope))
-                for row in connection.execute(sa.select(snapshot).order_by(snapshot.c.taken_at.desc()))
-            ),
+            images=tuple(accepted_snapshots(connection)),
         )
 
 

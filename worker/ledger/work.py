@@ -5,20 +5,26 @@ lease runs out. Before a call it says what it intends (`observed` becomes null: 
 holder that dies in between leaves a gap, never a false certainty.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
+from worker.errors import LeaseLost
+from worker.ledger import clock
 from worker.ledger.engine import Ledger, chunks, select_in, upsert
-from worker.ledger.guarding import approved, hold, leaving
-from worker.model import Action, Cohort, CohortState, Gap, Instant, PlatformState, Reason
+from worker.ledger.guarding import approved, hold
+from worker.model import Action, Cohort, CohortState, Gap, Instant, Limit, PlatformState, Reason
 from worker.plan import Guard
 from worker.sql.tables import account, cohort, gap, journal, membership, platform, student
 
 Key = tuple[int, str]
 """A membership: cohort id, student id."""
+STOOD_STILL = "this worker stood still for longer than its lease, and others have taken its cohorts over"
+LOOKED_AT = 4
+"""Times as many gaps as one claims are looked at, so that one leases a share of the cohorts and others have theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +33,8 @@ class Work:
 
     cohorts: Mapping[int, Cohort] = field(default_factory=dict)
     gaps: Sequence[Gap] = ()
+    held: Mapping[Limit, int] = field(default_factory=dict)
+    """Removals that the guard has just held, by limit, whoever works on their cohorts."""
 
     def __bool__(self) -> bool:
         return bool(self.cohorts)
@@ -62,7 +70,7 @@ class Workbook:
         self._mine = sa.and_(cohort.c.platform == platform_name, cohort.c.lease_holder == holder)
 
     def claim(self, now: Instant, *, limit: int) -> Work:
-        """Lease the dirty cohorts that wait longest, up to about `limit` due gaps.
+        """Lease the dirty cohorts that wait longest, up to `limit` of their due gaps.
 
         Before any removal is handed out the guard has judged all removals of the platform, in the same transaction.
         """
@@ -72,74 +80,79 @@ class Workbook:
             cohort.c.lease_until <= now,
             cohort.c.next_attempt_at <= now,
         )
-        let_pass = sa.or_(membership.c.held.is_(None), approved(now))
-        due = sa.and_(gap, membership.c.next_attempt_at <= now, let_pass)
+        with self._ledger.read() as connection:
+            to_be_noted = clock.is_to_be_noted(connection, now)
+        if to_be_noted:
+            with self._ledger.write() as connection:
+                clock.note(connection, now, lease=self._lease)
         with self._ledger.read() as connection:  # most looks find nothing: don't hold up writers for them
-            if not self._open(connection, now) or not self._dirty(connection, free, due, limit):
+            if not self._open(connection, now) or not (
+                self._oldest(connection, free, now, limit=1) or self._misnamed(connection, free, limit=1)
+            ):
                 return Work()
         with self._ledger.write() as connection:
-            ids = self._dirty(connection, free, due, limit)
-            ending = sa.select(membership.c.cohort_id).where(due, leaving, membership.c.cohort_id.in_(ids)).limit(1)
-            if connection.scalar(ending) is not None and hold(connection, self._platform, self._guard, now):
-                ids = self._dirty(connection, free, due, limit)
+            gaps = self._oldest(connection, free, now, limit=limit)
+            held: dict[Limit, int] = {}
+            if not all(gap.desired for gap in gaps):
+                held = hold(connection, self._platform, self._guard, now)
+            if held:
+                gaps = self._oldest(connection, free, now, limit=limit)
+            ids = {gap.cohort_id for gap in gaps}
+            ids.update(self._misnamed(connection, free, limit=limit - len(ids)))
             if not ids:
-                return Work()
+                return Work(held=held)
             leased = sa.update(cohort).where(cohort.c.id.in_(ids))
             connection.execute(leased.values(lease_holder=self._holder, lease_until=now + self._lease))
-            cohorts = {
-                row.id: _cohort(row) for row in connection.execute(sa.select(cohort).where(cohort.c.id.in_(ids)))
-            }
-            rows = connection.execute(
-                sa.select(membership, student.c.login)
-                .join(student, student.c.student_id == membership.c.student_id, isouter=True)
-                .where(due, membership.c.cohort_id.in_(ids))
-                .order_by(membership.c.priority, membership.c.due_by, membership.c.cohort_id)
-                .limit(limit)
-            )
-            return Work(cohorts=cohorts, gaps=[_gap(row, now) for row in rows])
+            rows = connection.execute(sa.select(cohort).where(cohort.c.id.in_(ids)))
+            return Work(cohorts={row.id: _cohort(row) for row in rows}, gaps=gaps, held=held)
 
     def _open(self, connection: sa.Connection, now: Instant) -> bool:
         asked = sa.select(platform.c.next_attempt_at).where(platform.c.name == self._platform)
         return bool((connection.scalar(asked) or 0.0) <= now)
 
-    def _dirty(
-        self,
-        connection: sa.Connection,
-        free: sa.ColumnElement[bool],
-        due: sa.ColumnElement[bool],
-        limit: int,
-    ) -> list[int]:
-        sizes = connection.execute(
-            sa.select(membership.c.cohort_id, sa.func.count().label("size"))
-            .join(cohort)
-            .where(due, free)
-            .group_by(membership.c.cohort_id)
-            .order_by(sa.func.min(membership.c.priority), sa.func.min(membership.c.due_by))
-            .limit(limit)
+    def _oldest(
+        self, connection: sa.Connection, free: sa.ColumnElement[bool], now: Instant, *, limit: int
+    ) -> list[Gap]:
+        """Give the due gaps that wait longest, of as few cohorts as hold so many of those that are looked at.
+
+        An index gives them in their order: however many gaps there are, only the first of them are read. Cohorts
+        aren't joined: SQLite would go through them, and sort all their gaps.
+        """
+        let_pass = sa.or_(membership.c.held.is_(None), approved(now))
+        of_free = sa.exists().where(cohort.c.id == membership.c.cohort_id, free)
+        rows = connection.execute(
+            sa.select(membership, student.c.login)
+            .join(student, student.c.student_id == membership.c.student_id, isouter=True)
+            .where(gap, membership.c.next_attempt_at <= now, let_pass, of_free)
+            .order_by(membership.c.priority, membership.c.due_by, membership.c.cohort_id)
+            .limit(LOOKED_AT * limit)
         ).all()
-        ids, total = [], 0
-        for cohort_id, size in sizes:
+        chosen, total = set(), 0
+        for cohort_id, size in Counter(row.cohort_id for row in rows).items():  # by their first gap
             if total >= limit:
                 break
-            ids.append(cohort_id)
+            chosen.add(cohort_id)
             total += size
-        misnamed = sa.and_(free, cohort.c.state == CohortState.OWNED, needs_rename)
-        return ids + list(connection.scalars(sa.select(cohort.c.id).where(misnamed).limit(limit - len(ids))))
+        return [_gap(row, now) for row in rows if row.cohort_id in chosen][:limit]
+
+    def _misnamed(self, connection: sa.Connection, free: sa.ColumnElement[bool], *, limit: int) -> Sequence[int]:
+        misnamed = sa.select(cohort.c.id).where(free, cohort.c.state == CohortState.OWNED, needs_rename)
+        return connection.scalars(misnamed.limit(limit)).all()
 
     def intend(self, items: Collection[tuple[Gap, int]], now: Instant) -> list[tuple[Gap, int]]:
-        """Note that a call is about to close these gaps for these accounts, and renew the lease.
+        """Note that a call is about to close these gaps for these accounts, and renew the leases.
 
-        Returns those that are still to be closed and still leased to this holder; the others are not to be sent.
+        Returns those that are still to be closed; the others are not to be sent. Raises LeaseLost as `renew` does.
         """
+        ids = {gap.cohort_id for gap, _ in items}
         with self._ledger.write() as connection:
-            held = set(connection.scalars(sa.select(cohort.c.id).where(self._mine, cohort.c.lease_until > now)))
-            connection.execute(sa.update(cohort).where(self._mine).values(lease_until=now + self._lease))
+            self._renew(connection, ids, now)
             wanted = {
                 (row.cohort_id, row.student_id): row.desired
                 for row in select_in(
                     connection,
                     sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.desired).where(
-                        membership.c.cohort_id.in_({gap.cohort_id for gap, _ in items} & held)
+                        membership.c.cohort_id.in_(ids)
                     ),
                     membership.c.student_id,
                     {gap.student_id for gap, _ in items},
@@ -155,6 +168,20 @@ class Workbook:
                 )
         return kept
 
+    def renew(self, cohort_ids: Collection[int], now: Instant) -> None:
+        """Lease these claimed cohorts anew; raises LeaseLost when others have taken one of them over."""
+        with self._ledger.write() as connection:
+            self._renew(connection, cohort_ids, now)
+
+    def _renew(self, connection: sa.Connection, cohort_ids: Collection[int], now: Instant) -> None:
+        if self._lost(connection, cohort_ids):
+            raise LeaseLost(STOOD_STILL)
+        connection.execute(sa.update(cohort).where(self._mine).values(lease_until=now + self._lease))
+
+    def _lost(self, connection: sa.Connection, cohort_ids: Iterable[int]) -> set[int]:
+        """Give those of the cohorts that aren't this holder's any more; nobody was there as long as they are."""
+        return {*cohort_ids} - set(connection.scalars(sa.select(cohort.c.id).where(self._mine)))
+
     def settle(
         self,
         *,
@@ -166,10 +193,22 @@ class Workbook:
         """Write the outcome of a call. What changed its mind meanwhile stays a gap by itself.
 
         `closed` are removals that needed no call: nothing was applied, so nothing is journalled.
+
+        Of cohorts that others have taken over it writes no outcome, since theirs may be the later one: what a call has
+        changed, or may have, is unknown again, hence done again by them. Then it raises LeaseLost.
         """
         if not (applied or closed or parked):
             return
         with self._ledger.write() as connection:
+            told = [*(done.gap for done in applied), *closed, *(item.gap for item in parked)]
+            lost = self._lost(connection, {item.cohort_id for item in told})
+            if lost:
+                called = [*(done.gap for done in applied), *(item.gap for item in parked if item.observed is None)]
+                if doubtful := [_key(item) for item in called if item.cohort_id in lost]:
+                    connection.execute(_AT.values(observed=None, observed_at=now), doubtful)
+                applied = [done for done in applied if done.gap.cohort_id not in lost]
+                closed = [item for item in closed if item.cohort_id not in lost]
+                parked = [item for item in parked if item.gap.cohort_id not in lost]
             if closed:
                 over = _AT.values(observed=False, observed_at=now, user_id=None, **_LET_GO)
                 connection.execute(over, [_key(item) for item in closed])
@@ -241,6 +280,8 @@ class Workbook:
                         for item in parked
                     ],
                 )
+        if lost:
+            raise LeaseLost(STOOD_STILL)
 
     def rest(self, cohort_ids: Collection[int], until: Instant) -> None:
         """Leave these cohorts alone until then, whoever asks: a call for them may still be running on Moodle."""
@@ -274,6 +315,8 @@ class Workbook:
 
     def forget(self, user_ids: Collection[int]) -> None:
         """These accounts are no more: the next need looks their keys up again."""
+        if not user_ids:
+            return
         gone = sa.delete(account).where(account.c.platform == self._platform, account.c.user_id.in_(user_ids))
         with self._ledger.write() as connection:
             connection.execute(gone)
@@ -303,11 +346,18 @@ class Workbook:
     def write_cohorts(
         self, rows: Sequence[tuple[Cohort, dict[str, Any]]], now: Instant, action: Action | None = None
     ) -> None:
-        """Set columns of cohorts, journalled under `action` when that was done on Moodle."""
+        """Set columns of claimed cohorts, journalled under `action` when that was done on Moodle.
+
+        Raises LeaseLost, and writes nothing, when others have taken one of them over.
+        """
+        if not rows:
+            return
         with self._ledger.write() as connection:
+            if self._lost(connection, [item.id for item, _ in rows]):
+                raise LeaseLost(STOOD_STILL)
             for item, values in rows:
                 connection.execute(sa.update(cohort).where(cohort.c.id == item.id).values(**values))
-            if action is not None and rows:
+            if action is not None:
                 connection.execute(
                     sa.insert(journal),
                     [
@@ -324,8 +374,13 @@ class Workbook:
                 )
 
     def vanished(self, item: Cohort, now: Instant) -> None:
-        """Somebody deleted this cohort on Moodle: nobody is in it, and it is to be made again if it is wanted."""
+        """Somebody deleted this cohort on Moodle: nobody is in it, and it is to be made again if it is wanted.
+
+        Raises LeaseLost, and writes nothing, when others have taken it over.
+        """
         with self._ledger.write() as connection:
+            if self._lost(connection, [item.id]):
+                raise LeaseLost(STOOD_STILL)
             connection.execute(
                 sa.update(cohort)
                 .where(cohort.c.id == item.id)
@@ -337,42 +392,49 @@ class Workbook:
                 .values(observed=False, observed_at=now, next_attempt_at=now)
             )
 
-    def postpone(self, until: Instant) -> None:
-        """Leave the whole platform alone until then."""
-        later = sa.update(platform).where(platform.c.name == self._platform)
-        with self._ledger.write() as connection:
-            connection.execute(later.values(next_attempt_at=until))
+    def answered(self, now: Instant) -> None:
+        """Note that the platform answers."""
+        with self._ledger.read() as connection:
+            known = connection.execute(self._platform_row()).first()
+        if known is None or known.state != PlatformState.UP:  # nothing to write at every turn
+            with self._ledger.write() as connection:
+                self._note(connection, state=PlatformState.UP.value, since=now)
 
-    def report(
+    def failed(
         self,
         state: PlatformState,
         now: Instant,
         *,
-        code: str | None = None,
-        sentence: str | None = None,
-    ) -> int:
-        """Note how the platform answers; returns how many times in a row it has answered so."""
-        asked = sa.select(platform).where(platform.c.name == self._platform)
-        with self._ledger.read() as connection:
-            known = connection.execute(asked).first()
-        if known is not None and known.state == state == PlatformState.UP:
-            return 1  # nothing to write at every turn
+        began: Instant,
+        code: str,
+        sentence: str,
+        pause: Callable[[int], float],
+    ) -> float | None:
+        """Note how the platform failed work that was claimed when it `began`, and leave all of it alone for a while.
+
+        That is `pause` of the failures in a row, in seconds, which are returned: None when the platform was paused
+        since the work began. However many connections meet an outage, it counts once.
+        """
         with self._ledger.write() as connection:
-            known = connection.execute(asked).first()
+            known = connection.execute(self._platform_row()).first()
+            if known is not None and known.next_attempt_at > began:
+                return None
             since, attempts = now, 1
             if known is not None and known.state == state:
                 since, attempts = known.since, int(known.attempts) + 1
-            values = {
-                "name": self._platform,
-                "state": state.value,
-                "since": since,
-                "attempts": attempts,
-                "next_attempt_at": 0.0,
-                "code": code,
-                "sentence": sentence,
-            }
-            upsert(connection, platform, [values], update=[name for name in values if name != "name"])
-        return attempts
+            seconds = pause(attempts)
+            self._note(
+                connection, state=state.value, since=since, attempts=attempts,
+                next_attempt_at=now + seconds, code=code, sentence=sentence,
+            )  # fmt: skip
+        return seconds
+
+    def _platform_row(self) -> sa.Select[Any]:
+        return sa.select(platform).where(platform.c.name == self._platform)
+
+    def _note(self, connection: sa.Connection, **values: Any) -> None:  # noqa: ANN401 - columns
+        row = {"name": self._platform, "attempts": 1, "next_attempt_at": 0.0, "code": None, "sentence": None} | values
+        upsert(connection, platform, [row], update=[name for name in row if name != "name"])
 
 
 needs_rename = sa.or_(
@@ -421,4 +483,5 @@ def _gap(row: sa.Row[Any], now: Instant) -> Gap:
         attempts=row.attempts,
         run=row.run,
         approved=row.approved if (row.approved_until or 0.0) > now else None,
+        reason=row.reason,
     )

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from worker.errors import MoodleReadOnly, MoodleRejected, MoodleUnavailable
 from worker.moodle.pace import Pace
-from worker.moodle.wire import ENVELOPE_FIELDS, Wire
+from worker.moodle.wire import ENVELOPE_FIELDS, Answer, Wire
 from worker.rules import AccountField, Mode
 
 SYSTEM_CONTEXT = 1
@@ -102,11 +103,13 @@ class MoodleReader:
 
     def members(self, ids: Collection[int]) -> dict[int, set[int]]:
         """User ids by cohort id. Raises MoodleRejected when one of the cohorts doesn't exist."""
-        return {
+        found = {
             item["cohortid"]: set(item["userids"])
             for some in self._slices(ids, fields=1)
             for item in self.wire.read("core_cohort_get_cohort_members", cohortids=some)
         }
+        self._all_of_them(ids, found)
+        return found
 
     def users(self, account_field: AccountField, keys: Collection[str]) -> dict[str, list[int]]:
         """Ids of the accounts by these usernames or idnumbers; a key without any is left out."""
@@ -142,6 +145,12 @@ class MoodleReader:
                     return any("username" in user for user in found)  # hidden without viewalldetails
         return None
 
+    def _all_of_them(self, asked: Collection[object], answered: Collection[object]) -> None:
+        """Raise MoodleUnavailable unless the answer is about what was asked for, and nothing else."""
+        if set(answered) != set(asked):
+            sentence = "an answer about other cohorts than those asked for"
+            raise MoodleUnavailable("not-moodle", f"{self.platform}: {sentence}", unknown=True)
+
     def _slices(self, items: Iterable[Item], *, fields: int, most: int | None = None) -> Iterator[list[Item]]:
         ordered = list(items)
         size = self._capacity(fields, most)
@@ -164,9 +173,16 @@ class MoodleWriter(MoodleReader):
             raise MoodleReadOnly(f"{wire.platform} is in {mode} mode: it is never written")
         super().__init__(wire)
         self._instance = instance
+        self.before: Callable[[], None] = lambda: None
         seconds = wire.limits.batch_seconds
         self.additions = Pace(seconds=seconds, most=self._capacity(_ADD_FIELDS))
         self.removals = Pace(seconds=seconds, most=self._capacity(_REMOVE_FIELDS))
+
+    def checking(self, before: Callable[[], None]) -> "MoodleWriter":
+        """Give this writer, which goes on learning, for somebody who checks something before each call is sent."""
+        theirs = copy(self)
+        theirs.before = before
+        return theirs
 
     def is_ours(self, cohort: RemoteCohort) -> bool:
         """Whether this ledger created the cohort.
@@ -183,7 +199,7 @@ class MoodleWriter(MoodleReader):
         created: dict[str, int] = {}
 
         def ask(some: Sequence[tuple[str, str]]) -> None:
-            answer = self.wire.write(
+            answer = self._write(
                 "core_cohort_create_cohorts",
                 cohorts=[
                     {
@@ -196,7 +212,9 @@ class MoodleWriter(MoodleReader):
                     for idnumber, name in some
                 ],
             )
-            created.update((item["idnumber"], item["id"]) for item in answer.content)
+            made = {item["idnumber"]: item["id"] for item in answer.content}
+            self._all_of_them([idnumber for idnumber, _ in some], made)
+            created.update(made)
 
         refused: dict[str, str] = {}
         for batch in self._slices(cohorts, fields=_CREATE_FIELDS, most=CREATE):
@@ -208,7 +226,7 @@ class MoodleWriter(MoodleReader):
 
         Moodle checks neither that the idnumber is free nor the format of the description, which is sent back.
         """
-        self.wire.write(
+        self._write(
             "core_cohort_update_cohorts",
             cohorts=[
                 {
@@ -227,7 +245,7 @@ class MoodleWriter(MoodleReader):
 
         def ask(some: Sequence[Pair]) -> None:
             nonlocal warned
-            answer = self.wire.write(
+            answer = self._write(
                 "core_cohort_add_cohort_members",
                 members=[
                     {
@@ -256,7 +274,7 @@ class MoodleWriter(MoodleReader):
             return Outcome()
 
         def ask(some: Sequence[Pair]) -> None:
-            answer = self.wire.write(
+            answer = self._write(
                 "core_cohort_delete_cohort_members",
                 members=[{"cohortid": cohort_id, "userid": user_id} for cohort_id, user_id in some],
             )
@@ -270,6 +288,9 @@ class MoodleWriter(MoodleReader):
                 refused = self._absent(pairs)
                 refused |= _halving([pair for pair in pairs if pair not in refused], ask)
         return Outcome(done=frozenset(pairs) - refused.keys(), refused=refused)
+
+    def _write(self, function: str, **arguments: Any) -> Answer:  # noqa: ANN401 - any argument of a call
+        return self.wire.write(function, arguments, before=self.before)
 
     def _absent(self, pairs: Iterable[Pair]) -> dict[Pair, str]:
         asked = list(pairs)
@@ -315,8 +336,8 @@ def _halving(items: Sequence[Item], ask: Callable[[Sequence[Item]], None]) -> di
 def _remote(item: dict[str, Any]) -> RemoteCohort:
     return RemoteCohort(
         id=item["id"],
-        name=item["name"],
-        idnumber=item["idnumber"],
+        name=item["name"].replace("\0", ""),  # PostgreSQL could not keep it
+        idnumber=(item["idnumber"] or "").replace("\0", ""),
         description=item.get("description") or "",
         description_format=item.get("descriptionformat", 1),
     )

@@ -211,14 +211,13 @@ def _strewn(messages: list[tuple[bytes, bytes]], poison: list[tuple[bytes, bytes
 
 def _applied() -> Counter[tuple[str, str, float]]:
     """How many changes were on Moodle within so many seconds, by (platform, action, seconds): the metric."""
-    return Counter(
-        {
-            (sample.labels["platform"], sample.labels["action"], float(sample.labels["le"])): int(sample.value)
-            for metric in telemetry.APPLIED_SECONDS.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_bucket")
-        }
-    )
+    applied: Counter[tuple[str, str, float]] = Counter()
+    for metric in telemetry.APPLIED_SECONDS.collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_bucket"):
+                labels = sample.labels
+                applied[labels["platform"], labels["action"], float(labels["le"])] += int(sample.value)
+    return applied
 
 
 def _within(applied: Counter[tuple[str, str, float]], platform: str, action: str) -> tuple[int, float] | None:

@@ -200,7 +200,11 @@ class Night:
             f"run {report.run} ended as {report.state} after {ended - report.started_at:.1f} s{told}",
             ()
             if report.state is RunState.DONE
-            else [report.error or "gaps are left", *report.refusals, *(p.error for p in report.platforms if p.error)],
+            else [
+                report.error or "gaps are left",
+                *map(str, report.refusals),
+                *(p.error for p in report.platforms if p.error),
+            ],
         )
 
     def _judge_drift(self, report: Report) -> None:

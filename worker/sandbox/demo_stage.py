@@ -16,6 +16,7 @@ from socket import create_server
 from string import Template
 from tempfile import TemporaryDirectory
 
+from schemas import EnrolmentRow
 from worker import app, config, parts, snapshots
 from worker.broker import RecordProducer
 from worker.ledger import Ledger, reading
@@ -24,7 +25,6 @@ from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.demo_platform import Comparison, Platform
 from worker.sandbox.moodle import MEASURED, SandboxMoodle
 from worker.sandbox.university import University
-from worker.sources import files
 
 TOPIC, SNAPSHOTS, DEAD_LETTERS = "enrolments", "enrolments.snapshots", "enrolments.dead-letters"
 PARTITIONS = 16  # the embedded broker keeps 5 MiB a partition; a message has 0.6 KiB
@@ -121,7 +121,7 @@ class Stage:
         taken_at = datetime.now(UTC)
         years = frozenset({self.university.year - 1, self.university.year})
         scope = SnapshotScope(uais=frozenset({self.university.uai}), academic_years=years)
-        with snapshots.collected(files.read(rows), scope) as image:
+        with snapshots.collected(map(EnrolmentRow.model_validate_json, rows), scope) as image:
             snapshots.publish(
                 image,
                 self.settings.kafka.properties(),

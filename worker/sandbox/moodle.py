@@ -9,7 +9,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from random import Random
@@ -17,7 +17,7 @@ from typing import Any
 
 import uvicorn
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from worker.sandbox.moodle_functions import FUNCTIONS
@@ -71,8 +71,9 @@ MEASURED = Cost(
 class Call:
     """One call received. Instants are of `time.monotonic()`; `ended` is that of the commit, NaN until then.
 
-    `cohorts` holds the ids of the cohorts touched and, for a creation, the idnumbers asked for. `error` is
-    Moodle's errorcode or the name of a fault; a call whose fault is named `applied_…` has been applied.
+    `cohorts` holds the ids of the cohorts touched and, for a creation, the idnumbers asked for; `removed` the
+    memberships (cohort id, user id) that it takes away. `error` is Moodle's errorcode or the name of a fault; a call
+    whose fault is named `applied_…` has been applied.
     """
 
     function: str
@@ -81,6 +82,7 @@ class Call:
     ended: float = math.nan
     items: int = 0
     cohorts: frozenset[int | str] = frozenset()
+    removed: frozenset[tuple[int, int]] = frozenset()
     error: str | None = None
 
 
@@ -110,8 +112,9 @@ class Chaos:
 
 
 class SandboxMoodle(Site):
-    """A Moodle on a port of its own. `fault`, `chaos`, `cost` and `late` may be set while it serves.
+    """A Moodle on a port of its own.
 
+    `fault`, `chaos`, `cost`, `late`, `drip` and `elsewhere` may be set while it serves.
     `calls` are in order of reception. `collisions` are the pairs of writing calls that were in flight at once
     (held by a PHP worker, and not committed) and touched the same cohort: there should never be one.
     `php_workers` is how many calls run at once; others wait, as behind nginx.
@@ -133,7 +136,8 @@ class SandboxMoodle(Site):
         self.php_workers = php_workers
         self.fault: Fault | None = None
         self.chaos: Chaos | None = None
-        self.late = 1.0
+        self.late = self.drip = 1.0
+        self.elsewhere = "https://login.example.org/"
         self.calls: list[Call] = []
         self.collisions: list[tuple[Call, Call]] = []
         self._in_flight: list[tuple[Call, Session]] = []
@@ -142,12 +146,12 @@ class SandboxMoodle(Site):
         self._running.set()
 
     @contextmanager
-    def serving(self, port: int = 0) -> Iterator[str]:
+    def serving(self, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
         """Serve in a thread until the block ends; gives the address of the site. Port 0 is any free one."""
         # Only to a socket that names its protocol does asyncio give TCP_NODELAY: 40 ms an answer.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+        listener.bind((host, port))
         listener.listen(128)
         self.url = "http://{}:{}".format(*listener.getsockname())
         self._workers = asyncio.Semaphore(self.php_workers)
@@ -216,7 +220,7 @@ class SandboxMoodle(Site):
             fault = self.fault or (self.chaos.draw() if self.chaos else None)
             call = Call(name, time.monotonic(), error=fault)
             self.calls.append(call)
-        if page := page_of(fault, self.name):
+        if page := page_of(fault, self.name, self.elsewhere):
             call.ended = time.monotonic()
             return page
         as_json = form.get("moodlewsrestformat") == "json"
@@ -229,6 +233,10 @@ class SandboxMoodle(Site):
                 response = failure(error, as_json=as_json)
             finally:
                 call.ended = time.monotonic()
+        return await self._spoilt(response, fault)
+
+    async def _spoilt(self, response: Response, fault: Fault | None) -> Response | None:
+        """Give the answer of a call that was applied as the fault lets it arrive."""
         match fault:
             case Fault.APPLIED_THEN_502:
                 return bad_gateway()
@@ -236,9 +244,18 @@ class SandboxMoodle(Site):
                 return None
             case Fault.APPLIED_THEN_EMPTY:
                 return Response("", media_type="application/json")
+            case Fault.APPLIED_THEN_STRANGE:
+                return Response('{"status":"success"}', media_type="application/json")
+            case Fault.APPLIED_THEN_DRIPPED:
+                return StreamingResponse(self._dripping(bytes(response.body)), media_type=response.media_type)
             case Fault.APPLIED_THEN_LATE:
                 await asyncio.sleep(self.late)
         return response
+
+    async def _dripping(self, body: bytes) -> AsyncIterator[bytes]:
+        for byte in body:
+            await asyncio.sleep(self.drip)
+            yield bytes([byte])
 
     async def _execute(self, call: Call, form: dict[str, Any], fault: Fault | None) -> object:
         """Compute, be in flight for as long as it costs, commit or raise."""
@@ -247,7 +264,7 @@ class SandboxMoodle(Site):
         with self._changed:
             session.run(FUNCTIONS[name], arguments)
             call.writes, call.items = FUNCTIONS[name].writes, session.items
-            call.cohorts = frozenset(session.touched)
+            call.cohorts, call.removed = frozenset(session.touched), frozenset(session.removed)
             for other, theirs in self._in_flight:
                 if call.writes and other.writes and call.cohorts & other.cohorts:
                     self.collisions.append((other, call))

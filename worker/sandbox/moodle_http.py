@@ -22,6 +22,9 @@ class Fault(StrEnum):
     WEBSERVICES_DISABLED = "webservices_disabled"
     DATABASE_DOWN = "database_down"
     PHP_DOWN = "php_down"  # 502, nothing was applied
+    TOO_MANY_CALLS = "too_many_calls"  # 429 of a proxy that counts them
+    LOGIN_PAGE = "login_page"  # 200 and a proxy's own page
+    REDIRECTED = "redirected"  # to `moodle.elsewhere`
     INVALID_TOKEN = "invalid_token"  # noqa: S105 # not a password: the name of the recorded case
     NOT_GRANTED = "not_granted"
     WRITE_REFUSED = "write_refused"  # dmlwriteexception, nothing was applied
@@ -29,6 +32,8 @@ class Fault(StrEnum):
     APPLIED_THEN_CLOSED = "applied_then_closed"  # the connection closes in the middle of the answer
     APPLIED_THEN_LATE = "applied_then_late"  # the answer comes after `moodle.late` seconds
     APPLIED_THEN_EMPTY = "applied_then_empty"  # 200 without a body
+    APPLIED_THEN_STRANGE = "applied_then_strange"  # JSON, but no answer of Moodle
+    APPLIED_THEN_DRIPPED = "applied_then_dripped"  # the answer comes byte by byte, one each `moodle.drip` seconds
 
 
 ERRORS = {  # faults that Moodle itself reports, after which nothing is applied
@@ -50,8 +55,8 @@ def bad_gateway() -> Response:
     return Response(page, 502, {"content-type": "text/html"})
 
 
-def page_of(fault: Fault | None, site_name: str) -> Response | None:
-    """Give the page of the faults that never reach the web service."""
+def page_of(fault: Fault | None, site_name: str, elsewhere: str) -> Response | None:  # noqa: PLR0911 - a page each
+    """Give the page of the faults that never reach the web service; `elsewhere` is where a redirection leads."""
     match fault:
         case Fault.MAINTENANCE_CLI:
             title = f"{html.escape(site_name)} under maintenance"
@@ -61,6 +66,13 @@ def page_of(fault: Fault | None, site_name: str) -> Response | None:
             return Response("", 403, {"content-type": HTML})
         case Fault.PHP_DOWN:
             return bad_gateway()
+        case Fault.TOO_MANY_CALLS:
+            return Response("", 429, {"content-type": HTML, "retry-after": "60"})
+        case Fault.LOGIN_PAGE:
+            form = '<form method="post"><input name="username"><input name="password" type="password"></form>'
+            return Response(f"<!DOCTYPE html>\n<html><body>{form}</body></html>\n", headers={"content-type": HTML})
+        case Fault.REDIRECTED:
+            return Response("", 307, {"location": elsewhere})
     return None
 
 

@@ -15,6 +15,7 @@ FOREIGN_UAI = "0751717J"
 FOREIGN_COMPONENT = Component("DRT", "Faculté de l'autre université")
 PERSON_BASE = 100_000  # COD_IND has nothing to do with the student number
 DAY = 86_400.0
+RENAMED = " (nouvelle maquette)"
 T = TypeVar("T")
 ELSEWHERE_EVERY = 3  # the three kinds of enrolments elsewhere, in turn
 
@@ -43,6 +44,8 @@ class University:
     uai: str = "0141408E"
     opening: datetime | None = None
     """When the first day begins; 1 September of the year unless said. What messages say doesn't depend on it."""
+    day: float = DAY
+    """How many seconds a day lasts."""
 
     health_components = frozenset({HEALTH})
     changes: Counter[str] = field(default_factory=Counter, init=False)
@@ -116,7 +119,7 @@ class University:
         Some messages are told twice, some in the wrong order; `time` and `version` say how it was. There are
         some more messages than changes, and never fewer changes than kinds.
         """
-        opening = self._opening + self._days * DAY
+        opening, pace = self._opening + self._days * self.day, self.day / DAY
         self._days += 1
         frequency: dict[Callable[[float], list[Message]], int] = {
             self._arrive: 280,
@@ -138,8 +141,8 @@ class University:
         kinds = [*frequency]
         kinds += self._random.choices(kinds, [*frequency.values()], k=max(0, changes - len(kinds)))
         self._random.shuffle(kinds)
-        told = self._rename(opening - 3_600, 1 + changes // 300)
-        for at in sorted(opening + self._random.triangular(0, 39_600, 10_800) for _ in kinds):
+        told = self._rename(opening - pace * 3_600, 1 + changes // 300)
+        for at in sorted(opening + pace * self._random.triangular(0, 39_600, 10_800) for _ in kinds):
             kind = kinds.pop()
             try:
                 told += kind(at)
@@ -155,7 +158,7 @@ class University:
         Their enrolments of the year end at the source: every other row vanishes, the rest is resigned. `truth`,
         `removals_asked` and `snapshot_rows` show it; no message tells it.
         """
-        evening = self._opening + (self._days - 0.5) * DAY
+        evening = self._opening + (self._days - 0.5) * self.day
         members = [student for student in self._records.students() if self._records.memberships(student)]
         leaving = self._random.sample(members, round(share * len(members)))
         ends = cycle(("deleted", "resigned"))
@@ -366,11 +369,12 @@ class University:
         return told
 
     def _rename(self, at: float, count: int) -> list[Message]:
-        """Rename étapes before the offices open, and one that another university spells like ours."""
+        """Rename étapes, or rename them back, before the offices open; another university spells one alike."""
         told = []
         for code in self._random.sample([*self._etapes], min(count, len(self._etapes))):
             etape = self._etapes[code]
-            self._etapes[code] = etape = replace(etape, label=f"{etape.label} (nouvelle maquette)")
+            label = etape.label.removesuffix(RENAMED)
+            self._etapes[code] = etape = replace(etape, label=label if label != etape.label else label + RENAMED)
             told.append(described(etape, self.uai, at))
             told.append(described(_foreign(etape), FOREIGN_UAI, at + 60))
             self.changes["rename"] += 1

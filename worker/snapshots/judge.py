@@ -270,4 +270,5 @@ def _span(seconds: float) -> str:
 
 
 def _list(values: Iterable[str] | Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(values)))
+    shown = list(map(str, sorted(values)))
+    return ", ".join(shown[:MOST_SHOWN]) + (", …" if len(shown) > MOST_SHOWN else "")

@@ -15,10 +15,10 @@ import orjson
 import schemas
 from worker.broker import Headers, Properties, RecordProducer, count_partitions
 from worker.errors import SourceIncomplete
+from worker.messages import STRUCTURED_HEADERS
 from worker.model import SnapshotScope
 from worker.snapshots.judge import Contents, digest, digest_text
 
-CONTENT_TYPE: Headers = (("content-type", b"application/cloudevents+json"),)
 _KIND = "fr.etape-cohorts.snapshot.{}.v1"
 
 
@@ -29,18 +29,28 @@ class Image:
     system: str
     scope: SnapshotScope
     rows: int
+    """Enrolments, by and by year below; `unknown` ones come on top."""
     rows_by_year: dict[int, int]
+    components: Counter[tuple[int, str]]
+    """Enrolments by year and code of component, which is empty where the source doesn't say it."""
+    etapes: Counter[str]
     repeated: int
+    unknown: Counter[str]
+    """What the source could not tell, by reason."""
     file: IO[bytes]
 
+    def __len__(self) -> int:
+        """Count the rows of both kinds."""
+        return self.rows + self.unknown.total()
+
     def __iter__(self) -> Iterator[bytes]:
-        """Give the rows as JSON."""
+        """Give the rows of both kinds as JSON."""
         self.file.seek(0)
         return iter(self.file)
 
 
 @contextmanager
-def collected(rows: Iterable[schemas.EnrolmentRow], scope: SnapshotScope) -> Iterator[Image]:
+def collected(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope) -> Iterator[Image]:
     """Read a source to its end, into a temporary file that lasts as long as the `with`.
 
     Raises SourceIncomplete when there is no row, when rows lie outside the scope or come from several systems, when
@@ -54,14 +64,22 @@ def collected(rows: Iterable[schemas.EnrolmentRow], scope: SnapshotScope) -> Ite
         yield image
 
 
-def _gathered(rows: Iterable[schemas.EnrolmentRow], scope: SnapshotScope, file: IO[bytes]) -> Image:
+def _gathered(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope, file: IO[bytes]) -> Image:
     contents = Contents(scope)
+    unknown: Counter[str] = Counter()
+    components: Counter[tuple[int, str]] = Counter()
+    etapes: Counter[str] = Counter()
     repeated = 0
     for row in rows:
-        if contents.add(row):
-            file.write(row.model_dump_json(exclude_none=True).encode() + b"\n")
+        if isinstance(row, schemas.UnknownRow):
+            unknown[row.reason] += 1
+        elif contents.add(row):
+            components[row.academic_year, row.etape.component.code if row.etape.component else ""] += 1
+            etapes[row.etape.code] += 1
         else:
             repeated += 1
+            continue
+        file.write(row.model_dump_json(exclude_none=True).encode() + b"\n")
     if found := contents.fault():
         raise SourceIncomplete(found[1])
     if contents.system is None:
@@ -71,7 +89,10 @@ def _gathered(rows: Iterable[schemas.EnrolmentRow], scope: SnapshotScope, file: 
         scope=scope,
         rows=contents.by_year.total(),
         rows_by_year=dict(contents.by_year),
+        components=components,
+        etapes=etapes,
         repeated=repeated,
+        unknown=unknown,
         file=file,
     )
 
@@ -128,26 +149,29 @@ class Messages:
             },
         }
         for partition in range(self._partitions):
-            yield partition, None, self._message("begin", f"{partition}/begin", data), CONTENT_TYPE
+            yield partition, None, self._message("begin", f"{partition}/begin", data), STRUCTURED_HEADERS
 
     def rows(self, rows: Iterable[bytes]) -> Iterator[tuple[int, bytes, bytes, Headers]]:
         """Tell the rows of the image; those of one student share a partition."""
         for row in rows:
-            key = orjson.loads(row)["student"]["student_id"].encode()
+            told = orjson.loads(row)
+            if "reason" in told:
+                kind, key = "unknown", (told.get("student_id") or told["enrolment_id"]).encode()
+            else:
+                kind, key = "enrolment", told["student"]["student_id"].encode()
             partition = crc32(key) % self._partitions
             number = self._rows[partition]
-            data = {"row": number, "enrolment": orjson.Fragment(row.rstrip())}
-            value = self._message("enrolment", f"{partition}/{number}", data)
+            value = self._message(kind, f"{partition}/{number}", {"row": number, kind: orjson.Fragment(row.rstrip())})
             self._rows[partition] += 1
             self._digests[partition] += digest(value)
-            yield partition, key, value, CONTENT_TYPE
+            yield partition, key, value, STRUCTURED_HEADERS
 
     def ends(self) -> Iterator[tuple[int, None, bytes, Headers]]:
         """Count what `rows` told, in every partition."""
         for partition in range(self._partitions):
             text = digest_text(self._digests[partition])
             data = {"rows": self._rows[partition], "digest": text, "total": self._rows.total()}
-            yield partition, None, self._message("end", f"{partition}/end", data), CONTENT_TYPE
+            yield partition, None, self._message("end", f"{partition}/end", data), STRUCTURED_HEADERS
 
     def _message(self, kind: str, name: str, data: dict[str, Any]) -> bytes:
         return orjson.dumps(

@@ -11,7 +11,7 @@ import schemas
 from worker import broker, messages
 from worker.broker import Properties, Record
 from worker.errors import InvalidMessage, PositionLost, Refusal, SnapshotFault, SnapshotRefused
-from worker.model import AcceptedSnapshot, EnrolmentChange, Instant, Snapshot, SnapshotScope
+from worker.model import AcceptedSnapshot, EnrolmentChange, Instant, Snapshot, SnapshotScope, Unknown
 from worker.snapshots.judge import Contents, Found, Limits, Seen, Terms, announced_fault, fault
 
 MOST_REFUSALS = 5
@@ -127,7 +127,9 @@ class _Reader:
                 seen.begin(partition, offset, data)
                 if announced_fault(data, self._terms):
                     self._refused.add(seen.id)
-            case schemas.SnapshotEnrolment(data=data) if seen.id not in self._refused:
+            case schemas.SnapshotEnrolment(data=data) | schemas.SnapshotUnknown(data=data) if (
+                seen.id not in self._refused
+            ):
                 if seen.row(partition, data.row, value):
                     self._rows.write(seen.id, partition, document)
             case schemas.SnapshotEnd(data=data):
@@ -158,7 +160,8 @@ class _Reader:
             etapes=tuple(sorted({*begin.scope.etapes})) if begin.scope.etapes else None,
         )
         contents = Contents(scope, begin.system)
-        rows = tuple(self._told(snapshot_id, taken_at, contents))
+        unknown: list[schemas.UnknownRow] = []
+        rows = tuple(self._told(snapshot_id, taken_at, contents, unknown))
         if found := contents.fault() or contents.shrinkage(self._terms.accepted, self._terms.limits):
             return found
         return Snapshot(
@@ -167,15 +170,23 @@ class _Reader:
             system=begin.system,
             scope=scope,
             rows=rows,
+            unknown=Unknown(
+                students=frozenset(row.student_id for row in unknown if row.student_id is not None),
+                enrolments=frozenset(row.enrolment_id for row in unknown if row.enrolment_id is not None),
+            ),
             passed_over=passed_over,
             ignored=self._ignored,
         )
 
-    def _told(self, snapshot_id: str, taken_at: Instant, contents: Contents) -> Iterator[EnrolmentChange]:
-        """Give the rows of a snapshot, each enrolment once, and let its contents be looked at on the way."""
+    def _told(
+        self, snapshot_id: str, taken_at: Instant, contents: Contents, unknown: list[schemas.UnknownRow]
+    ) -> Iterator[EnrolmentChange]:
+        """Give the enrolments of a snapshot, each once, and let its contents be looked at on the way."""
         for partition, document in self._rows.of(snapshot_id):
             event = schemas.SNAPSHOT_EVENTS.validate_json(document)
-            if isinstance(event, schemas.SnapshotEnrolment) and contents.add(event.data.enrolment):
+            if isinstance(event, schemas.SnapshotUnknown):
+                unknown.append(event.data.unknown)
+            elif isinstance(event, schemas.SnapshotEnrolment) and contents.add(event.data.enrolment):
                 yield messages.enrolment(
                     event.data.enrolment,
                     version=event.data.enrolment.version or 0,

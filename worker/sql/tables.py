@@ -36,6 +36,7 @@ meta = Table(
     Column("key", Text, primary_key=True, comment="instance, or policy"),
     Column("value", Text, nullable=False),
 )
+"""Or clock: see `worker.ledger.clock`."""
 
 position = Table(
     "position",
@@ -54,6 +55,7 @@ enrolment = Table(
     Column("system", Text, primary_key=True),
     Column("version", BigInteger, nullable=False),
     Column("changed_at", Float, nullable=False, comment="instant that the message carries"),
+    Column("sequence", Text, nullable=False, server_default="", comment="orders what is said under one version"),
     Column("student_id", Text, nullable=False, index=True, comment="as the source says, merges not applied"),
     Column("status", Text, nullable=False, comment="model.Status; deleted ones stay, so that nothing comes back"),
     Column("payment", Text, nullable=False, comment="model.Payment"),
@@ -65,6 +67,55 @@ enrolment = Table(
     Column("recorded_at", Float, nullable=False),
 )
 
+person = Table(
+    "person",
+    metadata,
+    Column("uai", Text, primary_key=True),
+    Column("cod_ind", BigInteger, primary_key=True, autoincrement=False),
+    Column("student_id", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("sequence", Text, nullable=False),
+    Column("changed_at", Float, nullable=False),
+)
+"""Persons of APOGEE whose student number is known; change capture names enrolments by person."""
+
+waiting = Table(
+    "waiting",
+    metadata,
+    Column("uai", Text, primary_key=True),
+    Column("enrolment_id", Text, primary_key=True),
+    Column("cod_ind", BigInteger, nullable=False, index=True),
+    Column("system", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    Column("sequence", Text, nullable=False),
+    Column("status", Text, nullable=False, comment="model.Status"),
+    Column("payment", Text, nullable=False, comment="model.Payment"),
+    Column("academic_year", Integer),
+    Column("etape", Text),
+    Column("etape_version", Text),
+    Column("component", Text),
+    Column("origin", Text, nullable=False),
+    Column("published_at", Float, nullable=False),
+)
+"""Enrolments whose person's student number isn't known yet, each as it was told last."""
+
+watched = Table(
+    "watched",
+    metadata,
+    Column("source", Text, primary_key=True, comment="a directory, by its name in the settings"),
+    Column("uuid", Text, primary_key=True, comment="of its entry"),
+    Column("csn", Text, nullable=False, comment="says which state of the entry was read"),
+    Column("terms", Text, nullable=False, comment="hash of the settings that it was understood under"),
+    Column("student_id", Text, index=True),
+    Column("rows", Text, nullable=False, comment="what it said, as JSON of EnrolmentRow"),
+    Column("version", BigInteger, nullable=False, comment="under which it was told last"),
+    Column("missed_at", Float, comment="when a look missed it first; null: it is there"),
+    Column("gone", Boolean, nullable=False, comment="whether its leaving was told"),
+    Column("unsure", Boolean, nullable=False, comment="whether it was about to be told"),
+)
+"""Entries of the directories that are watched, as they were told last; those that are gone keep their version."""
+
 snapshot = Table(
     "snapshot",
     metadata,
@@ -73,6 +124,7 @@ snapshot = Table(
     Column("system", Text, nullable=False),
     Column("scope", Text, nullable=False, comment="model.SnapshotScope, as JSON"),
     Column("rows_by_year", Text, nullable=False, comment="rows by academic year, as JSON"),
+    Column("unknown", Text, nullable=False, server_default="{}", comment="model.Unknown, as JSON"),
     Column("accepted_at", Float, nullable=False),
     Column("run", Integer, nullable=False),
 )
@@ -174,8 +226,10 @@ gap = membership.c.desired.is_distinct_from(membership.c.observed)
 """A membership that Moodle doesn't show as it must be, or may not show so."""
 Index(
     "membership_gap_ix",
-    membership.c.next_attempt_at,
+    membership.c.priority,
+    membership.c.due_by,
     membership.c.cohort_id,
+    membership.c.next_attempt_at,
     sqlite_where=gap,
     postgresql_where=gap,
 )

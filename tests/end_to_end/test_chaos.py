@@ -1,0 +1,36 @@
+"""The campaign in brief: one fault after the other, and one judgement. `make chaos` tries and judges each alone."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.campaign import tried
+from tests.chaos.faults import FAULTS
+from tests.chaos.world import living
+from tests.servers.kafka import Kafka
+from tests.servers.postgres import Postgres
+
+pytestmark = pytest.mark.end_to_end
+
+SEED = 7
+MEMORY = 160 * 1024  # kB: a worker that nothing befalls takes 100 MB
+
+
+def test_whatever_breaks_every_cohort_is_soon_true_and_nobody_was_removed_wrongly(
+    kafka: Kafka, topic: str, tmp_path: Path
+) -> None:
+    faults = [fault for fault in FAULTS if fault.brief and not fault.postgres]
+    with living(tmp_path, kafka, topic, seed=SEED) as world:
+        trial = tried(world, faults)
+    assert (trial.problem, trial.lost, trial.wrong) == ("", [], [])
+    assert trial.peak < MEMORY
+
+
+def test_a_postgresql_that_goes_away_costs_nothing_but_time(
+    kafka: Kafka, topic: str, tmp_path: Path, postgres: Postgres
+) -> None:
+    faults = [fault for fault in FAULTS if fault.brief and fault.postgres]
+    with living(tmp_path, kafka, topic, seed=SEED, postgres=postgres) as world:
+        trial = tried(world, faults)
+    assert (trial.problem, trial.lost, trial.wrong) == ("", [], [])
+    assert trial.peak < MEMORY

@@ -1,0 +1,217 @@
+"""The settings as a production Kafka needs them, and the rights of each command: enough, and none too many."""
+
+import json
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import needed
+from tests.end_to_end.installation import UAI, YEAR, enrolment, eventually, toml
+from tests.servers.secured_kafka import SecuredKafka, openid_provider, secured_kafka
+from worker import app, broker, cli, config, parts
+from worker.broker import RecordProducer
+from worker.config import KafkaSettings
+from worker.errors import BrokerError
+from worker.ledger import reading
+from worker.topics import Right, definitions, rights
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.kafka]
+
+Command = Callable[..., tuple[int, str]]
+NAMES = KafkaSettings()  # the topics and the group that these settings have unless said otherwise
+RIGHTS = rights(NAMES)
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[SecuredKafka]:
+    with needed(), secured_kafka() as kafka:
+        broker.create_topics(kafka.properties, definitions(NAMES, partitions=2, replicas=1))
+        message = (b"22000001", enrolment(1).payload())
+        letter = (NAMES.dead_letters, *message, (("__connect.errors.topic", NAMES.topics[0].encode()),))
+        RecordProducer(kafka.properties).send([(NAMES.topics[0], *message, ()), letter])
+        yield kafka
+
+
+@pytest.fixture
+def cohorts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process, as one who comes so; gives its exit code and what it said."""
+
+    def cohorts(kafka: dict[str, Any], *arguments: str) -> tuple[int, str]:
+        file = settings(tmp_path, kafka)
+        monkeypatch.setattr(sys, "argv", ["cohorts", *arguments, "--config", str(file)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, "".join(capfd.readouterr())
+
+    return cohorts
+
+
+def settings(folder: Path, kafka: dict[str, Any]) -> Path:
+    """Write the settings of who comes so to Kafka."""
+    sections = {
+        "uais": [UAI],
+        "active_years": [YEAR],
+        "platforms": {"prelude": {"mode": "manual"}},
+        "ledger": {"url": f"sqlite:///{folder / 'ledger.db'}"},
+        "web": {"port": 0},
+        "kafka": kafka,
+    }
+    file = folder / "cohorts.toml"
+    file.write_text("".join(f"{name} = {toml(value)}\n" for name, value in sections.items()), encoding="utf-8")
+    return file
+
+
+# Who one is
+
+
+@pytest.mark.parametrize("way", ["password over TLS", "certificate", "OpenID provider"])
+def test_a_worker_comes_by_the_ways_of_a_production_kafka(secured: SecuredKafka, cohorts: Command, way: str) -> None:
+    secured.add_user("known")
+    with openid_provider() as provider:
+        ways = {
+            "password over TLS": ("known", secured.by_password("known")),
+            "certificate": ("certified", secured.by_certificate()),
+            "OpenID provider": ("provided", secured.by_provider(f"{provider}/provided")),
+        }
+        user, kafka = ways[way]
+        secured.allow(user, RIGHTS["check"])
+        code, said = cohorts(kafka, "check")
+    assert code == 0, said
+    for topic in (*NAMES.topics, NAMES.snapshots, NAMES.dead_letters):
+        assert f"ok kafka {topic}: " in said
+    assert "warning kafka" not in said
+
+
+def test_a_wrong_password_is_said_and_not_shown(secured: SecuredKafka, cohorts: Command) -> None:
+    secured.add_user("known")
+    code, said = cohorts(secured.by_password("known", "not the password"), "check")
+    assert code == 1
+    assert "SASL authentication error" in said
+    assert "see kafka.bootstrap and kafka.client" in said
+    assert "not the password" not in said
+
+
+# What one may do
+
+ONE_SHOT: dict[str, tuple[str, tuple[str, ...]]] = {
+    "publish": ("publish, watch", ("publish", "messages.jsonl")),
+    "dead-letters list": ("dead-letters list, purge", ("dead-letters", "list")),
+    "purge": ("dead-letters list, purge", ("purge",)),
+    "dead-letters replay": ("dead-letters replay", ("dead-letters", "replay")),
+    "snapshot publish": ("snapshot publish", ("snapshot", "publish", "image.jsonl")),
+    "snapshot show": ("reconcile, snapshot show", ("snapshot", "show")),
+    "reconcile": ("reconcile, snapshot show", ("reconcile",)),
+}
+CASES = [(command, missing) for command, (key, _) in ONE_SHOT.items() for missing in (None, *RIGHTS[key])]
+
+
+def case(value: str | Right | None) -> str:
+    if isinstance(value, Right):
+        return f"without {value.operation} on {value.name}"
+    return value or "with its rights"
+
+
+def somebody(secured: SecuredKafka, some: Iterable[Right]) -> dict[str, Any]:
+    """Give somebody new these rights; gives how they come."""
+    user = f"user-{uuid.uuid4().hex}"
+    secured.allow(user, some)
+    return secured.by_token(user)
+
+
+@pytest.mark.parametrize(("command", "missing"), CASES, ids=case)
+def test_a_command_works_with_its_rights_and_names_what_is_missing_without_one(
+    secured: SecuredKafka, cohorts: Command, tmp_path: Path, command: str, missing: Right | None
+) -> None:
+    key, words = ONE_SHOT[command]
+    (tmp_path / "messages.jsonl").write_bytes(enrolment(1).payload() + b"\n")
+    (tmp_path / "image.jsonl").write_text(json.dumps(enrolment(1).value["data"]) + "\n", encoding="utf-8")
+    arguments = [str(tmp_path / word) if word.endswith(".jsonl") else word for word in words]
+    if command == "snapshot publish":
+        arguments += ["--years", str(YEAR), "--taken-at", datetime.now(UTC).isoformat()]
+    code, said = cohorts(somebody(secured, (right for right in RIGHTS[key] if right != missing)), *arguments)
+    if missing is None:
+        assert code == 0, said
+    else:
+        assert code in {1, 3}, said
+        assert missing.name in said
+        assert "`cohorts topics acls`" in said
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("missing", [None, *RIGHTS["run"]], ids=case)
+def test_a_worker_works_with_its_rights_and_names_what_is_missing_without_one(
+    secured: SecuredKafka, tmp_path: Path, missing: Right | None, protocol: str
+) -> None:
+    kafka = somebody(secured, (right for right in RIGHTS["run"] if right != missing))
+    kafka["client"]["group.protocol"] = protocol
+    worker = app.Worker(config.load(settings(tmp_path, kafka)))
+
+    def works() -> None:
+        with worker.running() as wait_for_end, ThreadPoolExecutor() as threads:
+            end = threads.submit(wait_for_end)
+            ledger = parts.open_ledger(config.load(tmp_path / "cohorts.toml"))
+            try:
+                eventually(lambda: end.done() or reading.status(ledger, (), 0.0).enrolments == 1)
+            finally:
+                ledger.close()
+                worker.stop()
+
+    if missing is None:
+        works()
+    else:
+        with pytest.raises(BrokerError, match="`cohorts topics acls`") as refused:
+            works()
+        assert missing.kind == "group" or missing.name in str(refused.value)
+
+
+def test_topics_are_created_and_judged_by_who_may(secured: SecuredKafka, cohorts: Command) -> None:
+    names = {"topics": ["new"], "snapshots": "new.snapshots", "dead_letters": NAMES.dead_letters}
+    needed = rights(KafkaSettings.model_validate(names))["topics create"]
+    code, said = cohorts(somebody(secured, needed) | names, "topics", "create", "--partitions", "3")
+    assert (code, said.splitlines()) == (
+        0,
+        [
+            "new: created, 3 partition(s), messages kept for 14 days",
+            "new.snapshots: created, 3 partition(s), snapshots kept for 3 days",
+            f"{NAMES.dead_letters}: is there, 1 partition(s)",
+        ],
+    )
+    found = broker.topic_settings(secured.properties, ["new"])["new"]
+    assert (found["cleanup.policy"], found["message.timestamp.type"]) == ("delete", "LogAppendTime")
+    code, said = cohorts(somebody(secured, needed) | names | {"topics": ["newer"]}, "topics", "create")
+    assert code == 3
+    assert "The topic newer cannot be created: TOPIC_AUTHORIZATION_FAILED" in said
+
+
+def test_check_warns_when_it_may_not_look_at_settings(secured: SecuredKafka, cohorts: Command) -> None:
+    sees = [right for right in RIGHTS["check"] if right.operation == "Describe"]
+    code, said = cohorts(somebody(secured, sees), "check")
+    assert code == 0
+    assert "warning kafka topics: Kafka does not tell the settings of topics: TOPIC_AUTHORIZATION_FAILED" in said
+
+
+def test_acls_prints_the_rights_of_a_command_for_kafkas_own_program(cohorts: Command) -> None:
+    code, said = cohorts({}, "topics", "acls", "--command", "run", "--principal", "User:worker")
+    assert (code, said.splitlines()) == (
+        0,
+        [
+            "# cohorts run",
+            *(
+                f"kafka-acls.sh --bootstrap-server … --add --allow-principal User:worker --operation {what}"
+                for what in (
+                    "Read --topic enrolments",
+                    "Read --group etape-cohorts",
+                    "Write --topic enrolments.dead-letters",
+                )
+            ),
+        ],
+    )

@@ -1,0 +1,58 @@
+import shutil
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from tests.builders import NOW, recorder, told, workbook
+from worker.ledger import Ledger
+from worker.model import Received
+
+
+def enrol(ledger: Ledger, students: int, etapes: int) -> None:
+    """Enrol students one after the other, each in the next étape."""
+    enrolments = [
+        told(student_id=f"2{rank:07}", enrolment_id=str(rank), etape=f"X{rank % etapes:04}") for rank in range(students)
+    ]
+    told_at = [Received(change=each, published_at=NOW - students + rank) for rank, each in enumerate(enrolments)]
+    recorder(ledger).record(told_at, now=NOW)
+
+
+def test_the_oldest_gaps_are_claimed_first_and_others_find_cohorts_left(ledger: Ledger) -> None:
+    enrol(ledger, students=96, etapes=24)
+    claimed = [workbook(ledger, holder).claim(NOW, limit=8) for holder in ("first", "second", "third")]
+    assert [gap.student_id for gap in claimed[0].gaps] == [f"2{rank:07}" for rank in (0, 1, 2, 3, 24, 25, 26, 27)]
+    assert [len(work.gaps) for work in claimed] == [8, 8, 8]
+    for one, another in combinations(claimed, 2):
+        assert not one.cohorts.keys() & another.cohorts.keys()
+
+
+def steps_of_a_claim(ledger: Ledger) -> int:
+    """Count what SQLite's virtual machine does, in hundreds of instructions."""
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    @sa.event.listens_for(ledger.engine, "checkout")
+    def count(connection: Any, *_: object) -> None:  # noqa: ANN401 - the driver's connection
+        connection.set_progress_handler(step, 100)
+
+    assert len(workbook(ledger).claim(NOW, limit=20).gaps) == 20
+    return steps
+
+
+def test_a_claim_costs_no_more_when_many_more_gaps_wait(sqlite_of_the_session: Path, tmp_path: Path) -> None:
+    steps = []
+    for students in (200, 4_000):
+        path = tmp_path / f"{students}.db"
+        shutil.copy(sqlite_of_the_session, path)
+        ledger = Ledger(f"sqlite:///{path}")
+        enrol(ledger, students, etapes=50)
+        steps.append(steps_of_a_claim(ledger))
+        ledger.close()
+    few, many = steps
+    assert many < 1.5 * few

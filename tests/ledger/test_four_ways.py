@@ -1,0 +1,119 @@
+"""The same university through every way in desires the same memberships, byte for byte."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import orjson
+import pytest
+
+from schemas import SnapshotRow
+from tests.apogee_database import apogee_database
+from tests.builders import NOW, UAI, recorder
+from tests.debezium import Capture, as_numbers
+from tests.images import LIMITS, records, sent
+from tests.ledger.test_fold import heard
+from tests.servers.postgres import Postgres
+from tests.servers.slapd import Slapd
+from tests.supann import ldif
+from worker import parts
+from worker.capture import Debezium
+from worker.config import Settings
+from worker.ledger import Ledger, reading
+from worker.model import Received, SnapshotScope, StudentRekeyed
+from worker.sandbox.university import University
+from worker.snapshots import Terms
+from worker.snapshots.reading import newest
+
+SCOPE = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({2026}))
+CHANGES = 400
+
+
+def university() -> University:
+    """Give a university before the day that everybody lives."""
+    return University(seed=12, students=500, etapes=40)
+
+
+def after_the_day() -> University:
+    living = university()
+    for _ in living.september_day(CHANGES):
+        pass
+    return living
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    yield opened
+    opened.close()
+
+
+def desired(ledger: Ledger) -> bytes:
+    """Give what is desired, as bytes. NUMBER has no leading zeros, so they are taken away from all."""
+    return written(reading.desired(ledger, "ecampus"))
+
+
+def written(members: Mapping[str, frozenset[str]]) -> bytes:
+    return orjson.dumps({etape: sorted(numbers) for etape, numbers in sorted(as_numbers(members).items()) if numbers})
+
+
+def record(ledger: Ledger, said: Iterable[Received]) -> None:
+    batch = list(said)
+    for start in range(0, len(batch), 200):
+        recorder(ledger).record(batch[start : start + 200], now=NOW)
+
+
+def snap(ledger: Ledger, rows: Iterable[SnapshotRow]) -> None:
+    """Publish a snapshot of these rows, accept and record it."""
+    messages = records(sent(rows, "night", taken_at=NOW, scope=SCOPE))
+    terms = Terms(now=NOW + 60, accepted=None, uais=SCOPE.uais, years=SCOPE.academic_years, limits=LIMITS)
+    recorder(ledger).record_snapshot(newest(messages, dict, terms), run=1, now=NOW + 60)
+
+
+def settings(**source: object) -> Settings:
+    return Settings(
+        uais=SCOPE.uais,
+        active_years=SCOPE.academic_years,
+        platforms={"ecampus": {"mode": "manual"}},
+        sources={"it": source},
+    )
+
+
+def test_through_messages(ledger: Ledger) -> None:
+    living = university()
+    changes = heard([*living.initial(), *living.september_day(CHANGES)])
+    record(ledger, (Received(change=change, published_at=NOW) for change in changes))
+    assert desired(ledger) == written(after_the_day().truth())
+
+
+def test_through_change_capture(ledger: Ledger) -> None:
+    living = university()
+    capture, reader = Capture(living), Debezium(UAI)
+    for event in [*capture.initial(), *capture.day(living.september_day(CHANGES))]:
+        changes = reader.read(value=event.value, headers=(), origin="apogee[0]@0")
+        record(ledger, (Received(change=change, published_at=NOW) for change in changes))
+    assert desired(ledger) == written(after_the_day().truth())
+
+
+def test_through_the_directory(ledger: Ledger, slapd: Slapd) -> None:
+    base = slapd.branch(ldif(after_the_day(), "{base}"))
+    directory = parts.source(settings(**slapd.settings(base).model_dump()), "it")
+    snap(ledger, directory.read(SCOPE, Counter()))
+    assert desired(ledger) == written(after_the_day().truth())
+
+
+def test_through_the_database_of_apogee(ledger: Ledger, postgres: Postgres) -> None:
+    with postgres.database() as url, apogee_database(url) as apogee:
+        apogee.load(after_the_day())
+        snap(ledger, parts.source(settings(kind="sql", url=url), "it").read(SCOPE, Counter()))
+    assert desired(ledger) == written(after_the_day().truth())
+
+
+def test_through_a_file_and_the_messages_of_merges_which_no_row_tells(ledger: Ledger, tmp_path: Path) -> None:
+    merges = (change for change in heard([*university().september_day(CHANGES)]) if isinstance(change, StudentRekeyed))
+    record(ledger, (Received(change=change, published_at=NOW) for change in merges))
+    file = tmp_path / "enrolments.jsonl"
+    rows = after_the_day().snapshot_rows()
+    file.write_bytes(b"".join(row + b"\n" for row in rows if orjson.loads(row)["academic_year"] == 2026))
+    snap(ledger, parts.source(settings(kind="file", path=file), "it").read(SCOPE, Counter()))
+    assert desired(ledger) == written(after_the_day().truth())

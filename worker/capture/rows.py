@@ -1,0 +1,176 @@
+"""What is read of Debezium's envelopes and APOGÉE's rows: an envelope bare, or as the payload beside its schema."""
+
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import AliasChoices, AliasGenerator, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from schemas.envelope import Text32, Text255
+
+_DIGITS = re.compile(r"[0-9]{1,19}(\.0*)?")
+_MOST_BYTES, _MOST_DIGITS = 16, 38  # those of Oracle's NUMBER
+_EXACT = 2.0**53
+
+
+def _number(value: object) -> object:
+    """Read a whole NUMBER: JSON's, its text, Connect's Decimal (base64), or Debezium's VariableScaleDecimal.
+
+    No text of digits is the base64 of a number that isn't negative.
+    """
+    if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
+        return int(value.strip().partition(".")[0])
+    if isinstance(value, str):
+        return _unscaled(value)
+    if isinstance(value, Mapping):
+        scale, unscaled = value.get("scale"), value.get("value")
+        if type(scale) is int and abs(scale) <= _MOST_DIGITS and isinstance(unscaled, str):
+            number, rest = divmod(_unscaled(unscaled) * 10 ** max(0, -scale), 10 ** max(0, scale))
+            if rest == 0:
+                return number
+    if type(value) is int or (isinstance(value, float) and value.is_integer() and abs(value) < _EXACT):
+        return int(value)
+    raise PydanticCustomError("not_a_number", "not a whole number in an encoding of Kafka Connect")
+
+
+def _unscaled(text: str) -> int:
+    try:
+        found = b64decode(text, validate=True)
+    except ValueError:
+        found = b""
+    if not 0 < len(found) <= _MOST_BYTES:
+        raise PydanticCustomError("not_a_number", "not a whole number in an encoding of Kafka Connect")
+    return int.from_bytes(found, "big", signed=True)
+
+
+def _tidy(value: object) -> object:
+    """Take away the padding of CHAR, and line ends within a label; nothing but that is no value."""
+    return (" ".join(value.split()) or None) if isinstance(value, str) else value
+
+
+Number = Annotated[int, BeforeValidator(_number), Field(ge=0, le=2**63 - 1)]
+Year = Annotated[Number, Field(ge=1900, le=2200)]
+Code = Annotated[Text32, BeforeValidator(_tidy)]
+MaybeCode = Annotated[Text32 | None, BeforeValidator(_tidy)]
+MaybeLabel = Annotated[Text255 | None, BeforeValidator(_tidy)]
+_Place = Annotated[str | None, Field(max_length=100, pattern="^[ -~]*$")]
+
+
+class Read(BaseModel):
+    """A part of a message; what it doesn't name is neither looked at nor kept."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class Envelope(Read):
+    """A change of a row, or a part of one."""
+
+    model_config = ConfigDict(
+        alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(name, AliasPath("payload", name)))
+    )
+
+
+class Row(Read):
+    """A row; Oracle's names of columns, or the same in lower case."""
+
+    model_config = ConfigDict(
+        alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(name.upper(), name))
+    )
+
+
+class Source(Read):
+    """Where a change was made, and when."""
+
+    table: str
+    scn: Number
+    ts_ms: Annotated[int, Field(ge=0, le=253_402_300_799_999)]
+    rs_id: _Place = None
+    ssn: Annotated[int | None, Field(ge=0, lt=10**10)] = None
+    lcr_position: _Place = None
+
+    @property
+    def changed_at(self) -> float:
+        """The instant of the change."""
+        return self.ts_ms / 1000
+
+    @property
+    def place(self) -> str:
+        """The place in the redo log, hexadecimal of fixed width, so that its text orders; empty in a snapshot."""
+        record = self.rs_id or self.lcr_position
+        return f"{record.strip()}/{self.ssn or 0:010}" if record else ""
+
+
+class Event(Envelope):
+    """A change, whatever the table."""
+
+    op: Literal["r", "c", "u", "d", "t"]
+    source: Source
+
+
+class EnrolmentKey(Row):
+    """What names a row of INS_ADM_ETP."""
+
+    cod_anu: Year
+    cod_ind: Number
+    cod_etp: Code
+    cod_vrs_vet: Number
+    num_occ_iae: Number
+
+
+class Enrolment(EnrolmentKey):
+    """A row of INS_ADM_ETP."""
+
+    eta_iae: Annotated[Literal["E", "C", "A", "R"], BeforeValidator(_tidy)]
+    eta_pmt_iae: Annotated[str | None, BeforeValidator(_tidy)]
+    cod_cmp: MaybeCode
+
+
+class Enrolments(Envelope):
+    """A change of INS_ADM_ETP."""
+
+    before: EnrolmentKey | None = None
+    after: Enrolment | None = None
+
+
+R = TypeVar("R", bound=Row)
+
+
+class After(Envelope, Generic[R]):
+    """A change of a row of another table, as the row is now."""
+
+    after: R
+
+
+class Individu(Row):
+    """A row of INDIVIDU, of which nothing else is ever to be read."""
+
+    cod_ind: Number
+    cod_etu: Number | None
+
+
+class Etape(Row):
+    """A row of ETAPE."""
+
+    cod_etp: Code
+    lib_etp: MaybeLabel
+
+
+class VersionEtape(Row):
+    """A row of VERSION_ETAPE."""
+
+    cod_etp: Code
+    cod_vrs_vet: Number
+    lib_web_vet: MaybeLabel
+
+
+class Composante(Row):
+    """A row of COMPOSANTE."""
+
+    cod_cmp: Code
+    lib_cmp: MaybeLabel
+
+
+COLUMNS = frozenset(name for row in (Enrolment, Individu, Etape, VersionEtape, Composante) for name in row.model_fields)
+"""Every column that is read, in lower case."""

@@ -1,0 +1,234 @@
+"""The gate of LDAP: a directory that is read page by page, over TLS, whole or not at all.
+
+python-ldap is an optional extra, because it has to be compiled: it is imported when a directory is opened. Whatever
+goes wrong is a SourceIncomplete that says what to do; none holds a DN, a value of an entry or a password.
+"""
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from worker.config_sources import LdapSourceSettings
+from worker.errors import SettingsError, SourceIncomplete
+
+UUIDS_A_SEARCH = 200
+_UUID, _CSN, _MODIFIED = "entryUUID", "entryCSN", "modifyTimestamp"
+_NO_CONNECTION = "it can't be reached, the connection was lost, or its certificate is wrong: look at uri and ca_file"
+_REMEDIES = {
+    "INVALID_CREDENTIALS": "the bind_dn or its password is wrong",
+    "INAPPROPRIATE_AUTH": "it can't be read anonymously: set bind_dn and password, or sasl",
+    "INSUFFICIENT_ACCESS": "whom we bind as may not read this: ask for the right to",
+    "NO_SUCH_OBJECT": "base doesn't exist, or whom we bind as may not see it",
+    "SIZELIMIT_EXCEEDED": "it gives no more entries to whom we bind as: ask for its limit of paged results to rise",
+    "ADMINLIMIT_EXCEEDED": "it gives no more entries to whom we bind as: ask for its limits to be raised",
+    "TIMELIMIT_EXCEEDED": "it takes longer than it allows itself: ask for an index on what filter names, or more time",
+    "TIMEOUT": "it takes longer than timeout_seconds: raise that, or lower page_size",
+    "REFERRAL": "it sends us on to another server: name that one in uri",
+    "UNAVAILABLE_CRITICAL_EXTENSION": "it doesn't give results by pages",
+    "SERVER_DOWN": _NO_CONNECTION,
+    "CONNECT_ERROR": _NO_CONNECTION,
+    "INVALID_DN_SYNTAX": "base or bind_dn isn't a DN",
+    "FILTER_ERROR": "filter isn't an LDAP filter",
+}
+
+Attributes = Mapping[str, tuple[str, ...]]
+"""The values of an entry by their attribute's name in lower case; what isn't there has no key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An entry, as far as it was asked for."""
+
+    uuid: str
+    """Its `entryUUID`, which lasts as long as the entry; empty where the directory has none."""
+    csn: str
+    """Differs whenever the entry has changed: `entryCSN`, or `modifyTimestamp` where there is none."""
+    attributes: Attributes
+
+
+class Directory:
+    """A connection to a directory, open within a `with`; one reading at a time.
+
+    Opening it raises SettingsError when python-ldap is missing or a file can't be used, and SourceIncomplete when the
+    directory can't be reached, isn't whom its certificate should name, or refuses us.
+    """
+
+    def __init__(self, settings: LdapSourceSettings) -> None:
+        self._settings = settings
+        self._read = 0
+
+    def __enter__(self) -> Self:
+        self._ldap = _library()
+        with self._failures("opening the directory"):
+            self._connection = self._opened()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._connection.unbind_ext()
+
+    def read(self, attributes: Sequence[str], where: str = "") -> Iterator[Attributes]:
+        """Give these attributes of the entries of the settings' base and filter, and of `where`, a filter more.
+
+        Memory holds two pages. That it ends says that the directory has given all; otherwise SourceIncomplete.
+        """
+        self._read = 0
+        with self._failures("reading the directory"):
+            for page in self._pages(attributes, f"(&{self._settings.filter}{where})"):
+                for name, found in page:
+                    if name is None:
+                        raise SourceIncomplete(f"the directory is not whole: {_REMEDIES['REFERRAL']}")
+                    self._read += 1
+                    # What isn't UTF-8 becomes characters that no message may hold: whoever reads it refuses it.
+                    yield {
+                        attribute.lower(): tuple([str(value, "utf-8", "surrogateescape") for value in values])
+                        for attribute, values in found.items()
+                    }
+
+    def entries(self, attributes: Sequence[str], where: str = "") -> Iterator[Entry]:
+        """Give the same, as entries that can be known again."""
+        return map(known_again, self.read([*attributes, _UUID, _CSN, _MODIFIED], where))
+
+    def versions(self) -> Iterator[tuple[str, str]]:
+        """Give the uuid and the csn of every entry: quicker than reading what they say."""
+        return ((entry.uuid, entry.csn) for entry in self.entries([]))
+
+    def by_uuid(self, uuids: Sequence[str], attributes: Sequence[str]) -> Iterator[Entry]:
+        """Give these entries, as far as they are still there, with these attributes."""
+        escaped = self._ldap.filter.escape_filter_chars
+        for start in range(0, len(uuids), UUIDS_A_SEARCH):
+            some = uuids[start : start + UUIDS_A_SEARCH]
+            yield from self.entries(attributes, f"(|{''.join(f'({_UUID}={escaped(uuid)})' for uuid in some)})")
+
+    def _opened(self) -> Any:  # noqa: ANN401 - the library has no types
+        """Give a new connection; its thread is left behind when that takes too long, and ends when the server moves.
+
+        libldap bounds neither a blocking handshake of TLS nor, with GnuTLS, one that doesn't block.
+        """
+        opening: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                opening.set_result(self._open())
+            except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for the result
+                opening.set_exception(error)
+
+        threading.Thread(target=run, name="directory", daemon=True).start()
+        try:
+            return opening.result(self._settings.timeout_seconds)
+        except TimeoutError:
+            raise self._ldap.TIMEOUT from None
+
+    def _open(self) -> Any:  # noqa: ANN401 - idem
+        settings = self._settings
+        connection = self._ldap.initialize(settings.uri)
+        for option, value in self._options().items():
+            connection.set_option(option, value)
+        # Until then the options of TLS are only noted, and those of the whole process are in force.
+        try:
+            connection.set_option(self._ldap.OPT_X_TLS_NEWCTX, 0)
+        except ValueError:  # all that libldap says
+            raise SettingsError(
+                "ca_file, certificate_file or key_file can't be used: one is missing, may not be read, isn't PEM, or "
+                "the key isn't that of the certificate"
+            ) from None
+        if settings.uri.startswith("ldap:"):
+            connection.start_tls_s()
+        if settings.sasl == "EXTERNAL":
+            connection.sasl_external_bind_s()
+        elif settings.sasl == "GSSAPI":
+            connection.sasl_gssapi_bind_s()
+        else:
+            password = settings.password.get_secret_value() if settings.password else ""
+            connection.simple_bind_s(settings.bind_dn or "", password)
+        _let_reads_end(connection.fileno(), settings.timeout_seconds)
+        return connection
+
+    def _options(self) -> dict[int, int | float | str]:
+        ldap, settings = self._ldap, self._settings
+        files = {
+            ldap.OPT_X_TLS_CACERTFILE: settings.ca_file,
+            ldap.OPT_X_TLS_CERTFILE: settings.certificate_file,
+            ldap.OPT_X_TLS_KEYFILE: settings.key_file,
+        }
+        return {
+            ldap.OPT_PROTOCOL_VERSION: ldap.VERSION3,
+            ldap.OPT_REFERRALS: 0,
+            ldap.OPT_TIMEOUT: settings.timeout_seconds,
+            ldap.OPT_X_TLS_REQUIRE_CERT: ldap.OPT_X_TLS_DEMAND,
+            **{option: str(path) for option, path in files.items() if path is not None},
+        }
+
+    def _pages(self, attributes: Sequence[str], where: str) -> Iterator[list[tuple[str | None, Any]]]:
+        """Give the pages; the next one is asked for before one is given, so that the directory works meanwhile."""
+        ldap = self._ldap
+        control = ldap.controls.SimplePagedResultsControl(criticality=True, size=self._settings.page_size, cookie=b"")
+
+        def ask() -> int:
+            asked: int = self._connection.search_ext(
+                self._settings.base, ldap.SCOPE_SUBTREE, where, attributes, serverctrls=[control]
+            )
+            return asked
+
+        asked = ask()
+        while True:
+            _, page, _, controls = self._connection.result3(asked, timeout=self._settings.timeout_seconds)
+            cookies = [answer.cookie for answer in controls if answer.controlType == control.controlType]
+            if len(cookies) != 1:
+                raise SourceIncomplete(f"reading the directory failed: {_REMEDIES['UNAVAILABLE_CRITICAL_EXTENSION']}")
+            [control.cookie] = cookies
+            if not control.cookie:
+                yield page
+                return
+            asked = ask()
+            yield page
+
+    @contextmanager
+    def _failures(self, doing: str) -> Iterator[None]:
+        """Say what went wrong in words of ours: the directory's may hold names."""
+        try:
+            yield
+        except self._ldap.LDAPError as error:
+            kind = type(error).__name__
+            after = f", after {self._read} entries" if self._read else ""
+            remedy = _REMEDIES.get(kind, f"its answer is {kind}")
+            raise SourceIncomplete(f"{doing} failed{after}: {remedy}") from None
+
+
+def known_again(found: Attributes) -> Entry:
+    """Give an entry with what it is known again by; raises SourceIncomplete when that isn't plain or single."""
+    uuid, csn, modified = (found.get(name.lower(), ("",)) for name in (_UUID, _CSN, _MODIFIED))
+    if any(
+        len(values) != 1 or not (values[0].isascii() and values[0].isprintable()) for values in (uuid, csn, modified)
+    ):
+        raise SourceIncomplete(f"the directory is not whole: an entry has no single {_UUID}, {_CSN} or {_MODIFIED}")
+    return Entry(uuid=uuid[0], csn=csn[0] or modified[0], attributes=found)
+
+
+def _let_reads_end(descriptor: int, seconds: float) -> None:
+    """Bound each read of the socket: libldap's time-outs don't, once an answer has begun to come."""
+    whole, part = divmod(seconds, 1)
+    with socket.socket(fileno=os.dup(descriptor)) as connection:
+        limit = struct.pack("ll", int(whole), int(part * 1_000_000))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+
+
+def _library() -> Any:  # noqa: ANN401 - it has no types
+    try:
+        import ldap  # noqa: PLC0415 - optional, and slow to import for the commands that don't need it
+        import ldap.controls  # noqa: PLC0415 - idem
+        import ldap.filter  # noqa: PLC0415 - idem
+    except ImportError:
+        raise SettingsError(
+            "reading a directory needs python-ldap: pip install 'etape-cohorts[ldap]'. It is compiled, which needs a C "
+            "compiler and headers (Debian: apt install gcc python3-dev libldap2-dev libsasl2-dev)"
+        ) from None
+    return ldap
