@@ -30,7 +30,7 @@ TAKEN_BEFORE = 14 * 3600.0  # seconds since the source was read: what it tells o
 # Who has no account is looked up again in the night, not before.
 PATIENT = {"converge": {"removal_delay_seconds": 2.0, "park_seconds": 36_000.0, "park_most_seconds": 86_400.0}}
 KILLS, CALLS = 20, 40  # killed when so many calls were made, at most
-QUIET = 180.0  # seconds until all is in step, once nothing more is killed
+QUIET = 400.0  # seconds until all is in step, once nothing more is killed
 Pairs = set[tuple[str, str]]
 
 

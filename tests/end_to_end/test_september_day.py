@@ -26,7 +26,7 @@ KILLS_BEFORE, KILLS_DURING = 4, 4
 TIMEOUT, LATE = 2.0, 3.0  # an answer that comes late is never waited for
 COST = Cost(call=0.01, added=0.0003, removed=0.0003, looked_up=0.0002, created=0.0003, cohort_read=0.00001)
 TRACE: Headers = (("trace", b"31f2"), ("nothing", None))
-QUIET = 180.0  # seconds until all is in step, once nothing more is killed
+QUIET = 400.0  # seconds until all is in step, once nothing more is killed
 
 Image = dict[str, frozenset[str]]
 Told = tuple[bytes, bytes, Headers]
@@ -203,7 +203,7 @@ def killed_and_replaced(here: Installation, found: Mapping[str, Site], worker: P
         return sum(len(site.moodle.calls) for site in found.values()) + recorded // 500
 
     before = done()
-    eventually(lambda: done() >= before + after, within=120, every=0.02)
+    eventually(lambda: done() >= before + after, within=QUIET, every=0.02)
     worker.kill()
     return here.worker()
 

@@ -38,7 +38,7 @@ LIMITS = {"calls_per_second": 1000, "timeout_seconds": TIMEOUT, "fields": 100}  
 COMMANDS = (
     ("status",), ("plan",), ("held",), ("runs",), ("positions",), ("plan", "--json"), ("status", "--json"),
 )  # fmt: skip
-QUIET = 120.0
+QUIET = 300.0
 
 
 class Day:
