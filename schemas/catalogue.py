@@ -15,7 +15,7 @@ _Message = EnrolmentState | EnrolmentDeleted | StudentRekeyed | EtapeDescribed
 _OfSnapshot = SnapshotBegin | SnapshotEnrolment | SnapshotUnknown | SnapshotEnd
 Event = Annotated[_Message, Field(discriminator="type")]
 SnapshotEvent = Annotated[_OfSnapshot, Field(discriminator="type")]
-_HIDDEN = ConfigDict(hide_input_in_errors=True)
+_HIDDEN = ConfigDict(hide_input_in_errors=True, defer_build=True)
 
 EVENTS: TypeAdapter[_Message] = TypeAdapter(Event, config=_HIDDEN)
 """Reads any message of the enrolments' topic: `EVENTS.validate_json(bytes)`."""

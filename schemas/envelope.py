@@ -53,7 +53,13 @@ Time = Annotated[
 class Contract(BaseModel):
     """A frozen value that refuses every field it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        defer_build=True,  # at the first message: most commands read none, and start sooner
+    )
 
 
 class Envelope(Contract):

@@ -5,17 +5,16 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic.command import upgrade
-from alembic.config import Config
 
 from tests.chaos.campaign import Fault
 from tests.chaos.launcher import command
 from tests.chaos.world import Pairs, World
 from tests.end_to_end.installation import YEAR
+from worker.sql.upgrade import configured
 
 KILLED, REFUSED = -9, 6
 YEARS = (YEAR - 1, YEAR)
@@ -174,8 +173,7 @@ def migration_cut(world: World, *, by_the_worker: bool) -> Iterator[None]:
 def grow_older(directory: Path) -> None:
     """Copy a ledger's rows into one of the first revision, as far as that has the columns."""
     ledger, old = directory / "ledger.db", directory / "old.db"
-    config = Config()
-    config.set_main_option("script_location", str(resources.files("worker.sql") / "migrations"))
+    config = configured()
     engine = sa.create_engine(f"sqlite:///{old}")
     with engine.begin() as connection:
         config.attributes["connection"] = connection

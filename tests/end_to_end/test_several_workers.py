@@ -96,7 +96,7 @@ def stop(worker: Process, here: Installation) -> None:
 
     def stopped() -> bool:
         worker.stop()
-        threading.Event().wait(0.05)  # what it has just sent arrives
+        threading.Event().wait(0.5)  # what it has just sent arrives, on a busy machine too
         with here.ledger.read() as connection:
             if not connection.scalar(busy, {"name": worker.name}) and connection.scalar(leased):
                 return True

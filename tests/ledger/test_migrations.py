@@ -2,11 +2,16 @@
 
 from typing import Any
 
+import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
+from worker.errors import LedgerError
 from worker.ledger import Ledger
-from worker.sql.tables import metadata
+from worker.sql.tables import REVISION, REVISIONS, metadata
+from worker.sql.upgrade import configured
 
 
 def test_all_migrations_together_give_the_tables_as_they_are_declared(ledger: Ledger) -> None:
@@ -14,3 +19,16 @@ def test_all_migrations_together_give_the_tables_as_they_are_declared(ledger: Le
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         differences: list[Any] = compare_metadata(context, metadata)
     assert differences == []
+
+
+def test_the_newest_migration_is_the_one_that_a_ledger_is_expected_to_have() -> None:
+    assert ScriptDirectory.from_config(configured()).get_current_head() == REVISION
+
+
+def test_a_ledger_of_a_newer_version_is_refused_and_stays_as_it_is(ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        connection.execute(sa.update(REVISIONS).values(version_num="9999"))
+    with pytest.raises(LedgerError, match=r"another version of this program wrote the ledger: .*9999"):
+        Ledger(ledger.engine.url.render_as_string(hide_password=False))
+    with ledger.read() as connection:
+        assert connection.scalars(sa.select(REVISIONS.c.version_num)).all() == ["9999"]

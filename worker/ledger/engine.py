@@ -6,13 +6,9 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib import resources
 from operator import itemgetter
 from typing import Any
 
-import alembic.command
-import alembic.config
-import alembic.util
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -53,9 +49,9 @@ class Ledger:
             self.close()
             reason = getattr(error, "orig", None) or error
             raise LedgerError(f"{public}: the ledger cannot be opened: {reason}") from None
-        except alembic.util.CommandError as error:
+        except LedgerError as error:
             self.close()
-            raise LedgerError(f"{public}: another version of this program wrote the ledger: {error}") from None
+            raise LedgerError(f"{public}: {error}") from None
         self.name = self.engine.dialect.name
 
     @contextmanager
@@ -254,10 +250,11 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def _migrate(connection: sa.Connection) -> None:
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(resources.files("worker.sql") / "migrations"))
-    config.attributes["connection"] = connection
-    alembic.command.upgrade(config, "head")
+    written = sa.inspect(connection).has_table(tables.REVISIONS.name)
+    if not written or connection.scalar(sa.select(tables.REVISIONS.c.version_num)) != tables.REVISION:
+        from worker.sql.upgrade import upgrade  # noqa: PLC0415 - Alembic takes long to import, and is rarely needed
+
+        upgrade(connection)
 
 
 def _instance(connection: sa.Connection) -> str:

@@ -28,6 +28,11 @@ metadata = MetaData(
     }
 )
 
+REVISION = "0006"
+"""The newest migration."""
+REVISIONS = Table("alembic_version", MetaData(), Column("version_num", Text))
+"""Where Alembic notes the newest migration that was made."""
+
 _Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
 
 meta = Table(
