@@ -7,7 +7,10 @@ import sqlalchemy as sa
 
 from tests.builders import NOW, recorder, told, workbook
 from worker.ledger import Ledger
-from worker.model import Received
+from worker.model import Action, Received
+from worker.sql.tables import journal, membership
+
+DAY = 86_400.0
 
 
 def enrol(ledger: Ledger, students: int, etapes: int) -> None:
@@ -52,6 +55,25 @@ def test_a_claim_costs_no_more_when_many_more_gaps_wait(sqlite_of_the_session: P
         shutil.copy(sqlite_of_the_session, path)
         ledger = Ledger(f"sqlite:///{path}")
         enrol(ledger, students, etapes=50)
+        steps.append(steps_of_a_claim(ledger))
+        ledger.close()
+    few, many = steps
+    assert many < 1.5 * few
+
+
+def test_removals_are_judged_at_no_more_cost_after_a_year_of_other_changes(
+    sqlite_of_the_session: Path, tmp_path: Path
+) -> None:
+    steps = []
+    for changes in (1, 20_000):
+        path = tmp_path / f"{changes}.db"
+        shutil.copy(sqlite_of_the_session, path)
+        ledger = Ledger(f"sqlite:///{path}")
+        enrol(ledger, students=20, etapes=20)
+        change = {"at": NOW - 30 * DAY, "platform": "ecampus", "cohort": "X0001", "cohort_id": 1, "action": Action.ADD}
+        with ledger.write() as connection:
+            connection.execute(sa.update(membership).values(desired=False, observed=True, next_attempt_at=NOW))
+            connection.execute(sa.insert(journal), [change] * changes)
         steps.append(steps_of_a_claim(ledger))
         ledger.close()
     few, many = steps
