@@ -63,7 +63,7 @@ def run() -> Iterator[Figure]:
         stack.enter_context(running(file))
         coming = iter(new.items())
         for rate, messages, night in STREAMS:
-            some = dict(islice(coming, scaled(messages, least=20)))
+            some = dict(islice(coming, scaled(messages, least=5)))
             with _nights(broker, ours, rows) if night else nullcontext():
                 published = _publish(broker, some, rate)
                 seen = _arrived(moodle, published)
@@ -82,7 +82,7 @@ def _new(university: University) -> dict[tuple[str, str], Message]:
     told = [(key, message) for message in university.initial() if (key := _membership(message)) is not None]
     times = Counter(key for key, _ in told)
     truth = {(cohort, f"e{number}") for cohort, some in university.truth().items() for number in some}
-    most = sum(scaled(messages, least=20) for _, messages, _ in STREAMS)
+    most = sum(scaled(messages, least=5) for _, messages, _ in STREAMS)
     alone = ((key, message) for key, message in told if times[key] == 1 and key in truth)
     return dict(islice(alone, most))
 

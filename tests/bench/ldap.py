@@ -22,7 +22,7 @@ from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.university import University
 
 TITLE = "From a directory to a published snapshot"
-ROUNDS = 5
+ROUNDS = scaled(5, least=1)
 PARTITIONS = 16  # the embedded broker keeps 5 MiB in each
 STUDENTS = scaled(35_000)
 FEW = STUDENTS // 10

@@ -42,7 +42,7 @@ from worker.sandbox.university import University
 from worker.sql import tables
 
 TITLE = "Messages into the ledger"
-ROUNDS = 3
+ROUNDS = scaled(3, least=1)
 BATCH = 2_000
 LATER = timedelta(days=3 * 365)
 """Than the first messages, which are of two years."""

@@ -36,7 +36,7 @@ from worker.sandbox.moodle import MEASURED, Cost
 from worker.sandbox.university import University
 
 TITLE = "Memberships on Moodle"
-ROUNDS = 3
+ROUNDS = scaled(3, least=1)
 """Of what doesn't sleep: the others are disturbed least."""
 NAIVE_CALLS = 60
 FIXED = (50, 200, 500)

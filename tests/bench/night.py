@@ -35,7 +35,7 @@ from worker.sandbox.records import Message
 from worker.sandbox.university import University
 
 TITLE = "A night without drift"
-ROUNDS = 5
+ROUNDS = scaled(5, least=1)
 BATCH = 2_000
 PARTITIONS = 16  # the embedded broker keeps 5 MiB in each
 

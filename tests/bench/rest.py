@@ -25,7 +25,7 @@ from worker.sandbox.moodle import MEASURED, Cost
 from worker.sandbox.university import University
 
 TITLE = "Starting, and doing nothing"
-ROUNDS = 5
+ROUNDS = scaled(5, least=1)
 SETTLE_SECONDS, IDLE_SECONDS = scaled(5, least=1), scaled(60, least=2)
 TICKS = os.sysconf("SC_CLK_TCK")
 PARTITIONS = 6
