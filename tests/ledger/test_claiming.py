@@ -1,4 +1,6 @@
 import shutil
+from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,8 @@ def test_the_oldest_gaps_are_claimed_first_and_others_find_cohorts_left(ledger: 
         assert not one.cohorts.keys() & another.cohorts.keys()
 
 
-def steps_of_a_claim(ledger: Ledger) -> int:
-    """Count what SQLite's virtual machine does, in hundreds of instructions."""
+def steps_of(ledger: Ledger, work: Callable[[], Any]) -> int:
+    """Count what SQLite's virtual machine does meanwhile, in hundreds of instructions."""
     steps = 0
 
     def step() -> int:
@@ -44,8 +46,12 @@ def steps_of_a_claim(ledger: Ledger) -> int:
     def count(connection: Any, *_: object) -> None:  # noqa: ANN401 - the driver's connection
         connection.set_progress_handler(step, 100)
 
-    assert len(workbook(ledger).claim(NOW, limit=20).gaps) == 20
+    work()
     return steps
+
+
+def claim(ledger: Ledger) -> None:
+    assert len(workbook(ledger).claim(NOW, limit=20).gaps) == 20
 
 
 def test_a_claim_costs_no_more_when_many_more_gaps_wait(sqlite_of_the_session: Path, tmp_path: Path) -> None:
@@ -55,7 +61,7 @@ def test_a_claim_costs_no_more_when_many_more_gaps_wait(sqlite_of_the_session: P
         shutil.copy(sqlite_of_the_session, path)
         ledger = Ledger(f"sqlite:///{path}")
         enrol(ledger, students, etapes=50)
-        steps.append(steps_of_a_claim(ledger))
+        steps.append(steps_of(ledger, partial(claim, ledger)))
         ledger.close()
     few, many = steps
     assert many < 1.5 * few
@@ -74,7 +80,23 @@ def test_removals_are_judged_at_no_more_cost_after_a_year_of_other_changes(
         with ledger.write() as connection:
             connection.execute(sa.update(membership).values(desired=False, observed=True, next_attempt_at=NOW))
             connection.execute(sa.insert(journal), [change] * changes)
-        steps.append(steps_of_a_claim(ledger))
+        steps.append(steps_of(ledger, partial(claim, ledger)))
+        ledger.close()
+    few, many = steps
+    assert many < 1.5 * few
+
+
+def test_students_whose_accounts_are_found_are_woken_at_no_more_cost_where_there_are_many_cohorts(
+    sqlite_of_the_session: Path, tmp_path: Path
+) -> None:
+    steps = []
+    for etapes in (100, 2_000):
+        path = tmp_path / f"{etapes}.db"
+        shutil.copy(sqlite_of_the_session, path)
+        ledger = Ledger(f"sqlite:///{path}")
+        enrol(ledger, students=2_000, etapes=etapes)
+        students = [f"2{rank:07}" for rank in range(100)]
+        steps.append(steps_of(ledger, partial(workbook(ledger).wake, students, NOW)))
         ledger.close()
     few, many = steps
     assert many < 1.5 * few

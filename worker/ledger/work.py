@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from worker.errors import LeaseLost
 from worker.ledger import clock
-from worker.ledger.engine import Ledger, chunks, select_in, upsert
+from worker.ledger.engine import Ledger, among, select_in, upsert
 from worker.ledger.guarding import approved, hold
 from worker.model import Action, Cohort, CohortState, Gap, Instant, Limit, PlatformState, Reason
 from worker.plan import Guard
@@ -151,9 +151,7 @@ class Workbook:
                 (row.cohort_id, row.student_id): row.desired
                 for row in select_in(
                     connection,
-                    sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.desired).where(
-                        membership.c.cohort_id.in_(ids)
-                    ),
+                    sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.desired),
                     membership.c.student_id,
                     {gap.student_id for gap, _ in items},
                 )
@@ -323,13 +321,14 @@ class Workbook:
 
     def wake(self, students: Collection[str], now: Instant) -> None:
         """Try at once what was parked for want of the accounts of these students."""
-        here = sa.select(cohort.c.id).where(cohort.c.platform == self._platform)
-        parked = sa.and_(gap, membership.c.cohort_id.in_(here), membership.c.reason.in_([r.value for r in Reason]))
+        if not students:
+            return
+        # A correlated EXISTS: given a list of cohorts, SQLite would look up every student in each.
+        here = sa.exists().where(cohort.c.id == membership.c.cohort_id, cohort.c.platform == self._platform)
+        parked = sa.and_(gap, membership.c.reason.in_([r.value for r in Reason]), here)
         with self._ledger.write() as connection:
-            for some in chunks(students):
-                connection.execute(
-                    sa.update(membership).where(parked, membership.c.student_id.in_(some)).values(next_attempt_at=now)
-                )
+            theirs = among(connection, membership.c.student_id, list(students))
+            connection.execute(sa.update(membership).where(parked, theirs).values(next_attempt_at=now))
 
     def stays(self, cohort_ids: Collection[int]) -> list[sa.Row[Any]]:
         """Desired members of these cohorts (cohort_id, student_id, login, user_id): their accounts must stay."""
