@@ -201,9 +201,9 @@ def _staying(connection: sa.Connection, platform: str) -> set[str]:
     leaving = (
         sa.select(membership.c.student_id).join(cohort).where(cohort.c.platform == platform, gap, ~membership.c.desired)
     )
-    elsewhere = (
-        sa.select(membership.c.student_id)
-        .join(cohort)
-        .where(cohort.c.platform == platform, membership.c.desired, membership.c.student_id.in_(leaving))
+    # A correlated EXISTS: given the cohorts, SQLite would look up every student in each.
+    here = sa.exists().where(cohort.c.id == membership.c.cohort_id, cohort.c.platform == platform)
+    elsewhere = sa.select(membership.c.student_id).where(
+        membership.c.desired, membership.c.student_id.in_(leaving), here
     )
     return set(connection.scalars(elsewhere.distinct()))

@@ -8,8 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from tests.builders import NOW, recorder, told, workbook
-from worker.ledger import Ledger
+from worker.ledger import Ledger, planning
 from worker.model import Action, Received
+from worker.plan import Guard
 from worker.sql.tables import journal, membership
 
 DAY = 86_400.0
@@ -100,3 +101,23 @@ def test_students_whose_accounts_are_found_are_woken_at_no_more_cost_where_there
         ledger.close()
     few, many = steps
     assert many < 1.5 * few
+
+
+def test_a_plan_costs_no_more_where_there_are_many_cohorts(sqlite_of_the_session: Path, tmp_path: Path) -> None:
+    def plan(ledger: Ledger) -> None:
+        with ledger.read() as connection:
+            shown = planning.planned(connection, "ecampus", Guard(), NOW)
+        assert sum(len(of.pairs) for of in shown.cohorts) == 2_000
+
+    steps = []
+    for etapes in (100, 2_000):
+        path = tmp_path / f"{etapes}.db"
+        shutil.copy(sqlite_of_the_session, path)
+        ledger = Ledger(f"sqlite:///{path}")
+        enrol(ledger, students=2_000, etapes=etapes)
+        with ledger.write() as connection:
+            connection.execute(sa.update(membership).values(desired=False, observed=True))
+        steps.append(steps_of(ledger, partial(plan, ledger)))
+        ledger.close()
+    few, many = steps
+    assert many < 3 * few  # of which each is shown
