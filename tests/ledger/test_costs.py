@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tests.builders import NOW, recorder, told, workbook
-from worker.ledger import Ledger, planning
+from worker.ledger import Ledger, planning, runs
 from worker.model import Action, Received
 from worker.plan import Guard
 from worker.sql.tables import journal, membership
@@ -121,3 +121,20 @@ def test_a_plan_costs_no_more_where_there_are_many_cohorts(sqlite_of_the_session
         ledger.close()
     few, many = steps
     assert many < 3 * few  # of which each is shown
+
+
+def test_what_is_left_of_a_night_is_counted_at_no_more_cost_where_many_are_members(
+    sqlite_of_the_session: Path, tmp_path: Path
+) -> None:
+    steps = []
+    for students in (200, 4_000):
+        path = tmp_path / f"{students}.db"
+        shutil.copy(sqlite_of_the_session, path)
+        ledger = Ledger(f"sqlite:///{path}")
+        enrol(ledger, students, etapes=20)
+        with ledger.write() as connection:
+            connection.execute(sa.update(membership).values(observed=True))
+        steps.append(steps_of(ledger, partial(runs.open_gaps, ledger, 1, ["ecampus"])))
+        ledger.close()
+    few, many = steps
+    assert many < 1.5 * few + 1
