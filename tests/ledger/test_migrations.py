@@ -25,10 +25,12 @@ def test_the_newest_migration_is_the_one_that_a_ledger_is_expected_to_have() -> 
     assert ScriptDirectory.from_config(configured()).get_current_head() == REVISION
 
 
-def test_a_ledger_of_a_newer_version_is_refused_and_stays_as_it_is(ledger: Ledger) -> None:
+def test_a_ledger_of_a_newer_version_is_refused_and_stays_as_it_is(ledger_url: str) -> None:
+    ledger = Ledger(ledger_url)
     with ledger.write() as connection:
         connection.execute(sa.update(REVISIONS).values(version_num="9999"))
     with pytest.raises(LedgerError, match=r"another version of this program wrote the ledger: .*9999"):
-        Ledger(ledger.engine.url.render_as_string(hide_password=False))
+        Ledger(ledger_url)
     with ledger.read() as connection:
         assert connection.scalars(sa.select(REVISIONS.c.version_num)).all() == ["9999"]
+    ledger.close()
