@@ -1,19 +1,21 @@
 import shutil
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from tests.builders import NOW, recorder, told, workbook
+from tests.ledger.scenes import DAY
 from worker.ledger import Ledger, planning, runs
 from worker.model import Action, Received
 from worker.plan import Guard
 from worker.sql.tables import journal, membership
 
-DAY = 86_400.0
+Enrolled = Callable[..., AbstractContextManager[Ledger]]
 
 
 def enrol(ledger: Ledger, students: int, etapes: int) -> None:
@@ -34,107 +36,101 @@ def test_the_oldest_gaps_are_claimed_first_and_others_find_cohorts_left(ledger: 
         assert not one.cohorts.keys() & another.cohorts.keys()
 
 
-def steps_of(ledger: Ledger, work: Callable[[], Any]) -> int:
-    """Count what SQLite's virtual machine does meanwhile, in hundreds of instructions."""
-    steps = 0
+@pytest.fixture
+def enrolled(sqlite_of_the_session: Path, tmp_path: Path) -> Enrolled:
+    """Gives ledgers of SQLite with so many students in so many étapes."""
+
+    @contextmanager
+    def opened(*, students: int, etapes: int) -> Iterator[Ledger]:
+        path = tmp_path / f"{students}-{etapes}.db"
+        shutil.copy(sqlite_of_the_session, path)
+        with closing(Ledger(f"sqlite:///{path}")) as ledger:
+            enrol(ledger, students, etapes)
+            yield ledger
+
+    return opened
+
+
+@contextmanager
+def counted(ledger: Ledger, steps: list[int]) -> Iterator[None]:
+    """Append what SQLite's virtual machine does within the block, in hundreds of instructions."""
+    done = 0
 
     def step() -> int:
-        nonlocal steps
-        steps += 1
+        nonlocal done
+        done += 1
         return 0
 
     @sa.event.listens_for(ledger.engine, "checkout")
     def count(connection: Any, *_: object) -> None:  # noqa: ANN401 - the driver's connection
         connection.set_progress_handler(step, 100)
 
-    work()
-    return steps
+    yield
+    steps.append(done)
 
 
-def claim(ledger: Ledger) -> None:
-    assert len(workbook(ledger).claim(NOW, limit=20).gaps) == 20
+def set_all(ledger: Ledger, **values: object) -> None:
+    """Set columns of all memberships."""
+    with ledger.write() as connection:
+        connection.execute(sa.update(membership).values(**values))
 
 
-def test_a_claim_costs_no_more_when_many_more_gaps_wait(sqlite_of_the_session: Path, tmp_path: Path) -> None:
-    steps = []
+def test_a_claim_costs_no_more_when_many_more_gaps_wait(enrolled: Enrolled) -> None:
+    steps: list[int] = []
     for students in (200, 4_000):
-        path = tmp_path / f"{students}.db"
-        shutil.copy(sqlite_of_the_session, path)
-        ledger = Ledger(f"sqlite:///{path}")
-        enrol(ledger, students, etapes=50)
-        steps.append(steps_of(ledger, partial(claim, ledger)))
-        ledger.close()
+        with enrolled(students=students, etapes=50) as ledger:
+            with counted(ledger, steps):
+                work = workbook(ledger).claim(NOW, limit=20)
+            assert len(work.gaps) == 20
     few, many = steps
     assert many < 1.5 * few
 
 
-def test_removals_are_judged_at_no_more_cost_after_a_year_of_other_changes(
-    sqlite_of_the_session: Path, tmp_path: Path
-) -> None:
-    steps = []
+def test_removals_are_judged_at_no_more_cost_after_a_year_of_other_changes(enrolled: Enrolled) -> None:
+    change = {"at": NOW - 30 * DAY, "platform": "ecampus", "cohort": "X0001", "cohort_id": 1, "action": Action.ADD}
+    steps: list[int] = []
     for changes in (1, 20_000):
-        path = tmp_path / f"{changes}.db"
-        shutil.copy(sqlite_of_the_session, path)
-        ledger = Ledger(f"sqlite:///{path}")
-        enrol(ledger, students=20, etapes=20)
-        change = {"at": NOW - 30 * DAY, "platform": "ecampus", "cohort": "X0001", "cohort_id": 1, "action": Action.ADD}
-        with ledger.write() as connection:
-            connection.execute(sa.update(membership).values(desired=False, observed=True, next_attempt_at=NOW))
-            connection.execute(sa.insert(journal), [change] * changes)
-        steps.append(steps_of(ledger, partial(claim, ledger)))
-        ledger.close()
+        with enrolled(students=20, etapes=20) as ledger:
+            set_all(ledger, desired=False, observed=True, next_attempt_at=NOW)
+            with ledger.write() as connection:
+                connection.execute(sa.insert(journal), [change] * changes)
+            with counted(ledger, steps):
+                work = workbook(ledger).claim(NOW, limit=20)
+            assert len(work.gaps) == 20
     few, many = steps
     assert many < 1.5 * few
 
 
 def test_students_whose_accounts_are_found_are_woken_at_no_more_cost_where_there_are_many_cohorts(
-    sqlite_of_the_session: Path, tmp_path: Path
+    enrolled: Enrolled,
 ) -> None:
-    steps = []
+    found = [f"2{rank:07}" for rank in range(100)]
+    steps: list[int] = []
     for etapes in (100, 2_000):
-        path = tmp_path / f"{etapes}.db"
-        shutil.copy(sqlite_of_the_session, path)
-        ledger = Ledger(f"sqlite:///{path}")
-        enrol(ledger, students=2_000, etapes=etapes)
-        students = [f"2{rank:07}" for rank in range(100)]
-        steps.append(steps_of(ledger, partial(workbook(ledger).wake, students, NOW)))
-        ledger.close()
+        with enrolled(students=2_000, etapes=etapes) as ledger, counted(ledger, steps):
+            workbook(ledger).wake(found, NOW)
     few, many = steps
     assert many < 1.5 * few
 
 
-def test_a_plan_costs_no_more_where_there_are_many_cohorts(sqlite_of_the_session: Path, tmp_path: Path) -> None:
-    def plan(ledger: Ledger) -> None:
-        with ledger.read() as connection:
-            shown = planning.planned(connection, "ecampus", Guard(), NOW)
-        assert sum(len(of.pairs) for of in shown.cohorts) == 2_000
-
-    steps = []
+def test_a_plan_costs_no_more_where_there_are_many_cohorts(enrolled: Enrolled) -> None:
+    steps: list[int] = []
     for etapes in (100, 2_000):
-        path = tmp_path / f"{etapes}.db"
-        shutil.copy(sqlite_of_the_session, path)
-        ledger = Ledger(f"sqlite:///{path}")
-        enrol(ledger, students=2_000, etapes=etapes)
-        with ledger.write() as connection:
-            connection.execute(sa.update(membership).values(desired=False, observed=True))
-        steps.append(steps_of(ledger, partial(plan, ledger)))
-        ledger.close()
+        with enrolled(students=2_000, etapes=etapes) as ledger:
+            set_all(ledger, desired=False, observed=True)
+            with counted(ledger, steps), ledger.read() as connection:
+                shown = planning.planned(connection, "ecampus", Guard(), NOW)
+            assert sum(len(of.pairs) for of in shown.cohorts) == 2_000
     few, many = steps
     assert many < 3 * few  # of which each is shown
 
 
-def test_what_is_left_of_a_night_is_counted_at_no_more_cost_where_many_are_members(
-    sqlite_of_the_session: Path, tmp_path: Path
-) -> None:
-    steps = []
+def test_what_is_left_of_a_night_is_counted_at_no_more_cost_where_many_are_members(enrolled: Enrolled) -> None:
+    steps: list[int] = []
     for students in (200, 4_000):
-        path = tmp_path / f"{students}.db"
-        shutil.copy(sqlite_of_the_session, path)
-        ledger = Ledger(f"sqlite:///{path}")
-        enrol(ledger, students, etapes=20)
-        with ledger.write() as connection:
-            connection.execute(sa.update(membership).values(observed=True))
-        steps.append(steps_of(ledger, partial(runs.open_gaps, ledger, 1, ["ecampus"])))
-        ledger.close()
+        with enrolled(students=students, etapes=20) as ledger:
+            set_all(ledger, observed=True)
+            with counted(ledger, steps):
+                assert runs.open_gaps(ledger, 1, ["ecampus"]) == 0
     few, many = steps
     assert many < 1.5 * few + 1
