@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -32,11 +32,12 @@ from tests.wire.world import (
     WRITES,
     Build,
     World,
+    book_around,
     platform,
 )
 from worker.converge import DENIED_RETRY_SECONDS, Lane
 from worker.errors import MoodleUnavailable
-from worker.ledger import Workbook, reading
+from worker.ledger import reading
 from worker.model import (
     CohortState,
     EtapeDescribed,
@@ -742,19 +743,6 @@ class Death:
         self.step()
         yield
 
-    def book(self, book: Workbook) -> Workbook:
-        death = self
-
-        class Mortal:
-            def __getattr__(self, name: str) -> object:
-                def call(*arguments: Any, **named: Any) -> object:  # noqa: ANN401 # those of the method
-                    with death.around(name):
-                        return getattr(book, name)(*arguments, **named)
-
-                return call
-
-        return cast("Workbook", Mortal())
-
 
 def test_a_worker_that_dies_at_any_moment_leaves_nothing_wrong(tmp_path: Path, empty_ledger: Path) -> None:
     deaths = 0
@@ -791,7 +779,7 @@ def a_worker_dies(world: World, death: Death) -> bool:
     world.now += COALESCE
     wire = world.connect("ecampus")
     wire.around = death.around
-    doomed = world.lane(world.platforms[0], "doomed", wire=wire, book=death.book)
+    doomed = world.lane(world.platforms[0], "doomed", wire=wire, book=partial(book_around, around=death.around))
     finished = False
     try:
         while doomed.turn():
@@ -819,7 +807,7 @@ def test_a_dead_workers_cohorts_wait_for_its_lease(world: World) -> None:
     world.enrol("s1", "L1DROI")
     world.now += COALESCE
     death = Death(left=5)
-    doomed = world.lane(world.platforms[0], "doomed", book=death.book)
+    doomed = world.lane(world.platforms[0], "doomed", book=partial(book_around, around=death.around))
     with pytest.raises(Died):
         doomed.turn()
     asked = len(world.moodle.calls)

@@ -7,15 +7,27 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
 
-from tests.wire.world import ADD, COALESCE, CREATE, LEASE, REMOVAL_DELAY, REMOVE, TOKEN, UPDATE, World, platform
+from tests.wire.world import (
+    ADD,
+    COALESCE,
+    CREATE,
+    LEASE,
+    REMOVAL_DELAY,
+    REMOVE,
+    TOKEN,
+    UPDATE,
+    World,
+    book_around,
+    platform,
+)
 from worker import adoption
-from worker.ledger import Workbook, reading
+from worker.ledger import reading
 from worker.model import CohortState
 from worker.moodle import MoodleReader
 from worker.sandbox.moodle import SandboxMoodle
@@ -41,19 +53,6 @@ class Stop:
     def around(self, called: str) -> Iterator[None]:
         self.step(called)
         yield
-
-    def book(self, book: Workbook) -> Workbook:
-        stop = self
-
-        class Sleepy:
-            def __getattr__(self, name: str) -> object:
-                def call(*arguments: Any, **named: Any) -> object:  # noqa: ANN401 # those of the method
-                    with stop.around(name):
-                        return getattr(book, name)(*arguments, **named)
-
-                return call
-
-        return cast("Workbook", Sleepy())
 
 
 def busy(world: World) -> None:
@@ -94,7 +93,7 @@ def goes_on(world: World, left: int, *, back: bool) -> str:
     stop = Stop(left, lambda: others_go_on(world, back=back))
     wire = world.connect("ecampus")
     wire.around = stop.around
-    zombie = world.lane(world.platforms[0], "zombie", wire=wire, book=stop.book)
+    zombie = world.lane(world.platforms[0], "zombie", wire=wire, book=partial(book_around, around=stop.around))
     while zombie.turn():
         pass
     world.lanes["ecampus"] = [world.lane(world.platforms[0], "successor")]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -63,6 +63,20 @@ class SandboxWire(Wire):
 
         with self.around(function):
             return super().write(function, arguments, before=checked)
+
+
+def book_around(book: Workbook, around: Callable[[str], AbstractContextManager[None]]) -> Workbook:
+    """Give a workbook whose every call is made within `around` of its name."""
+
+    class Around:
+        def __getattr__(self, name: str) -> object:
+            def call(*arguments: Any, **named: Any) -> object:  # noqa: ANN401 # those of the method
+                with around(name):
+                    return getattr(book, name)(*arguments, **named)
+
+            return call
+
+    return cast("Workbook", Around())
 
 
 @dataclass

@@ -11,7 +11,7 @@ from worker.ledger.engine import among, select_in, upsert
 from worker.ledger.facts import Trigger, Triggers
 from worker.model import OF_ACCOUNTS, Cause, CohortState, Instant, Kept, Reason, Status
 from worker.rules import Mapper, Mode, WantedCohort, canonical
-from worker.sql.tables import cohort, component, enrolment, etape, gap, membership, student
+from worker.sql.tables import cohort, component, enrolment, etape, gap, in_cohort, membership, student
 
 PROMISE_SECONDS = 24 * 3600
 """A change is on Moodle this long after its publication, at most."""
@@ -84,8 +84,7 @@ class Deriver:
         numbers = list(students)
         if not numbers:
             return
-        # A correlated EXISTS: given a list of cohorts, SQLite would look up every student in each.
-        here = sa.exists().where(cohort.c.id == membership.c.cohort_id, cohort.c.platform.in_(self._platforms))
+        here = in_cohort(cohort.c.platform.in_(self._platforms))
         parked = sa.and_(gap, membership.c.reason.in_(OF_ACCOUNTS), here)
         again = sa.update(membership).where(parked, among(connection, membership.c.student_id, numbers))
         connection.execute(again.values(next_attempt_at=now + self._coalesce))
@@ -93,7 +92,7 @@ class Deriver:
     def begin_writing(self, connection: sa.Connection, now: Instant) -> None:
         """Have done at once what was only observed, on platforms that may be written from now on."""
         written = [p.name for p in self.mapper.policy.platforms if p.mode is Mode.AUTOMATIC]
-        here = sa.exists().where(cohort.c.id == membership.c.cohort_id, cohort.c.platform.in_(written))
+        here = in_cohort(cohort.c.platform.in_(written))
         observed = sa.update(membership).where(gap, membership.c.reason == Reason.OBSERVE, here)
         connection.execute(observed.values(next_attempt_at=now, reason=None, attempts=0))
         unnamed = sa.update(cohort).where(cohort.c.platform.in_(written), cohort.c.attempts == 0)

@@ -25,6 +25,12 @@ def _pending(now: Instant) -> sa.ColumnElement[bool]:
     return sa.and_(leaving, soon, sa.not_(sa.func.coalesce(approved(now), sa.false())))
 
 
+def members_by_cohort(connection: sa.Connection) -> dict[int, int]:
+    """Count the members that Moodle shows, or may show, of all platforms; cohorts without any are missing."""
+    there = sa.select(_OF, sa.func.count()).where(membership.c.observed.is_distinct_from(sa.false()))
+    return dict(map(tuple, connection.execute(there.group_by(_OF))))
+
+
 def judged(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -> Judgement:
     """Judge all removals of a platform; nothing is written."""
     found, members = _seen(connection, platform, now)
@@ -46,8 +52,7 @@ def _seen(connection: sa.Connection, platform: str, now: Instant) -> tuple[list[
         )
     }
     ours = {row.id for row in cohorts.values() if row.state == CohortState.OWNED}
-    there = sa.select(_OF, sa.func.count()).where(membership.c.observed.is_distinct_from(sa.false())).group_by(_OF)
-    members = dict(map(tuple, connection.execute(there)))
+    members = members_by_cohort(connection)
     coming = sa.select(_OF, sa.func.count(), sa.func.count(membership.c.held)).where(_pending(now)).group_by(_OF)
     pending = {of: (number, held) for of, number, held in connection.execute(coming) if of in ours}
     # Counted, not asked for: given the choice, SQLite would go through all that was never approved, of a year.

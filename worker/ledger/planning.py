@@ -1,6 +1,6 @@
 """What would be done now, cohort by cohort, for a person to read: nothing is written."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from worker.ledger.guarding import approved, judged
+from worker.ledger.guarding import approved, judged, members_by_cohort
 from worker.model import OF_ACCOUNTS, Cause, CohortState, Instant, Limit, Reason
 from worker.plan import Guard, Judgement
 from worker.report import GuardReport
-from worker.sql.tables import cohort, gap, membership
+from worker.sql.tables import cohort, gap, in_cohort, membership
 
 _PARKED = {*OF_ACCOUNTS, Reason.OBSERVE}
 Pair = tuple[int, str]
@@ -93,7 +93,7 @@ def proposal_hash(pairs: Iterable[Pair]) -> str | None:
 def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -> PlannedPlatform:
     """Give what would be done on a platform now. Who has no account shows only when it is looked up."""
     judgement = judged(connection, platform, guard, now)
-    members = _members(connection, platform)
+    members = members_by_cohort(connection)
     staying = _staying(connection, platform)
     found: defaultdict[int, _Gathered] = defaultdict(_Gathered)
     rows = connection.execute(
@@ -186,23 +186,12 @@ def _why(row: sa.Row[Any], *, changes: bool) -> Why:
     return _WHY.get(row.cause, Why.CHANGED_ETAPE if changes else Why.DEPARTED)
 
 
-def _members(connection: sa.Connection, platform: str) -> Counter[int]:
-    rows = connection.execute(
-        sa.select(membership.c.cohort_id, sa.func.count().label("members"))
-        .join(cohort)
-        .where(cohort.c.platform == platform, membership.c.observed.is_distinct_from(sa.false()))
-        .group_by(membership.c.cohort_id)
-    )
-    return Counter({row.cohort_id: row.members for row in rows})
-
-
 def _staying(connection: sa.Connection, platform: str) -> set[str]:
     """Those among the leaving who are desired in another cohort of the platform."""
     leaving = (
         sa.select(membership.c.student_id).join(cohort).where(cohort.c.platform == platform, gap, ~membership.c.desired)
     )
-    # A correlated EXISTS: given the cohorts, SQLite would look up every student in each.
-    here = sa.exists().where(cohort.c.id == membership.c.cohort_id, cohort.c.platform == platform)
+    here = in_cohort(cohort.c.platform == platform)
     elsewhere = sa.select(membership.c.student_id).where(
         membership.c.desired, membership.c.student_id.in_(leaving), here
     )

@@ -10,7 +10,7 @@ from worker.ledger.derive import PROMISE_SECONDS
 from worker.ledger.engine import Ledger
 from worker.model import OF_ACCOUNTS, AcceptedSnapshot, Action, CohortState, Instant, RunState
 from worker.report import REPORTS, Report
-from worker.sql.tables import cohort, gap, journal, membership, run, snapshot
+from worker.sql.tables import cohort, gap, in_cohort, journal, membership, run, snapshot
 
 OVER = run.c.state.in_([RunState.DONE, RunState.PARTIAL, RunState.REFUSED])
 """A night that has had its run; one that failed or was abandoned is to be had again."""
@@ -177,12 +177,7 @@ def left_over(ledger: Ledger, accepted: AcceptedSnapshot, now: Instant) -> bool:
 
 def open_gaps(ledger: Ledger, number: int, platforms: Collection[str]) -> int:
     """Count the gaps that a run has made on these platforms and that can be closed: neither held nor parked."""
-    # A correlated EXISTS: joined, SQLite would go through all members of all cohorts, once a second.
-    here = sa.exists().where(
-        cohort.c.id == membership.c.cohort_id,
-        cohort.c.platform.in_(platforms),
-        cohort.c.state != CohortState.FOREIGN,
-    )
+    here = in_cohort(cohort.c.platform.in_(platforms), cohort.c.state != CohortState.FOREIGN)
     open_ = sa.select(sa.func.count()).select_from(membership).where(_OPEN, membership.c.run == number, here)
     with ledger.read() as connection:
         return connection.scalar(open_) or 0

@@ -18,7 +18,7 @@ from worker.ledger.engine import Ledger, among, select_in, upsert
 from worker.ledger.guarding import approved, hold
 from worker.model import Action, Cohort, CohortState, Gap, Instant, Limit, PlatformState, Reason
 from worker.plan import Guard
-from worker.sql.tables import account, cohort, gap, journal, membership, platform, student
+from worker.sql.tables import account, cohort, gap, in_cohort, journal, membership, platform, student
 
 Key = tuple[int, str]
 """A membership: cohort id, student id."""
@@ -119,7 +119,7 @@ class Workbook:
         aren't joined: SQLite would go through them, and sort all their gaps.
         """
         let_pass = sa.or_(membership.c.held.is_(None), approved(now))
-        of_free = sa.exists().where(cohort.c.id == membership.c.cohort_id, free)
+        of_free = in_cohort(free)
         rows = connection.execute(
             sa.select(membership, student.c.login)
             .join(student, student.c.student_id == membership.c.student_id, isouter=True)
@@ -323,8 +323,7 @@ class Workbook:
         """Try at once what was parked for want of the accounts of these students."""
         if not students:
             return
-        # A correlated EXISTS: given a list of cohorts, SQLite would look up every student in each.
-        here = sa.exists().where(cohort.c.id == membership.c.cohort_id, cohort.c.platform == self._platform)
+        here = in_cohort(cohort.c.platform == self._platform)
         parked = sa.and_(gap, membership.c.reason.in_([r.value for r in Reason]), here)
         with self._ledger.write() as connection:
             theirs = among(connection, membership.c.student_id, list(students))

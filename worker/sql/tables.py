@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    exists,
     true,
 )
 
@@ -241,6 +243,16 @@ Index(
 kept = membership.c.kept.is_not(None)
 """A membership that a person decided about: few are, and every batch of messages asks for them."""
 Index("membership_kept_ix", membership.c.student_id, sqlite_where=kept, postgresql_where=kept)
+
+
+def in_cohort(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Say that a membership is of a cohort like that.
+
+    A correlated EXISTS: where cohorts are joined, or listed, SQLite goes through them, and in each through every
+    student that is asked for, or through all its members.
+    """
+    return exists().where(cohort.c.id == membership.c.cohort_id, *conditions)
+
 
 account = Table(
     "account",
