@@ -12,10 +12,11 @@ from tests.chaos.world import World
 
 LOG_BYTES = 32_768
 """What the log of a worker may still grow by where its ledger may not."""
-IN_TRANSACTION = sa.text(
+CUT = sa.text(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND backend_xid IS NOT NULL AND pid <> pg_backend_pid()"
+    " WHERE datname = current_database() AND backend_xid IS NOT NULL AND wait_event_type = 'Lock'"
 )
+"""Ends the connections that have written something and wait for a lock."""
 
 
 @contextmanager
@@ -44,11 +45,13 @@ def locked(world: World) -> Iterator[None]:
 
 @contextmanager
 def connection_cut(world: World) -> Iterator[None]:
-    """Cut the connections that have written something and not committed it yet, as soon as there are some."""
-    yield
-    engine = sa.create_engine(world.here.settings["ledger"]["url"], isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        world.eventually(lambda: any(connection.execute(IN_TRANSACTION).all() for _ in range(200)))
+    """Cut the connection that has recorded messages and not committed them: it waits to write how far it has read."""
+    engine = sa.create_engine(world.here.settings["ledger"]["url"])
+    with engine.begin() as keeper:
+        keeper.execute(sa.text("LOCK TABLE position IN SHARE MODE"))
+        yield
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+            world.eventually(lambda: other.execute(CUT).all())
     engine.dispose()
     world.dies()
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from tests.end_to_end.installation import Installation, Process, eventually, installed, pairs, platform
 from tests.servers.kafka import Kafka
@@ -133,7 +132,7 @@ def commands(here: Installation) -> Iterator[None]:
 
 def share(kafka: Kafka, group: str, protocol: str, workers: int) -> None:
     """Wait until the group has so many members, who share all partitions, each with some."""
-    admin = AdminClient({**kafka.properties})
+    admin = kafka.admin()
 
     def look() -> bool:
         try:

@@ -80,13 +80,17 @@ class Kafka:
         self.bootstrap = bootstrap
         self.properties: Properties = {"bootstrap.servers": bootstrap}
 
+    def admin(self) -> AdminClient:
+        """Give who may do everything, and says nothing of it on standard error, which tests read."""
+        return AdminClient({**self.properties, "log_level": 0})
+
     def create_topic(self, name: str, partitions: int) -> None:
         """Create a topic that does not exist yet."""
         create_topics(self.properties, {name: TopicDefinition(partitions=partitions)})
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic, and wait until it is gone."""
-        admin = AdminClient({**self.properties})
+        admin = self.admin()  # its end would cancel what it asked for
         for answer in admin.delete_topics([name]).values():
             answer.result()
         while name in describe(self.properties, [name]).topics:
@@ -94,19 +98,19 @@ class Kafka:
 
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Forget the oldest records, as retention does."""
-        admin = AdminClient({**self.properties})
+        admin = self.admin()
         for answer in admin.delete_records([TopicPartition(topic, partition, offset)]).values():
             answer.result()
 
     def delete_group(self, group: str) -> None:
         """Forget what a group has committed, once its members are gone."""
-        admin = AdminClient({**self.properties})
+        admin = self.admin()
         for answer in admin.delete_consumer_groups([group]).values():
             answer.result()
 
     def add_partitions(self, topic: str, partitions: int) -> None:
         """Give a topic more partitions: so many in all."""
-        admin = AdminClient({**self.properties})
+        admin = self.admin()
         for answer in admin.create_partitions([NewPartitions(topic, partitions)]).values():
             answer.result()
 
@@ -192,7 +196,7 @@ class OwnKafka(Kafka):
 
     def _answers(self) -> bool:
         try:
-            AdminClient({**self.properties, "log_level": 0}).list_topics(timeout=0.5)
+            self.admin().list_topics(timeout=0.5)
         except KafkaException:
             return False
         return True

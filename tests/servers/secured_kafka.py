@@ -19,7 +19,6 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs fo
     AclBindingFilter,
     AclOperation,
     AclPermissionType,
-    AdminClient,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -107,7 +106,7 @@ class SecuredKafka(OwnKafka):
     def add_user(self, user: str) -> None:
         """Let a user come by password."""
         scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
-        admin = AdminClient({**self.properties})
+        admin = self.admin()
         for answer in admin.alter_user_scram_credentials(
             [UserScramCredentialUpsertion(user, scram, PASSWORD.encode())]
         ).values():
@@ -115,7 +114,7 @@ class SecuredKafka(OwnKafka):
 
     def allow(self, user: str, rights: Iterable[Right]) -> None:
         """Give a user exactly these rights, and wait until they hold."""
-        admin = AdminClient({**self.properties})
+        admin = self.admin()
         bindings = [
             AclBinding(
                 ResourceType[right.kind.upper()], right.name, ResourcePatternType.LITERAL, f"User:{user}", "*",
