@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 
 import typer
 import yaml
+from prometheus_client import Info
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
@@ -35,6 +36,7 @@ def _head() -> Iterator[str]:
 
 def _commands() -> Iterator[str]:
     yield from ("", "## Commands", "", "| command | what it does |", "| --- | --- |")
+    yield "| `cohorts --version` | Print the version, and end. |"
     yield from _group("cohorts", typer.main.get_command(cli.cli))
     yield from ("", "| exit code | meaning |", "| --- | --- |")
     for code, meaning in cli.EXIT_CODES.items():
@@ -111,8 +113,9 @@ def _metrics() -> Iterator[str]:
     yield from ("", "## Metrics", "", "| metric | labels | what it is |", "| --- | --- | --- |")
     for metric in metrics():
         (family,) = metric.describe()
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+        name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        names = metric._value if isinstance(metric, Info) else metric._labelnames
+        labels = ", ".join(f"`{label}`" for label in names)
         yield f"| `{name}` | {labels} | {family.documentation} |"
 
 

@@ -11,7 +11,7 @@ from types import FrameType
 
 import structlog
 
-from worker import broker, gauges, telemetry
+from worker import __version__, broker, gauges, telemetry
 from worker.clock import due
 from worker.config import Settings
 from worker.converge import Lane
@@ -109,7 +109,7 @@ class Worker:
             address = stack.enter_context(
                 serving(application(self._health, lambda: self._gauges(ledger)), host=web.host, port=web.port)
             )
-            log.info("started", web=address, instance=ledger.instance, threads=len(loops))
+            log.info("started", version=__version__, web=address, instance=ledger.instance, threads=len(loops))
             parts = [_spawn(name, loop) for name, loop in loops.items()]
             try:
                 yield lambda: self._wait(parts)

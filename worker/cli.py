@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from schemas import generate
-from worker import adoption, app, check, config, deadletters, notify, parts, telemetry
+from worker import __version__, adoption, app, check, config, deadletters, notify, parts, telemetry
 from worker import explain as explaining
 from worker import publish as publishing
 from worker.cli_base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, errors, opened, out, person, say, say_json
@@ -83,8 +83,19 @@ def main() -> None:
         sys.exit(next((code for kind, code in _EXITS if isinstance(error, kind)), 1))
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        out.print(__version__, highlight=False)
+        raise typer.Exit
+
+
 @cli.callback()
-def _prepare() -> None:
+def _prepare(
+    *,
+    version: Annotated[  # noqa: ARG001 - its callback answers
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
     telemetry.configure_logging("warning")
 
 

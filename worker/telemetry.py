@@ -6,13 +6,16 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Info
 
+from worker import __version__
 from worker.printable import printable
 
 PROMISE_BUCKETS = (1, 2, 5, 10, 30, 60, 120, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
 """Seconds from a change to Moodle, around the promises: minutes, and 24 hours."""
 
+BUILD = Info("cohorts_build", "The version that runs.")
+BUILD.info({"version": __version__})
 CHANGES = Counter(
     "cohorts_changes_total",
     "Messages read, by what became of them; what was waiting for a student number is counted again once it is told.",

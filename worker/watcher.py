@@ -7,7 +7,7 @@ from types import FrameType
 
 import structlog
 
-from worker import telemetry
+from worker import __version__, telemetry
 from worker.errors import SourceIncomplete
 from worker.watch import Look, Watch
 from worker.web import Health, application, serving
@@ -33,7 +33,7 @@ def watching(watch: Watch, *, host: str, port: int) -> None:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     with serving(application(health, lambda: None), host=host, port=port) as address:
-        log.info("started", source=watch.name, web=address)
+        log.info("started", version=__version__, source=watch.name, web=address)
         patience = watch.every
         while not stop.is_set():
             health.beat("watch", within=SLOW_LOOK_SECONDS + MOST_PATIENCE)

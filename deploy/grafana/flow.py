@@ -70,7 +70,14 @@ def page() -> Dashboard:
                         "95 %"
                     )
                 },
-                unit="s", width=24,
+                unit="s",
+            )
+        )
+        .with_panel(
+            graph(
+                "Processus, par version",
+                "Workers, and those that watch a directory, by the version that they run.",
+                {"count by (version) (cohorts_build_info)": "{{version}}"},
             )
         )
         .with_row(row("Annuaire → Kafka"))

@@ -1,8 +1,13 @@
 import os
 import pwd
+import tomllib
+from pathlib import Path
 
+import prometheus_client
 import pytest
 
+from worker import __version__
+from worker.cli import cli
 from worker.cli_base import person
 
 
@@ -24,3 +29,11 @@ def test_a_user_without_a_name_as_in_a_container_is_told_by_number(monkeypatch: 
 
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     assert person() == f"user {os.getuid()}"
+
+
+def test_the_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    pyproject = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    with pytest.raises(SystemExit) as end:
+        cli(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, pyproject["project"]["version"] + "\n")
+    assert prometheus_client.REGISTRY.get_sample_value("cohorts_build_info", {"version": __version__}) == 1.0

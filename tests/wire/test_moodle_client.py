@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 
 from tests.conftest import needed
 from tests.servers.expired import expired
+from worker import __version__
 from worker.errors import MoodleDenied, MoodleError, MoodleReadOnly, MoodleRejected, MoodleUnavailable
 from worker.moodle import Limits, MoodleReader, MoodleWriter, Outcome, Pace, Wire
 from worker.moodle.client import UNKNOWN_COHORT, UNKNOWN_USER
@@ -90,6 +91,7 @@ class Replies:
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
     url: str = ""
     asked: list[bytes] = field(default_factory=list)
+    askers: list[str | None] = field(default_factory=list)
 
     def say(self, status: int, body: str | bytes, **headers: str) -> None:
         self.status, self.body = status, body.encode() if isinstance(body, str) else body
@@ -102,6 +104,7 @@ class Replies:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 replies.asked.append(self.rfile.read(int(self.headers["content-length"])))
+                replies.askers.append(self.headers["user-agent"])
                 self.send_response(replies.status)
                 for name, value in replies.headers.items():
                     self.send_header(name, value)
@@ -134,6 +137,12 @@ def failing(call: Callable[[], object]) -> MoodleError:
     with pytest.raises(MoodleError) as caught:
         call()
     return caught.value
+
+
+def test_a_moodles_access_log_says_who_calls(replies: Replies, connect: Connect) -> None:
+    replies.say(200, "[]", content_type="application/json")
+    connect(replies.url).read("core_cohort_get_cohorts", cohortids=[1])
+    assert replies.askers == [f"etape-cohorts/{__version__}"]
 
 
 # --- The recorded replies ---

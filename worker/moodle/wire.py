@@ -15,7 +15,7 @@ import orjson
 import stamina
 from pydantic import ValidationError
 
-from worker import telemetry
+from worker import __version__, telemetry
 from worker.errors import MoodleDenied, MoodleError, MoodleRejected, MoodleUnavailable
 from worker.moodle.answers import FORMS
 
@@ -79,6 +79,7 @@ class Wire:
         self._token = token
         self._url = f"{url.rstrip('/')}/{SERVICE}"
         self._http = httpx.Client(
+            headers={"user-agent": f"etape-cohorts/{__version__}"},
             timeout=httpx.Timeout(limits.timeout_seconds, connect=min(10.0, limits.timeout_seconds)),
             limits=httpx.Limits(max_connections=limits.connections),
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none is kept: each call has its token
