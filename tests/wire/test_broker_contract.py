@@ -11,7 +11,6 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.servers import free_ports
 from tests.servers.kafka import Kafka
-from worker import broker as gate
 from worker.broker import (
     Cluster,
     Headers,
@@ -26,6 +25,7 @@ from worker.broker import (
     read_to_end,
     topic_settings,
 )
+from worker.broker import cluster as gate
 from worker.errors import BrokerError, CohortsError, PositionLost
 from worker.sandbox.broker import EmbeddedBroker
 
