@@ -1,5 +1,6 @@
 """The servers that tests run against: embedded ones everywhere, real ones where they can be had and in CI."""
 
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.servers import MissingServerError
 from tests.servers.kafka import Kafka, real_kafka
@@ -33,6 +35,17 @@ def needed() -> Iterator[None]:
         if os.environ.get("CI") == "true":
             pytest.fail(str(missing), pytrace=False)
         pytest.skip(str(missing))
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """Undo what a command that runs in the test's process did to the log: its level would hide lines from others."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

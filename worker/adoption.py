@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from worker.ledger import Ledger, adopting
+from worker.ledger.accounts import Accounts
 from worker.model import CohortState
 from worker.moodle import MoodleReader
 from worker.rules import PlatformPolicy, account_key
@@ -97,5 +98,5 @@ def _accounts(
     keys = {student: account_key(platform, student, login) for student, login in students}
     found = reader.users(platform.account_field, sorted({key for key in keys.values() if key is not None}))
     single = {key: ids[0] for key, ids in found.items() if len(ids) == 1}
-    adopting.remember(ledger, platform.name, single, time.time())
+    Accounts(ledger, platform.name).remember(single, time.time())
     return {student: single[key] for student, key in keys.items() if key in single}

@@ -107,7 +107,7 @@ class Lane:
             cohorts = self._cohorts(work)
             accounts = self._accounts(gap for gap in work.gaps if gap.cohort_id in cohorts)
             self._apply(work, cohorts, accounts)
-            self._book.answered(self._clock())
+            self._book.availability.answered(self._clock())
             telemetry.LAST_SUCCESS.labels(self._platform.name).set(self._clock())
         except MoodleError as error:
             self._pause(error, began)
@@ -135,7 +135,7 @@ class Lane:
             asked = error.retry_after if isinstance(error, MoodleUnavailable) else None
             return max(UNAVAILABLE.after(failures - 1), min(asked or 0.0, RETRY_AFTER_MOST_SECONDS))
 
-        seconds = self._book.failed(
+        seconds = self._book.availability.failed(
             state, self._clock(), began=began, code=error.code, sentence=str(error), pause=pause
         )  # fmt: skip
         if seconds is None:
@@ -256,7 +256,7 @@ class Lane:
         needing = [gap for gap in asking if gap.student_id not in strangers]
         keys = {gap.student_id: account_key(self._platform, gap.student_id, gap.login) for gap in needing}
         askable = {key for key in keys.values() if key is not None and self._askable(key)}
-        accounts = self._book.remembered(askable)
+        accounts = self._book.accounts.of(askable)
         unknown = sorted(askable - accounts.keys())
         found = self._reader.users(self._platform.account_field, unknown) if unknown else {}
         if unknown:
@@ -264,7 +264,7 @@ class Lane:
         single = {key: ids[0] for key, ids in found.items() if len(ids) == 1}
         if unknown:
             now = self._clock()
-            self._book.remember({key: single.get(key) for key in unknown}, now)
+            self._book.accounts.remember({key: single.get(key) for key in unknown}, now)
             self._book.wake([student for student, key in keys.items() if key in single], now)
         accounts |= single
         self._park(needing, keys, accounts, ambiguous={key for key, ids in found.items() if len(ids) > 1})
@@ -342,7 +342,7 @@ class Lane:
             return
         members = self._book.stays(leaving)
         keys = {row.student_id: account_key(self._platform, row.student_id, row.login) for row in members}
-        remembered = self._book.remembered(key for key in keys.values() if key is not None)
+        remembered = self._book.accounts.of({key for key in keys.values() if key is not None})
         for row in members:
             user_id = row.user_id if row.user_id is not None else remembered.get(keys[row.student_id] or "")
             if user_id is not None:
@@ -386,7 +386,7 @@ class Lane:
         applied = [Applied(gap=pairs[pair], user_id=pair[1]) for pair in pairs if pair in outcome.done]
         gone = {pair for pair, code in outcome.refused.items() if code == UNKNOWN_USER}
         closed = [pairs[pair] for pair in gone if not pairs[pair].desired]  # a deleted account is in no cohort
-        self._book.forget({user_id for _, user_id in gone})
+        self._book.accounts.forget({user_id for _, user_id in gone})
         self._book.settle(
             applied=applied,
             closed=closed,

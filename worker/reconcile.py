@@ -178,7 +178,7 @@ class Reconciliation:
         self, policy: PlatformPolicy, reader: MoodleReader, observer: Observer, members: Mapping[int, set[int]]
     ) -> People:
         """Tell who is who: remembered accounts aren't asked for again."""
-        accounts = observer.accounts()
+        accounts = observer.accounts.all()
         wanted = observer.unplaced()
         unknown = sorted(key for key in {*wanted.values()} - accounts.keys() if can_be_asked(policy.account_field, key))
         found = {key: ids[0] for key, ids in reader.users(policy.account_field, unknown).items() if len(ids) == 1}
@@ -187,7 +187,7 @@ class Reconciliation:
         missing = observer.left() - there
         named = reader.account_keys(policy.account_field, sorted(strangers | missing))
         found |= {key: user_id for user_id, key in named.items() if key and user_id in strangers}
-        observer.remember(found, self._clock())
+        observer.accounts.remember(found, self._clock())
         accounts |= found
         students = observer.students()
         return People(

@@ -146,7 +146,7 @@ def _round(
         changes = [messages.parse(value=message.payload(), origin="bench") for message in university.initial()]
         parts.recorder(ours, ledger).record([Received(change=c, published_at=now) for c in changes], now=now)
         if known:
-            Workbook(ledger, PLATFORM, "bench", lease=1, guard=Guard()).remember(moodle.accounts, now)
+            Workbook(ledger, PLATFORM, "bench", lease=1, guard=Guard()).accounts.remember(moodle.accounts, now)
         number = sum(map(len, truth.values()))
         one_by_one = sorted(moodle.accounts.values())[:NAIVE_CALLS]
         done = {ONE_BY_ONE: _fixed(moodle, {"naive": one_by_one}, size=1, connections=1)}

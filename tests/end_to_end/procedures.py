@@ -2,15 +2,12 @@
 # ruff: noqa: S603 -- the programs are those that it names
 
 import io
-import logging
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-
-import structlog
 
 from tests.end_to_end.installation import Installation
 from worker import cli, cli_base
@@ -50,15 +47,10 @@ class Procedure:
 
 def said_in_process(*arguments: str) -> str:
     """Run a command in this process, which saves a second each; gives all that it printed."""
-    said, root = io.StringIO(), logging.getLogger()
-    handlers = list(root.handlers)
+    said = io.StringIO()
     cli_base.out.width = 200
-    try:
-        with redirect_stdout(said), redirect_stderr(said):
-            code = cli.cli(list(arguments), standalone_mode=False)
-    finally:
-        structlog.reset_defaults()
-        root.handlers[:] = handlers
+    with redirect_stdout(said), redirect_stderr(said):
+        code = cli.cli(list(arguments), standalone_mode=False)
     assert not code, said.getvalue()
     return said.getvalue()
 

@@ -234,7 +234,7 @@ def login_under_the_former_number(scene: Scene) -> None:
 
 def looked_up_and_not_found(scene: Scene) -> None:
     scene.tell(told())
-    workbook(scene.ledger).remember({STUDENT: None}, scene.now)
+    workbook(scene.ledger).accounts.remember({STUDENT: None}, scene.now)
     scene.park(Reason.NO_ACCOUNT)
     scene.now += 60
 
@@ -389,7 +389,9 @@ def platform_answers(state: PlatformState, code: str, sentence: str) -> Setup:
 
     def setup(scene: Scene) -> None:
         scene.tell(told())
-        workbook(scene.ledger).failed(state, NOW, began=NOW, code=code, sentence=sentence, pause=lambda _: 300.0)
+        workbook(scene.ledger).availability.failed(
+            state, NOW, began=NOW, code=code, sentence=sentence, pause=lambda _: 300.0
+        )
 
     return setup
 

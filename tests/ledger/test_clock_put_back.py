@@ -58,7 +58,7 @@ def test_a_platform_that_was_paused_by_a_clock_that_was_ahead_is_asked_again(sce
     resign(scene, at=scene.now - DELAY)
     ahead = scene.now + AHEAD
     due(scene, ahead)
-    workbook(scene.ledger).failed(
+    workbook(scene.ledger).availability.failed(
         PlatformState.UNAVAILABLE, ahead, began=ahead, code="timeout", sentence="It was late.", pause=lambda _: 300.0
     )
     assert due(scene, scene.now) == []

@@ -111,7 +111,7 @@ def departed(scene: Scene) -> None:
     Watchbook(scene.ledger, "ldap").write([entry("A", STUDENT, gone=True), entry("B", OTHER), entry("C", FORMER)])
     scene.settle()
     accounts: dict[str, int | None] = {STUDENT: int(STUDENT), LOGIN: int(STUDENT), OTHER: int(OTHER)}
-    workbook(scene.ledger).remember(accounts, NOW)
+    workbook(scene.ledger).accounts.remember(accounts, NOW)
     image(scene, Unknown(students=frozenset({STUDENT, "29900077"}), enrolments=frozenset({told().enrolment_id})))
     scene.now += HOUR
     over: dict[str, Any] = {"version": 2, "changed_at": scene.now, "status": Status.RESIGNED}

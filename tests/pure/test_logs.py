@@ -7,7 +7,6 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,23 +42,17 @@ def test_a_message_is_constant_and_all_else_is_a_field(where: str, call: ast.Cal
     assert names.isdisjoint({"student", "student_id", "login", "user", "user_id", "key", "value", "token"})
 
 
-@contextmanager
-def logging_to(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+def logging_to(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     monkeypatch.setattr(sys, "stderr", stream)
     telemetry.configure_logging("info")
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(stream))  # pytest has its own by then
-    yield stream
-    structlog.reset_defaults()
-    logging.basicConfig(level=level, handlers=before, force=True)
+    return stream
 
 
 @pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def logged(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """Give what is logged, as where there is no terminal."""
-    with logging_to(io.StringIO(), monkeypatch) as stream:
-        yield stream
+    return logging_to(io.StringIO(), monkeypatch)
 
 
 class Terminal(io.StringIO):
@@ -68,10 +61,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """Give what is logged to a terminal."""
-    with logging_to(Terminal(), monkeypatch) as stream:
-        yield stream
+    return logging_to(Terminal(), monkeypatch)
 
 
 def test_what_libraries_log_has_the_same_form(logged: io.StringIO) -> None:

@@ -66,17 +66,24 @@ class SandboxWire(Wire):
 
 
 def book_around(book: Workbook, around: Callable[[str], AbstractContextManager[None]]) -> Workbook:
-    """Give a workbook whose every call is made within `around` of its name."""
+    """Give a workbook whose every call, and every one of its parts', is made within `around` of its name."""
 
     class Around:
+        def __init__(self, part: object) -> None:
+            self._part = part
+
         def __getattr__(self, name: str) -> object:
+            found = getattr(self._part, name)
+            if not callable(found):
+                return Around(found)
+
             def call(*arguments: Any, **named: Any) -> object:  # noqa: ANN401 # those of the method
                 with around(name):
-                    return getattr(book, name)(*arguments, **named)
+                    return found(*arguments, **named)
 
             return call
 
-    return cast("Workbook", Around())
+    return cast("Workbook", Around(book))
 
 
 @dataclass

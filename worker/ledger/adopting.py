@@ -6,9 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.ledger.engine import Ledger, select_in, upsert
+from worker.ledger.engine import Ledger, select_in
 from worker.model import Action, CohortState, Instant
-from worker.sql.tables import account, cohort, journal, membership, student
+from worker.sql.tables import cohort, journal, membership, student
 
 
 def not_owned(ledger: Ledger, platform: str, globs: Collection[str]) -> dict[str, int]:
@@ -36,20 +36,6 @@ def desired(ledger: Ledger, cohort_ids: Collection[int]) -> dict[int, set[tuple[
         for row in select_in(connection, rows, membership.c.cohort_id, cohort_ids):
             found.setdefault(row.cohort_id, set()).add((row.student_id, row.login))
     return found
-
-
-def remember(ledger: Ledger, platform: str, accounts: Mapping[str, int], now: Instant) -> None:
-    """Keep accounts that were looked up."""
-    with ledger.write() as connection:
-        upsert(
-            connection,
-            account,
-            [
-                {"platform": platform, "key": key, "user_id": user_id, "looked_up_at": now}
-                for key, user_id in accounts.items()
-            ],
-            update=["user_id", "looked_up_at"],
-        )
 
 
 def take(

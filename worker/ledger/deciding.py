@@ -17,7 +17,7 @@ from worker.ledger.engine import Ledger, among, chunks, upsert
 from worker.ledger.guarding import approved, leaving
 from worker.ledger.planning import HASH_DIGITS, Pair, proposal_hash
 from worker.model import Action, Cause, Instant, Kept
-from worker.sql.tables import cohort, journal, kept, membership, proposal
+from worker.sql.tables import at_membership, cohort, journal, kept, membership, proposal
 
 APPROVAL_SECONDS = 24 * 3600.0
 """An approval that isn't used within this time expires: the removals are held again."""
@@ -167,12 +167,9 @@ def _kept(kept: Kept | None, cause: Cause, origin: str, now: Instant) -> dict[st
 
 
 def _update(connection: sa.Connection, pairs: Collection[Pair], values: dict[str, Any]) -> None:
-    statement = sa.update(membership).where(
-        membership.c.cohort_id == sa.bindparam("b_cohort"), membership.c.student_id == sa.bindparam("b_student")
-    )
     for some in chunks(pairs):
         rows = [{"b_cohort": cohort_id, "b_student": student} for cohort_id, student in some]
-        connection.execute(statement.values(**values), rows)
+        connection.execute(at_membership.values(**values), rows)
 
 
 def _decided(

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from worker.drift import Known, People, Sight, compare
+from worker.ledger.accounts import Accounts
 from worker.ledger.derive import DRIFT, PROMISE_SECONDS
 from worker.ledger.engine import Ledger, stream, upsert
 from worker.model import OF_ACCOUNTS, STRANGER, Action, Cause, CohortState, Drift, Instant
 from worker.rules import PlatformPolicy, account_key
-from worker.sql.tables import account, cohort, enrolment, gap, journal, membership, student
+from worker.sql.tables import at_membership, cohort, enrolment, gap, journal, membership, student
 
 
 class SeenCohort(Protocol):
@@ -70,6 +71,7 @@ class Observer:
     """Writes readings of one platform, for one reconciliation."""
 
     def __init__(self, ledger: Ledger, platform: PlatformPolicy, *, run: int, remove_strangers: bool) -> None:
+        self.accounts = Accounts(ledger, platform.name)
         self._ledger = ledger
         self._platform = platform
         self._run = run
@@ -103,14 +105,6 @@ class Observer:
                 keys[key] = merged.get(number, number)
         return keys
 
-    def accounts(self) -> dict[str, int]:
-        """Give the accounts that are remembered, by what they are called."""
-        known = sa.select(account.c.key, account.c.user_id).where(
-            account.c.platform == self._platform.name, account.c.user_id.is_not(None)
-        )
-        with self._ledger.read() as connection:
-            return dict(stream(connection, known))
-
     def unplaced(self) -> dict[str, str]:
         """Give what their accounts are called of those who must be in our cohorts and were never put there."""
         wanted = (
@@ -125,18 +119,10 @@ class Observer:
         keys = {row.student_id: account_key(self._platform, row.student_id, row.login) for row in rows}
         return {number: key for number, key in keys.items() if key is not None}
 
-    def remember(self, found: Mapping[str, int], now: Instant) -> None:
-        """Keep accounts that were looked up, by what they are called."""
-        rows = [
-            {"platform": self._platform.name, "key": key, "user_id": user_id, "looked_up_at": now}
-            for key, user_id in sorted(found.items())
-        ]
-        with self._ledger.write() as connection:
-            upsert(connection, account, rows, update=["user_id", "looked_up_at"])
-
     def write(self, reading: Reading, now: Instant) -> Found:
         """Write a reading, and say what it showed that we did not know."""
         self.found = Found()
+        self.accounts.forget(reading.people.gone)
         with self._ledger.write() as connection:
             rows = connection.execute(sa.select(cohort).where(cohort.c.platform == self._platform.name)).all()
             self._free(connection, rows, reading)
@@ -213,9 +199,6 @@ class Observer:
             if seen[drifted]:
                 connection.execute(_SEEN.values(observed_at=now, **values), seen[drifted])
         upsert(connection, membership, new, update=[name for name in _NEW if name not in {"cohort_id", "student_id"}])
-        if reading.people.gone:
-            lost = account.c.user_id.in_(reading.people.gone)
-            connection.execute(sa.delete(account).where(account.c.platform == self._platform.name, lost))
 
     def _journal(self, connection: sa.Connection, done: Sequence[dict[str, Any]], now: Instant) -> None:
         """Note what calls of ours have done whose outcome was unknown until now."""
@@ -244,7 +227,7 @@ class Observer:
             if row.student_id in people.accounts
         ]
         if rows:
-            connection.execute(_AT.values(next_attempt_at=now), rows)
+            connection.execute(at_membership.values(next_attempt_at=now), rows)
 
     def _known(self, connection: sa.Connection) -> Mapping[int, list[Known]]:
         known: defaultdict[int, list[Known]] = defaultdict(list)
@@ -287,7 +270,4 @@ _READ = (
     membership.c.observed, membership.c.observed_at, membership.c.user_id,
 )  # fmt: skip
 _NEW = [column.name for column in membership.c]
-_AT = sa.update(membership).where(
-    membership.c.cohort_id == sa.bindparam("b_cohort"), membership.c.student_id == sa.bindparam("b_student")
-)
-_SEEN = _AT.values(observed=sa.bindparam("b_seen"), user_id=sa.bindparam("b_user"))
+_SEEN = at_membership.values(observed=sa.bindparam("b_seen"), user_id=sa.bindparam("b_user"))

@@ -6,7 +6,7 @@ holder that dies in between leaves a gap, never a false certainty.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,13 @@ import sqlalchemy as sa
 
 from worker.errors import LeaseLost
 from worker.ledger import clock
-from worker.ledger.engine import Ledger, among, select_in, upsert
+from worker.ledger.accounts import Accounts
+from worker.ledger.availability import Availability
+from worker.ledger.engine import Ledger, among, select_in
 from worker.ledger.guarding import approved, hold
-from worker.model import Action, Cohort, CohortState, Gap, Instant, Limit, PlatformState, Reason
+from worker.model import Action, Cohort, CohortState, Gap, Instant, Limit, Reason
 from worker.plan import Guard
-from worker.sql.tables import account, cohort, gap, in_cohort, journal, membership, platform, student
+from worker.sql.tables import at_membership, cohort, gap, in_cohort, journal, membership, student
 
 Key = tuple[int, str]
 """A membership: cohort id, student id."""
@@ -62,6 +64,8 @@ class Workbook:
     """The work of one platform, for one holder."""
 
     def __init__(self, ledger: Ledger, platform_name: str, holder: str, *, lease: float, guard: Guard) -> None:
+        self.accounts = Accounts(ledger, platform_name)
+        self.availability = Availability(ledger, platform_name)
         self._ledger = ledger
         self._platform = platform_name
         self._holder = holder
@@ -86,7 +90,7 @@ class Workbook:
             with self._ledger.write() as connection:
                 clock.note(connection, now, lease=self._lease)
         with self._ledger.read() as connection:  # most looks find nothing: don't hold up writers for them
-            if not self._open(connection, now) or not (
+            if not self.availability.is_open(connection, now) or not (
                 self._oldest(connection, free, now, limit=1) or self._misnamed(connection, free, limit=1)
             ):
                 return Work()
@@ -105,10 +109,6 @@ class Workbook:
             connection.execute(leased.values(lease_holder=self._holder, lease_until=now + self._lease))
             rows = connection.execute(sa.select(cohort).where(cohort.c.id.in_(ids)))
             return Work(cohorts={row.id: _cohort(row) for row in rows}, gaps=gaps, held=held)
-
-    def _open(self, connection: sa.Connection, now: Instant) -> bool:
-        asked = sa.select(platform.c.next_attempt_at).where(platform.c.name == self._platform)
-        return bool((connection.scalar(asked) or 0.0) <= now)
 
     def _oldest(
         self, connection: sa.Connection, free: sa.ColumnElement[bool], now: Instant, *, limit: int
@@ -161,7 +161,7 @@ class Workbook:
             ]
             if kept:
                 connection.execute(
-                    _AT.values(observed=None, observed_at=now, user_id=sa.bindparam("b_user")),
+                    at_membership.values(observed=None, observed_at=now, user_id=sa.bindparam("b_user")),
                     [_key(gap) | {"b_user": user_id} for gap, user_id in kept],
                 )
         return kept
@@ -203,16 +203,16 @@ class Workbook:
             if lost:
                 called = [*(done.gap for done in applied), *(item.gap for item in parked if item.observed is None)]
                 if doubtful := [_key(item) for item in called if item.cohort_id in lost]:
-                    connection.execute(_AT.values(observed=None, observed_at=now), doubtful)
+                    connection.execute(at_membership.values(observed=None, observed_at=now), doubtful)
                 applied = [done for done in applied if done.gap.cohort_id not in lost]
                 closed = [item for item in closed if item.cohort_id not in lost]
                 parked = [item for item in parked if item.gap.cohort_id not in lost]
             if closed:
-                over = _AT.values(observed=False, observed_at=now, user_id=None, **_LET_GO)
+                over = at_membership.values(observed=False, observed_at=now, user_id=None, **_LET_GO)
                 connection.execute(over, [_key(item) for item in closed])
             if applied:
                 connection.execute(
-                    _AT.values(
+                    at_membership.values(
                         observed=sa.bindparam("b_observed"),
                         observed_at=now,
                         user_id=sa.bindparam("b_user"),
@@ -259,7 +259,7 @@ class Workbook:
                 )
             if parked:
                 connection.execute(
-                    _AT.where(membership.c.desired == sa.bindparam("b_desired")).values(
+                    at_membership.where(membership.c.desired == sa.bindparam("b_desired")).values(
                         observed=sa.bindparam("b_observed"),
                         observed_at=now,
                         attempts=sa.bindparam("b_attempts"),
@@ -292,33 +292,6 @@ class Workbook:
         with self._ledger.write() as connection:
             connection.execute(sa.update(cohort).where(self._mine).values(lease_holder=None, lease_until=0.0))
 
-    # Accounts.
-
-    def remembered(self, keys: Iterable[str]) -> dict[str, int]:
-        """Accounts known by these keys."""
-        known = sa.select(account.c.key, account.c.user_id).where(
-            account.c.platform == self._platform, account.c.user_id.is_not(None)
-        )
-        with self._ledger.read() as connection:
-            return {row.key: row.user_id for row in select_in(connection, known, account.c.key, set(keys))}
-
-    def remember(self, found: Mapping[str, int | None], now: Instant) -> None:
-        """Keep the outcome of a look-up: the account's id by key, None for no account or several."""
-        rows = [
-            {"platform": self._platform, "key": key, "user_id": user_id, "looked_up_at": now}
-            for key, user_id in sorted(found.items())
-        ]
-        with self._ledger.write() as connection:
-            upsert(connection, account, rows, update=["user_id", "looked_up_at"])
-
-    def forget(self, user_ids: Collection[int]) -> None:
-        """These accounts are no more: the next need looks their keys up again."""
-        if not user_ids:
-            return
-        gone = sa.delete(account).where(account.c.platform == self._platform, account.c.user_id.in_(user_ids))
-        with self._ledger.write() as connection:
-            connection.execute(gone)
-
     def wake(self, students: Collection[str], now: Instant) -> None:
         """Try at once what was parked for want of the accounts of these students."""
         if not students:
@@ -338,8 +311,6 @@ class Workbook:
         )
         with self._ledger.read() as connection:
             return select_in(connection, members, membership.c.cohort_id, cohort_ids)
-
-    # Cohorts and the platform.
 
     def write_cohorts(
         self, rows: Sequence[tuple[Cohort, dict[str, Any]]], now: Instant, action: Action | None = None
@@ -390,50 +361,6 @@ class Workbook:
                 .values(observed=False, observed_at=now, next_attempt_at=now)
             )
 
-    def answered(self, now: Instant) -> None:
-        """Note that the platform answers."""
-        with self._ledger.read() as connection:
-            known = connection.execute(self._platform_row()).first()
-        if known is None or known.state != PlatformState.UP:  # nothing to write at every turn
-            with self._ledger.write() as connection:
-                self._note(connection, state=PlatformState.UP.value, since=now)
-
-    def failed(
-        self,
-        state: PlatformState,
-        now: Instant,
-        *,
-        began: Instant,
-        code: str,
-        sentence: str,
-        pause: Callable[[int], float],
-    ) -> float | None:
-        """Note how the platform failed work that was claimed when it `began`, and leave all of it alone for a while.
-
-        That is `pause` of the failures in a row, in seconds, which are returned: None when the platform was paused
-        since the work began. However many connections meet an outage, it counts once.
-        """
-        with self._ledger.write() as connection:
-            known = connection.execute(self._platform_row()).first()
-            if known is not None and known.next_attempt_at > began:
-                return None
-            since, attempts = now, 1
-            if known is not None and known.state == state:
-                since, attempts = known.since, int(known.attempts) + 1
-            seconds = pause(attempts)
-            self._note(
-                connection, state=state.value, since=since, attempts=attempts,
-                next_attempt_at=now + seconds, code=code, sentence=sentence,
-            )  # fmt: skip
-        return seconds
-
-    def _platform_row(self) -> sa.Select[Any]:
-        return sa.select(platform).where(platform.c.name == self._platform)
-
-    def _note(self, connection: sa.Connection, **values: Any) -> None:  # noqa: ANN401 - columns
-        row = {"name": self._platform, "attempts": 1, "next_attempt_at": 0.0, "code": None, "sentence": None} | values
-        upsert(connection, platform, [row], update=[name for name in row if name != "name"])
-
 
 needs_rename = sa.or_(
     cohort.c.moodle_idnumber != cohort.c.idnumber,
@@ -443,9 +370,6 @@ needs_rename = sa.or_(
 
 _LET_GO = {"held": None, "approved": None, "approved_until": None}
 """An approval is for one removal: whoever is put back by hand isn't removed again by it."""
-_AT = sa.update(membership).where(
-    membership.c.cohort_id == sa.bindparam("b_cohort"), membership.c.student_id == sa.bindparam("b_student")
-)
 
 
 def _key(item: Gap) -> dict[str, Any]:

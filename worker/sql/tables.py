@@ -17,8 +17,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    bindparam,
     exists,
     true,
+    update,
 )
 
 metadata = MetaData(
@@ -243,6 +245,12 @@ Index(
 kept = membership.c.kept.is_not(None)
 """A membership that a person decided about: few are, and every batch of messages asks for them."""
 Index("membership_kept_ix", membership.c.student_id, sqlite_where=kept, postgresql_where=kept)
+
+
+at_membership = update(membership).where(
+    membership.c.cohort_id == bindparam("b_cohort"), membership.c.student_id == bindparam("b_student")
+)
+"""Changes one membership, that of the parameters `b_cohort` and `b_student`."""
 
 
 def in_cohort(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:

@@ -1,0 +1,67 @@
+"""Whether a platform answers, as all its workers see it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from worker.ledger.engine import Ledger, upsert
+from worker.model import Instant, PlatformState
+from worker.sql.tables import platform
+
+
+class Availability:
+    """Of one platform. While it is left alone nobody is handed any work of it."""
+
+    def __init__(self, ledger: Ledger, platform_name: str) -> None:
+        self._ledger = ledger
+        self._platform = platform_name
+
+    def is_open(self, connection: sa.Connection, now: Instant) -> bool:
+        """Say whether it may be asked now."""
+        paused = sa.select(platform.c.next_attempt_at).where(platform.c.name == self._platform)
+        return bool((connection.scalar(paused) or 0.0) <= now)
+
+    def answered(self, now: Instant) -> None:
+        """Note that the platform answers."""
+        with self._ledger.read() as connection:
+            known = connection.execute(self._row()).first()
+        if known is None or known.state != PlatformState.UP:  # nothing to write at every turn
+            with self._ledger.write() as connection:
+                self._note(connection, state=PlatformState.UP.value, since=now)
+
+    def failed(
+        self,
+        state: PlatformState,
+        now: Instant,
+        *,
+        began: Instant,
+        code: str,
+        sentence: str,
+        pause: Callable[[int], float],
+    ) -> float | None:
+        """Note how the platform failed work that was claimed when it `began`, and leave all of it alone for a while.
+
+        That is `pause` of the failures in a row, in seconds, which are returned: None when the platform was paused
+        since the work began. However many connections meet an outage, it counts once.
+        """
+        with self._ledger.write() as connection:
+            known = connection.execute(self._row()).first()
+            if known is not None and known.next_attempt_at > began:
+                return None
+            since, attempts = now, 1
+            if known is not None and known.state == state:
+                since, attempts = known.since, int(known.attempts) + 1
+            seconds = pause(attempts)
+            self._note(
+                connection, state=state.value, since=since, attempts=attempts,
+                next_attempt_at=now + seconds, code=code, sentence=sentence,
+            )  # fmt: skip
+        return seconds
+
+    def _row(self) -> sa.Select[Any]:
+        return sa.select(platform).where(platform.c.name == self._platform)
+
+    def _note(self, connection: sa.Connection, **values: Any) -> None:  # noqa: ANN401 - columns
+        row = {"name": self._platform, "attempts": 1, "next_attempt_at": 0.0, "code": None, "sentence": None} | values
+        upsert(connection, platform, [row], update=[name for name in row if name != "name"])
