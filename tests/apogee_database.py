@@ -24,7 +24,7 @@ PARIS = ZoneInfo("Europe/Paris")
 tables = sa.MetaData()
 
 
-def _number(name: str, digits: int, **more: Any) -> sa.Column[Any]:  # noqa: ANN401 - as of Column
+def _number(name: str, digits: int, **more: Any) -> sa.Column[Any]:  # noqa: ANN401 - whatever Column takes
     return sa.Column(name, sa.Numeric(digits, asdecimal=False), **more)
 
 

@@ -23,7 +23,7 @@ from worker.sandbox.university import University
 PLATFORM = "ecampus"
 STUDENTS, ETAPES, CHANGES = 300, 30, 15
 TIMEOUT, LATE, DRIP = 1.0, 1.5, 0.4  # seconds: an answer that comes late is never waited for
-BITING = 180.0  # seconds within which a fault is felt
+BITING = 60.0  # seconds within which a fault is felt
 RECOVERY = 60.0  # seconds after a fault; what isn't true by then is lost
 COST = Cost(call=0.02, added=0.001, removed=0.001)
 # Batches are small, so that there is something to be in the middle of. Parts of the worker wait for seconds.

@@ -30,7 +30,7 @@ from worker.sandbox.records import Enrolment, Message, enrolled
 from worker.topics import definitions
 
 PROGRAM = str(Path(sys.executable).with_name("cohorts"))
-PATIENCE = 120.0  # seconds for what takes a few
+PATIENCE = 60.0  # seconds for what takes a few
 UAI, YEAR = "0141408E", 2026
 LAW = Etape("L1DROI", "Licence 1 Droit", Component("DRT", "UFR Droit"), ("101",), 0)
 T = TypeVar("T")

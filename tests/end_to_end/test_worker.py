@@ -298,9 +298,9 @@ def test_a_platform_that_is_down_does_not_delay_another(install: Install, moodle
     down = SandboxMoodle(name="Collegium", token="secret-of-collegium")
     with down.serving():
         down.fault = Fault.APPLIED_THEN_LATE  # the worst: each call waits for its time-out
-        down.late = 5 * PATIENCE
+        down.late = 10 * PATIENCE
         welcome(moodle, range(30))
-        here = install({"ecampus": platform(moodle), "collegium": platform(down, timeout=5 * PATIENCE)})
+        here = install({"ecampus": platform(moodle), "collegium": platform(down, timeout=10 * PATIENCE)})
         worker = here.worker()
         here.publish(enrolment(rank) for rank in range(30))
         eventually(lambda: lawyers(moodle) == numbers(range(30)))

@@ -32,7 +32,7 @@ from worker.sandbox.broker import EmbeddedBroker
 Broker = EmbeddedBroker | Kafka
 Join = Callable[..., RecordConsumer]
 
-PATIENCE = 120.0  # seconds for what takes a few
+PATIENCE = 60.0  # seconds for what takes a few
 SECRET = b"22101234"
 
 

@@ -23,7 +23,7 @@ from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.university import University
 
 Broker = EmbeddedBroker | Kafka
-PATIENCE = 120.0
+PATIENCE = 60.0
 PARTITIONS = 3
 TAKEN_AT = datetime.now(UTC).replace(microsecond=0)
 WHEN = f" (taken at {TAKEN_AT:%Y-%m-%dT%H:%M:%SZ})"
