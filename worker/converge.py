@@ -297,11 +297,11 @@ class Lane:
 
         now = self._clock()
         parked = [
-            self._parked(
-                gap,
-                reason(keys[gap.student_id]),
-                now + self._patience.after(gap.attempts),
-                None if gap.user_id is not None else False,  # it may have been given to an earlier account
+            Parked(
+                gap=gap,
+                reason=reason(keys[gap.student_id]),
+                retry_at=now + self._patience.after(gap.attempts),
+                observed=None if gap.user_id is not None else False,  # it may have been given to an earlier account
             )
             for gap in gaps
             if keys[gap.student_id] not in accounts
@@ -310,10 +310,6 @@ class Lane:
             self._book.settle(parked=parked, now=now)
         for why, members in sorted(Counter(item.reason for item in parked).items()):
             self._log.info("members parked", reason=why, members=members)
-
-    @staticmethod
-    def _parked(gap: Gap, reason: str, retry_at: Instant, observed: bool | None) -> Parked:  # noqa: FBT001 - a column
-        return Parked(gap=gap, reason=reason, retry_at=retry_at, observed=observed)
 
     # Members: added, then removed, batch by batch.
 
@@ -324,7 +320,7 @@ class Lane:
             later = self._clock() + OBSERVE_RETRY_SECONDS
             self._book.settle(
                 parked=[
-                    self._parked(gap, Reason.OBSERVE, later, not gap.desired)
+                    Parked(gap=gap, reason=Reason.OBSERVE, retry_at=later, observed=not gap.desired)
                     for gap, _ in planned.additions + planned.removals + planned.kept
                 ],
                 now=self._clock(),
@@ -377,7 +373,8 @@ class Lane:
             if error.unknown:
                 now = self._clock()
                 until = now + self._reader.wire.limits.timeout_seconds
-                self._book.settle(parked=[self._parked(gap, Reason.TIMEOUT, until, None) for gap in gaps], now=now)
+                late = [Parked(gap=gap, reason=Reason.TIMEOUT, retry_at=until, observed=None) for gap in gaps]
+                self._book.settle(parked=late, now=now)
                 self._book.rest(set(cohort_ids), until)
             raise
 
@@ -391,11 +388,11 @@ class Lane:
             applied=applied,
             closed=closed,
             parked=[
-                self._parked(
-                    gap,
-                    code,
-                    now + (self._patience.after(gap.attempts) if gap.attempts else 0.0),
-                    not gap.desired,
+                Parked(
+                    gap=gap,
+                    reason=code,
+                    retry_at=now + (self._patience.after(gap.attempts) if gap.attempts else 0.0),
+                    observed=not gap.desired,
                 )
                 for pair, code in outcome.refused.items()
                 for gap in (pairs[pair],)
