@@ -39,6 +39,8 @@ _MAGIC = b"\x00"
 MOST_AHEAD_SECONDS = 86_400.0
 """How far the clock of a source may be ahead of ours."""
 _FRAME = 5  # the magic byte and the id of the schema
+_STATUSES = {status.value: status for status in Status}  # calling the class takes longer, for each message
+_PAYMENTS = {payment.value: payment for payment in Payment}
 Headers = Iterable[tuple[str, bytes | None]]
 
 
@@ -132,7 +134,7 @@ def enrolment(data: schemas.EnrolmentData, *, version: int, changed_at: Instant,
         version=version,
         changed_at=changed_at,
         student_id=data.student.student_id,
-        status=Status(data.status),
+        status=_STATUSES[data.status],
         origin=origin,
         academic_year=data.academic_year,
         login=data.student.login,
@@ -141,7 +143,7 @@ def enrolment(data: schemas.EnrolmentData, *, version: int, changed_at: Instant,
         etape_label=data.etape.label,
         component=component.code if component else None,
         component_label=component.label if component else None,
-        payment=Payment(data.payment),
+        payment=_PAYMENTS[data.payment],
     )
 
 

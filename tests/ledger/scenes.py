@@ -89,7 +89,7 @@ class Scene:
 
     def image(self, *rows: EnrolmentChange) -> None:
         """Accept a snapshot, complete for the year, taken now."""
-        at = [replace(row, changed_at=self.now, origin=f"snapshot night[0]#{i}") for i, row in enumerate(rows)]
+        at = [row._replace(changed_at=self.now, origin=f"snapshot night[0]#{i}") for i, row in enumerate(rows)]
         scope = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({2026}))
         taken = Snapshot(id="night", taken_at=self.now, system="apogee", scope=scope, rows=at)
         recorder(self.ledger, self.policy).record_snapshot(taken, run=7, now=self.now)

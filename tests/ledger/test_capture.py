@@ -379,7 +379,7 @@ class Story:
             if isinstance(change, EnrolmentChange) and change.student_id.startswith("of "):
                 person = int(change.student_id.removeprefix("of "))
                 if person in self.numbers:
-                    said.append(replace(change, student_id=str(self.numbers[person])))
+                    said.append(change._replace(student_id=str(self.numbers[person])))
                 elif change.component is not None and change.etape is not None:
                     said.append(
                         EtapeDescribed(

@@ -533,7 +533,7 @@ def test_an_undo_is_not_undone_by_news_of_something_else(undone: University) -> 
 
 def test_an_undo_is_not_undone_by_what_was_published_before_it(undone: University) -> None:
     late = told(enrolment_id=f"2026:1:{ETAPE}", student_id="1", status=Status.CANCELLED, version=9000)
-    published = replace(late, changed_at=undone.now - 60)
+    published = late._replace(changed_at=undone.now - 60)
     book = recorder(undone.ledger)
     assert untouched_by(undone, lambda: book.record(received(published, at=undone.now - 60), now=undone.now))
 

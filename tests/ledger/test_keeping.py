@@ -115,7 +115,7 @@ def departed(scene: Scene) -> None:
     image(scene, Unknown(students=frozenset({STUDENT, "29900077"}), enrolments=frozenset({told().enrolment_id})))
     scene.now += HOUR
     over: dict[str, Any] = {"version": 2, "changed_at": scene.now, "status": Status.RESIGNED}
-    scene.tell(told(**over), replace(maths, **over))
+    scene.tell(told(**over), maths._replace(**over))
     deciding.approve(scene.ledger, show(scene, STUDENT), by="cemu", now=scene.now)
     scene.settle()
     assert lasting(scene.ledger) == lasting_of(scene.ledger, OTHER)

@@ -94,13 +94,13 @@ def test_a_newer_version_that_says_the_same_is_remembered_all_the_same(ledger: L
 @pytest.mark.parametrize("number", [STUDENT, "29900003"])
 def test_a_person_s_undo_ends_by_newer_word_even_if_it_is_the_same_as_before(ledger: Ledger, number: str) -> None:
     over = told(student_id=number, status=Status.RESIGNED)
-    record(ledger, merged("29900003", STUDENT), replace(over, status=Status.ACTIVE), replace(over, version=2))
+    record(ledger, merged("29900003", STUDENT), over._replace(status=Status.ACTIVE), over._replace(version=2))
     undone = {"desired": True, "kept": Kept.UNDONE.value, "kept_at": NOW + 10}
     with ledger.write() as connection:
         connection.execute(sa.update(membership).values(undone))
-    recorder(ledger).record(received(replace(over, version=3), at=NOW + 5), now=NOW + 20)
+    recorder(ledger).record(received(over._replace(version=3), at=NOW + 5), now=NOW + 20)
     assert desired(ledger) == MEMBER
-    recorder(ledger).record(received(replace(over, version=4), at=NOW + 20), now=NOW + 20)
+    recorder(ledger).record(received(over._replace(version=4), at=NOW + 20), now=NOW + 20)
     assert desired(ledger) == {}
 
 
@@ -141,7 +141,7 @@ def test_one_cancelled_enrolment_does_not_end_a_membership_that_another_gives(le
     other_version = told(enrolment_id="2026:104233:XINFO1:102:1", etape_version="102")
     record(ledger, told(), other_version, told(version=2, status=Status.CANCELLED))
     assert desired(ledger) == MEMBER
-    record(ledger, replace(other_version, version=2, status=Status.RESIGNED))
+    record(ledger, other_version._replace(version=2, status=Status.RESIGNED))
     assert desired(ledger) == {}
 
 
@@ -151,7 +151,7 @@ def test_last_year_cancelled_late_does_not_unenrol_who_repeats_the_year(ledger: 
     for policy in (POLICY, both_years):
         recorder(ledger, policy).apply_policy(now=NOW)
         record(ledger, last_year, told(), policy=policy)
-        last_year = replace(last_year, version=last_year.version + 1, changed_at=NOW + 60, status=Status.CANCELLED)
+        last_year = last_year._replace(version=last_year.version + 1, changed_at=NOW + 60, status=Status.CANCELLED)
         record(ledger, last_year, policy=policy)
         assert desired(ledger) == MEMBER
 
@@ -191,7 +191,7 @@ def test_between_two_sources_of_one_enrolment_time_decides(ledger: Ledger, first
     active = told(system="supann", version=1, changed_at=NOW)
     record(ledger, *sorted([resigned, active], key=lambda change: change.system != first))
     assert desired(ledger) == {}
-    record(ledger, replace(active, version=2, changed_at=NOW + 120))
+    record(ledger, active._replace(version=2, changed_at=NOW + 120))
     assert desired(ledger) == MEMBER
 
 
@@ -264,9 +264,9 @@ def test_the_label_of_the_highest_version_wins_whatever_was_said_last(ledger: Le
     old = told(etape_label="Licence 1 (ancienne)", component_label=UFR)
     new = told(enrolment_id="2", etape_version="221", etape_label="Licence 1")
     assert label(ledger, old, new) == "Licence 1"
-    assert label(ledger, replace(old, version=2, changed_at=NOW + 60)) == "Licence 1"
-    assert label(ledger, replace(new, version=2, changed_at=NOW + 90, etape_label="L1")) == "L1"
-    assert label(ledger, replace(old, version=3, etape_version="99", changed_at=NOW + 99)) == "L1", "99 < 221"
+    assert label(ledger, old._replace(version=2, changed_at=NOW + 60)) == "Licence 1"
+    assert label(ledger, new._replace(version=2, changed_at=NOW + 90, etape_label="L1")) == "L1"
+    assert label(ledger, old._replace(version=3, etape_version="99", changed_at=NOW + 99)) == "L1", "99 < 221"
     assert label(ledger, described("Licence 1 (2027)", etape_version="301", at=NOW)) == "Licence 1 (2027)"
 
 

@@ -66,7 +66,7 @@ def image(
     """Take a snapshot that holds these enrolments, as the reader gives it."""
     name = name or f"S{at:.0f}"
     numbered = [
-        replace(row, system=system, version=0, changed_at=at, origin=f"snapshot {name}[0]#{number}")
+        row._replace(system=system, version=0, changed_at=at, origin=f"snapshot {name}[0]#{number}")
         for number, row in enumerate(rows)
     ]
     return Snapshot(id=name, taken_at=at, system=system, scope=scope, rows=numbered, unknown=unknown)
@@ -200,7 +200,7 @@ def test_a_glob_says_which_etapes_it_is_complete_for(ledger: Ledger) -> None:
 
 
 def test_an_enrolment_whose_etape_nobody_told_is_only_absent_from_a_whole_snapshot(ledger: Ledger) -> None:
-    bare = replace(told(), etape=None)
+    bare = told()._replace(etape=None)
     record(ledger, bare, image(scope=replace(SCOPE, etapes=("*",))))
     assert set(facts(ledger).values()) == {Status.ACTIVE}
     record(ledger, image(at=TAKEN_AT + 1))
@@ -576,7 +576,7 @@ def announced(lives: Lives, system: str) -> Iterator[EnrolmentChange]:
             at = state.at + SYSTEMS[system]
             if state.row is not None:
                 whose = state.row.student_id
-                yield replace(state.row, system=system, version=version, changed_at=at)
+                yield state.row._replace(system=system, version=version, changed_at=at)
             else:
                 yield deleted(enrolment_id=eid, student_id=whose, system=system, version=version, changed_at=at)
 

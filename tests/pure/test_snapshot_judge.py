@@ -423,19 +423,27 @@ def test_an_enrolment_that_is_told_twice_differently() -> None:
     )
 
 
-def test_messages_under_its_id_that_break_the_contract() -> None:
-    messages = sent(rows(9), partitions=1)
-    told = of("enrolment", messages)
-    broken = [
-        but(told[1], enrolment={"student": {"student_id": "22000001"}}),
-        but(told[2], row=-1, enrolment=orjson.loads(told[2][2])["data"]["enrolment"] | {"name": "Camille Exemple"}),
-    ]
-    fault, sentence = refused([*messages[:1], *broken, *messages[1:]])
+def test_rows_that_break_the_contract() -> None:
+    begin, *told, end = sent(rows(9), partitions=1)
+    told[1] = but(told[1], enrolment={"student": {"student_id": "22000001"}})
+    told[2] = but(told[2], enrolment=orjson.loads(told[2][2])["data"]["enrolment"] | {"name": "Camille Exemple"})
+    fault, sentence = refused([begin, *told, but(end, digest=digest_of(told))])
     assert fault is SnapshotFault.INVALID
     assert sentence == (
-        "messages under its id can't be read, the first at snapshots[0]@1: data.enrolment.enrolment_id: missing (1), "
+        "messages under its id can't be read, the first at snapshots[0]@2: data.enrolment.enrolment_id: missing (1), "
         "data.enrolment.academic_year: missing (1), data.enrolment.etape: missing (1), data.enrolment.status: "
         "missing (1), data.enrolment.source: missing (1)" + WHEN
+    )
+
+
+def test_messages_under_its_id_that_are_no_row_of_it() -> None:
+    messages = sent(rows(9), partitions=1)
+    numbered = but(of("enrolment", messages)[2], row=-1)
+    ended = but(messages[-1], rows="nine")
+    assert refused([messages[0], numbered, ended, *messages[1:]]) == (
+        SnapshotFault.INVALID,
+        "messages under its id can't be read, the first at snapshots[0]@1: data.row: greater_than_equal (1), "
+        "data.rows: int_type (1)" + WHEN,
     )
 
 

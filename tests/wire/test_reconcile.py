@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -188,8 +187,8 @@ def test_a_message_that_is_older_than_the_snapshot_comes_too_late(world: World) 
     enrolled(world, 2)
     old = world.now - 10
     night(world, image(world, ("s1", "L1DROI")))
-    world.say(replace(row("s1", "L1DROI", at=old), version=1000))
-    world.say(replace(row("s3", "L1DROI", at=old), version=1000))  # never heard of, and absent from the snapshot
+    world.say(row("s1", "L1DROI", at=old)._replace(version=1000))
+    world.say(row("s3", "L1DROI", at=old)._replace(version=1000))  # never heard of, and absent from the snapshot
     world.a_minute_later()
     assert world.members() == {"L1DROI": {"s2"}}
 

@@ -33,6 +33,9 @@ def read_to_end(properties: Properties, topic: str) -> Iterator[Record]:
     with translated(f"Kafka cannot read {topic}"):
         consumer = _consumer(properties)
     try:
+        with translated(f"Kafka cannot read {topic}"):
+            # Half a second is lost by one who doesn't know yet on which broker a partition is when it is assigned.
+            consumer.list_topics(topic, REQUEST_SECONDS)
         consumer.assign([TopicPartition(*partition, OFFSET_BEGINNING) for partition in unfinished])
         deadline = time.monotonic() + SILENCE_SECONDS
         while unfinished:

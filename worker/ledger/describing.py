@@ -4,7 +4,6 @@ Nothing here depends on the order of the messages, as in `facts`.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import MINYEAR, UTC, datetime
 from operator import attrgetter
 from typing import Any
@@ -73,7 +72,7 @@ def _of_its_year(captured: EnrolmentChange) -> EnrolmentChange:
     A batch job or another snapshot of the capture tells each row anew: were the last one to decide, an étape whose
     rows name several components would go back and forth between them.
     """
-    return replace(captured, changed_at=datetime(captured.academic_year or MINYEAR, 1, 1, tzinfo=UTC).timestamp())
+    return captured._replace(changed_at=datetime(captured.academic_year or MINYEAR, 1, 1, tzinfo=UTC).timestamp())
 
 
 def _component_labels(batch: Iterable[Received], uais: frozenset[str]) -> dict[str, tuple[Instant, str]]:

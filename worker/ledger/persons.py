@@ -5,7 +5,6 @@ merge of both, and of each enrolment that waits the newest word is kept: a fold 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
@@ -61,7 +60,7 @@ def named(connection: sa.Connection, batch: Sequence[Received], counts: Counts) 
     for change, published_at in enrolled:
         who = (change.enrolment.uai, change.person)
         if who in numbers:
-            student = replace(change.enrolment, student_id=numbers[who].student_id)
+            student = change.enrolment._replace(student_id=numbers[who].student_id)
             told.append(Received(change=student, published_at=max(published_at, known_since.get(who, published_at))))
         else:
             untold.append((change, published_at))

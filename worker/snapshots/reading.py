@@ -3,16 +3,16 @@
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO
+from typing import IO, Annotated, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 import schemas
 from worker import broker, messages
 from worker.broker import Properties, Record
 from worker.errors import InvalidMessage, PositionLost, Refusal, SnapshotFault, SnapshotRefused
 from worker.model import AcceptedSnapshot, EnrolmentChange, Instant, Snapshot, SnapshotScope, Unknown
-from worker.snapshots.judge import Contents, Found, Limits, Seen, Terms, announced_fault, fault
+from worker.snapshots.judge import Contents, Found, Limits, Seen, Terms, announced_fault, fault, unreadable_fault
 
 MOST_REFUSALS = 5
 # By default librdkafka reads 64 MiB ahead (most of all that we need), pauses for a second when that is full, and waits
@@ -62,7 +62,7 @@ def newest(records: Iterable[Record], first_offsets: Callable[[], Mapping[int, i
         for seen in sorted(reader.seen.values(), key=_taken_at, reverse=True):
             found: Snapshot | Found | None = fault(seen, terms, first)
             if not found and seen.announced:
-                found = reader.open(seen.id, seen.announced, passed_over=tuple(refusals))
+                found = reader.open(seen, seen.announced, passed_over=tuple(refusals))
             if isinstance(found, Snapshot):
                 return found
             if found:
@@ -93,6 +93,17 @@ class _Claim(BaseModel):
     data: _ClaimedId
 
 
+class _NumberedRow(_ClaimedId):
+    row: Annotated[int, Field(strict=True, ge=0)]
+
+
+class _Row(BaseModel):
+    """What is looked at of each row; all of it is, by the contract, once its snapshot turns out to be whole."""
+
+    type: Literal["fr.etape-cohorts.snapshot.enrolment.v1", "fr.etape-cohorts.snapshot.unknown.v1"]
+    data: _NumberedRow
+
+
 class _Reader:
     """What the topic holds, by snapshot, and a file for the rows of those that may still be accepted."""
 
@@ -114,34 +125,37 @@ class _Reader:
             self._ignored += 1
             return
         try:
+            row = _Row.model_validate_json(document)
+        except ValidationError:
+            self._other(record, document)
+        else:
+            seen = self._of(row.data.snapshot_id)
+            if seen.id not in self._refused and seen.row(record.partition, row.data.row, record.value):
+                self._rows.write(seen.id, record, document)
+
+    def _other(self, record: Record, document: bytes) -> None:
+        """Take note of a begin or an end, or of what can't be read."""
+        try:
             event = schemas.SNAPSHOT_EVENTS.validate_json(document)
         except ValidationError as error:
-            self._invalid(document, record.origin, schemas.problems(error))
-        else:
-            self._note(event, record.partition, record.offset, record.value, document)
-
-    def _note(self, event: schemas.SnapshotEvent, partition: int, offset: int, value: bytes, document: bytes) -> None:
+            self._invalid(document, record.origin, error)
+            return
         seen = self._of(event.data.snapshot_id)
         match event:
             case schemas.SnapshotBegin(data=data):
-                seen.begin(partition, offset, data)
+                seen.begin(record.partition, record.offset, data)
                 if announced_fault(data, self._terms):
                     self._refused.add(seen.id)
-            case schemas.SnapshotEnrolment(data=data) | schemas.SnapshotUnknown(data=data) if (
-                seen.id not in self._refused
-            ):
-                if seen.row(partition, data.row, value):
-                    self._rows.write(seen.id, partition, document)
             case schemas.SnapshotEnd(data=data):
-                seen.end(partition, data)
+                seen.end(record.partition, data)
 
-    def _invalid(self, document: bytes, origin: str, problems: tuple[tuple[str, str], ...]) -> None:
+    def _invalid(self, document: bytes, origin: str, error: ValidationError) -> None:
         try:
             claim = _Claim.model_validate_json(document)
         except ValidationError:
             self._ignored += 1
         else:
-            said = [f"{field}: {kind}" for field, kind in problems]
+            said = [f"{field}: {kind}" for field, kind in schemas.problems(error)]
             self._of(claim.data.snapshot_id).unreadable(origin, said)
 
     def _of(self, snapshot_id: str) -> Seen:
@@ -149,9 +163,7 @@ class _Reader:
             self.seen[snapshot_id] = Seen(snapshot_id)
         return self.seen[snapshot_id]
 
-    def open(
-        self, snapshot_id: str, begin: schemas.SnapshotBeginData, passed_over: Sequence[Refusal]
-    ) -> Snapshot | Found:
+    def open(self, seen: Seen, begin: schemas.SnapshotBeginData, passed_over: Sequence[Refusal]) -> Snapshot | Found:
         """Give a snapshot that is whole, unless its rows show a fault."""
         taken_at = begin.taken_at.timestamp()
         scope = SnapshotScope(
@@ -161,11 +173,15 @@ class _Reader:
         )
         contents = Contents(scope, begin.system)
         unknown: list[schemas.UnknownRow] = []
-        rows = tuple(self._told(snapshot_id, taken_at, contents, unknown))
-        if found := contents.fault() or contents.shrinkage(self._terms.accepted, self._terms.limits):
+        rows = tuple(self._told(seen, taken_at, contents, unknown))
+        if (
+            found := unreadable_fault(seen)
+            or contents.fault()
+            or contents.shrinkage(self._terms.accepted, self._terms.limits)
+        ):
             return found
         return Snapshot(
-            id=snapshot_id,
+            id=seen.id,
             taken_at=taken_at,
             system=begin.system,
             scope=scope,
@@ -179,11 +195,15 @@ class _Reader:
         )
 
     def _told(
-        self, snapshot_id: str, taken_at: Instant, contents: Contents, unknown: list[schemas.UnknownRow]
+        self, seen: Seen, taken_at: Instant, contents: Contents, unknown: list[schemas.UnknownRow]
     ) -> Iterator[EnrolmentChange]:
         """Give the enrolments of a snapshot, each once, and let its contents be looked at on the way."""
-        for partition, document in self._rows.of(snapshot_id):
-            event = schemas.SNAPSHOT_EVENTS.validate_json(document)
+        for partition, origin, document in self._rows.of(seen.id):
+            try:
+                event = schemas.SNAPSHOT_EVENTS.validate_json(document)
+            except ValidationError as error:
+                self._invalid(document, origin, error)
+                continue
             if isinstance(event, schemas.SnapshotUnknown):
                 unknown.append(event.data.unknown)
             elif isinstance(event, schemas.SnapshotEnrolment) and contents.add(event.data.enrolment):
@@ -191,29 +211,31 @@ class _Reader:
                     event.data.enrolment,
                     version=event.data.enrolment.version or 0,
                     changed_at=taken_at,
-                    origin=f"snapshot {snapshot_id}[{partition}]#{event.data.row}",
+                    origin=f"snapshot {seen.id}[{partition}]#{event.data.row}",
                 )
 
 
 class _Rows:
     """The messages of rows, in a file, in the order in which they came."""
 
-    _HEADER = struct.Struct("<III")  # number of the snapshot, partition, length of the message
+    _HEADER = struct.Struct("<IIII")  # number of the snapshot, partition, lengths of the origin and of the message
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._numbers: dict[str, int] = {}
 
-    def write(self, snapshot_id: str, partition: int, document: bytes) -> None:
+    def write(self, snapshot_id: str, record: Record, document: bytes) -> None:
         number = self._numbers.setdefault(snapshot_id, len(self._numbers))
-        self._file.write(self._HEADER.pack(number, partition, len(document)) + document)
+        origin = record.origin.encode()
+        header = self._HEADER.pack(number, record.partition, len(origin), len(document))
+        self._file.write(header + origin + document)
 
-    def of(self, snapshot_id: str) -> Iterator[tuple[int, bytes]]:
-        """Give the partition and the message of each row of a snapshot."""
+    def of(self, snapshot_id: str) -> Iterator[tuple[int, str, bytes]]:
+        """Give the partition, the origin and the message of each row of a snapshot."""
         wanted = self._numbers.get(snapshot_id)
         self._file.seek(0)
         while header := self._file.read(self._HEADER.size):
-            number, partition, length = self._HEADER.unpack(header)
-            document = self._file.read(length)
+            number, partition, *lengths = self._HEADER.unpack(header)
+            origin, document = map(self._file.read, lengths)
             if number == wanted:
-                yield partition, document
+                yield partition, origin.decode(), document
