@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.builders import NOW, recorder, told, workbook
+from tests.builders import NOW, described, received, recorder, told, workbook
 from tests.ledger.scenes import DAY
 from worker.ledger import Ledger, planning, runs
 from worker.model import Action, Received
@@ -134,3 +134,14 @@ def test_what_is_left_of_a_night_is_counted_at_no_more_cost_where_many_are_membe
                 assert runs.open_gaps(ledger, 1, ["ecampus"]) == 0
     few, many = steps
     assert many < 1.5 * few + 1
+
+
+def test_an_etape_moves_to_another_component_at_no_more_cost_where_its_enrolments_say_their_own(
+    enrolled: Enrolled,
+) -> None:
+    steps: list[int] = []
+    for students in (20, 4_000):
+        with enrolled(students=students, etapes=20) as ledger, counted(ledger, steps):
+            recorder(ledger).record(received(described(etape="X0001", component="DRO", at=NOW + 60)), now=NOW + 60)
+    few, many = steps
+    assert many < 1.5 * few

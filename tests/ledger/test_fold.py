@@ -231,7 +231,9 @@ def universes(draw: st.DrawFn) -> list[Change]:
     one = st.one_of(enrolment_changes(), enrolment_changes(), merge_changes(), descriptions(), component_descriptions())
     changes = draw(st.lists(one, min_size=1, max_size=14))
     if enrolments := [change for change in changes if isinstance(change, EnrolmentChange)]:
-        again = st.builds(EnrolmentChange._replace, st.sampled_from(enrolments), version=st.integers(1, 6), changed_at=INSTANTS)
+        again = st.builds(
+            EnrolmentChange._replace, st.sampled_from(enrolments), version=st.integers(1, 6), changed_at=INSTANTS
+        )
         changes += draw(st.lists(again, max_size=4))
     return [*{identity(change): change for change in changes}.values()]
 

@@ -21,7 +21,7 @@ from worker.model import (
     PersonEnrolled,
     Received,
 )
-from worker.sql.tables import component, enrolment, etape
+from worker.sql.tables import component, enrolment, etape, relies_on_etape
 
 AS_A_WHOLE = "*"
 """The `label_version` of a label that was said of an étape as a whole."""
@@ -143,7 +143,7 @@ def _keep_etapes(
         )
     upsert(connection, etape, rows, update=[c.name for c in etape.c if not c.primary_key])
     # Routes go by component: whoever relies on that of the étape is derived anew.
-    relying = sa.select(enrolment.c.student_id, enrolment.c.etape).where(enrolment.c.component.is_(None))
+    relying = sa.select(enrolment.c.student_id, enrolment.c.etape).where(relies_on_etape)
     for found in select_in(connection, relying.distinct(), enrolment.c.etape, moved):
         effects.touch(found.student_id, triggers[found.etape])
     return {row["code"] for row in rows}

@@ -137,7 +137,8 @@ def enrolments(
         else:
             rows[key] = fact(change, now)
     update(connection, enrolment, list(again.values()))
-    upsert(connection, enrolment, list(rows.values()), update=FACT)
+    # In the order of the keys, so that SQLite changes each page of their index once.
+    upsert(connection, enrolment, [rows[key] for key in sorted(rows)], update=FACT)
 
 
 def fact(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def logins(connection: sa.Connection, batch: Iterable[Received], effects: Effect
         for number, at, login in map(tuple, select_in(connection, columns, student.c.student_id, said))
     }
     rows = []
-    for number, (at, login) in said.items():
+    for number, (at, login) in sorted(said.items()):
         old_at, old_login = known.get(number, (0.0, ""))
         if (at, login) > (old_at, old_login):
             rows.append({"student_id": number, "login": login, "login_at": at})

@@ -32,7 +32,7 @@ metadata = MetaData(
     }
 )
 
-REVISION = "0006"
+REVISION = "0007"
 """The newest migration."""
 REVISIONS = Table("alembic_version", MetaData(), Column("version_num", Text))
 """Where Alembic notes the newest migration that was made."""
@@ -69,12 +69,15 @@ enrolment = Table(
     Column("status", Text, nullable=False, comment="model.Status; deleted ones stay, so that nothing comes back"),
     Column("payment", Text, nullable=False, comment="model.Payment"),
     Column("academic_year", Integer),
-    Column("etape", Text, index=True),
+    Column("etape", Text),
     Column("etape_version", Text),
     Column("component", Text),
     Column("origin", Text, nullable=False, comment="where the fact was read, e.g. enrolments[3]@1042"),
     Column("recorded_at", Float, nullable=False),
 )
+relies_on_etape = enrolment.c.component.is_(None)
+"""An enrolment whose component is that of its étape: APOGÉE's say their own, and needn't be found by étape."""
+Index("enrolment_etape_ix", enrolment.c.etape, sqlite_where=relies_on_etape, postgresql_where=relies_on_etape)
 
 person = Table(
     "person",
