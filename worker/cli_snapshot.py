@@ -83,22 +83,21 @@ def publish(
         raise SettingsError("--taken-at says when a file began to be made, and a file needs it; others are read now")
     taken_at = taken_at or datetime.now(UTC)
     left_out: Counter[str] = Counter()
+    topic = settings.kafka.snapshots
+    publisher = None if dry_run else snapshots.Publisher(settings.kafka.properties(), topic)
     with snapshots.collected(_counted(origin.read(scope, left_out)), scope) as image:
-        if dry_run:
+        if publisher is None:
             _show(image)
             say(f"{_said(image, left_out)}: whole, and not sent")
             return
         snapshot_id = snapshots.new_id(image.system, taken_at)
-        topic = settings.kafka.snapshots
-        partitions = snapshots.publish(
+        publisher.publish(
             image,
-            settings.kafka.properties(),
-            topic,
             snapshot_id=snapshot_id,
             taken_at=taken_at,
             progress=lambda rows: track(rows, topic, total=len(image), disable=not out.is_terminal),
         )
-    say(f"{_said(image, left_out)}: published to {topic} over {partitions} partitions as {snapshot_id}")
+    say(f"{_said(image, left_out)}: published to {topic} over {publisher.partitions} partitions as {snapshot_id}")
 
 
 def _counted(rows: Iterable[SnapshotRow]) -> Iterator[SnapshotRow]:

@@ -78,10 +78,11 @@ def _publish(pipe: Connection, ours: Settings) -> None:
     telemetry.configure_logging("warning")
     scope = SnapshotScope(uais=ours.uais, academic_years=ours.active_years)
     started, taken_at = time.perf_counter(), datetime.now(UTC)
+    publisher = snapshots.Publisher(ours.kafka.properties(), ours.kafka.snapshots)
     with snapshots.collected(parts.source(ours, "directory").read(scope, Counter()), scope) as image:
         read = time.perf_counter() - started
         name = snapshots.new_id(image.system, taken_at)
-        snapshots.publish(image, ours.kafka.properties(), ours.kafka.snapshots, snapshot_id=name, taken_at=taken_at)
+        publisher.publish(image, snapshot_id=name, taken_at=taken_at)
     pipe.send((read, time.perf_counter() - started, peak()))
 
 

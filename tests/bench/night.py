@@ -153,7 +153,8 @@ def publish(ours: Settings, rows: Iterable[bytes], taken_at: datetime | None = N
     taken_at = taken_at or datetime.now(UTC)
     with snapshots.collected(map(EnrolmentRow.model_validate_json, rows), scope) as image:
         name = snapshots.new_id(image.system, taken_at)
-        snapshots.publish(image, ours.kafka.properties(), ours.kafka.snapshots, snapshot_id=name, taken_at=taken_at)
+        publisher = snapshots.Publisher(ours.kafka.properties(), ours.kafka.snapshots)
+        publisher.publish(image, snapshot_id=name, taken_at=taken_at)
 
 
 def reconciled(ours: Settings, *, with_snapshot: bool, drift: int = 0) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
@@ -71,6 +71,14 @@ group.consumer.heartbeat.interval.ms=2000
 # The default, 128 MB, doesn't fit in a small heap.
 log.cleaner.dedupe.buffer.size=16777216
 """
+
+
+def settled(properties: Properties, transactional_id: str) -> None:
+    """Wait until a transaction that was ended is over on the topics, too: Kafka answers before it has told them.
+
+    The next to use its id has to wait for that.
+    """
+    Producer({**properties, "transactional.id": transactional_id}).init_transactions(START_SECONDS)
 
 
 class Kafka:

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.servers import free_ports
-from tests.servers.kafka import Kafka
+from tests.servers.kafka import Kafka, settled
 from worker.broker import (
     Cluster,
     Headers,
@@ -118,6 +118,7 @@ def abort_transaction(properties: Properties, topic: str) -> None:
         producer.produce(topic, b"aborted", b"key")
     assert producer.flush(PATIENCE) == 0
     producer.abort_transaction(PATIENCE)
+    settled(properties, topic)
 
 
 # Records

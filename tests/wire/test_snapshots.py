@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 from schemas import EnrolmentRow, UnknownRow
 from tests.builders import UAI
 from tests.images import LIMITS, SCOPE, YEAR, Sent, accepted, image, kind, row, rows, sent, students, told_as
-from tests.servers.kafka import Kafka
+from tests.servers.kafka import Kafka, settled
 from tests.wire.test_broker_contract import embedded_differs
 from worker import broker as gate
 from worker import snapshots
@@ -54,8 +54,9 @@ def publish(
     progress: Callable[[Iterable[bytes]], Iterable[bytes]] = iter,
 ) -> None:
     with image(rows(count)) as gathered:
-        found = snapshots.publish(gathered, properties, topic, snapshot_id=name, taken_at=taken_at, progress=progress)
-    assert found == PARTITIONS
+        publisher = snapshots.Publisher(properties, topic)
+        publisher.publish(gathered, snapshot_id=name, taken_at=taken_at, progress=progress)
+    assert publisher.partitions == PARTITIONS
 
 
 def send(properties: Properties, topic: str, messages: Iterable[Sent]) -> None:
@@ -123,7 +124,7 @@ def test_begin_and_end_are_in_every_partition_and_the_rows_of_a_student_in_one(
     properties: Properties, snapshots_topic: str
 ) -> None:
     with image([row(rank, etape=etape) for rank in range(50) for etape in ("L1DROI", "L2DROI")]) as gathered:
-        snapshots.publish(gathered, properties, snapshots_topic, snapshot_id="apogee-1", taken_at=TAKEN_AT)
+        snapshots.Publisher(properties, snapshots_topic).publish(gathered, snapshot_id="apogee-1", taken_at=TAKEN_AT)
     found = list(gate.read_to_end(properties, snapshots_topic))
     by_partition = [[each for each in found if each.partition == number] for number in range(PARTITIONS)]
     for records in by_partition:
@@ -208,7 +209,7 @@ def test_no_end_is_sent_when_rows_were_not_acknowledged(properties: Properties, 
     small = {**properties, "message.max.bytes": 1_000, "batch.size": 1_000}
     long = told_as(enrolment_id="1" * 128, etape={"code": "L1DROI", "label": "é" * 255})
     with image([*rows(20), long]) as gathered, pytest.raises(BrokerError, match="MSG_SIZE_TOO_LARGE"):
-        snapshots.publish(gathered, small, snapshots_topic, snapshot_id="apogee-1", taken_at=TAKEN_AT)
+        snapshots.Publisher(small, snapshots_topic).publish(gathered, snapshot_id="apogee-1", taken_at=TAKEN_AT)
     assert refused(properties, snapshots_topic)[0] is SnapshotFault.INCOMPLETE
 
 
@@ -318,9 +319,11 @@ def test_a_hanging_transaction_hides_the_end_until_it_is_over(
     assert refused(properties, snapshots_topic) == (SnapshotFault.INCOMPLETE, said)
     if outcome == "committed":
         producer.commit_transaction(PATIENCE)
+        settled(properties, snapshots_topic)
         assert len(latest(properties, snapshots_topic).rows) == 20
     else:
         producer.abort_transaction(PATIENCE)
+        settled(properties, snapshots_topic)
         assert refused(properties, snapshots_topic) == (SnapshotFault.INCOMPLETE, said)
 
 
@@ -332,6 +335,7 @@ def test_somebody_elses_hanging_transaction_hides_what_comes_after_it(
     publish(properties, snapshots_topic, 20)
     assert refused(properties, snapshots_topic) == (SnapshotFault.INCOMPLETE, "partition 2 has no begin of it" + WHEN)
     producer.abort_transaction(PATIENCE)
+    settled(properties, snapshots_topic)
     assert len(latest(properties, snapshots_topic).rows) == 20
 
 
@@ -376,7 +380,7 @@ def test_a_snapshot_of_a_whole_university_is_published_and_read(kafka: Kafka, to
     years = frozenset({2025, 2026})
     scope = SnapshotScope(uais=frozenset({university.uai}), academic_years=years)
     with snapshots.collected(map(EnrolmentRow.model_validate_json, university.snapshot_rows()), scope) as gathered:
-        snapshots.publish(gathered, kafka.properties, topic, snapshot_id="apogee-1", taken_at=TAKEN_AT)
+        snapshots.Publisher(kafka.properties, topic).publish(gathered, snapshot_id="apogee-1", taken_at=TAKEN_AT)
     found = latest(kafka.properties, topic)
     assert len(found.rows) == gathered.rows > 50_000
     by_year = found.accepted().rows_by_year

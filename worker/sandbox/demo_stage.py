@@ -122,13 +122,8 @@ class Stage:
         years = frozenset({self.university.year - 1, self.university.year})
         scope = SnapshotScope(uais=frozenset({self.university.uai}), academic_years=years)
         with snapshots.collected(map(EnrolmentRow.model_validate_json, rows), scope) as image:
-            snapshots.publish(
-                image,
-                self.settings.kafka.properties(),
-                SNAPSHOTS,
-                snapshot_id=snapshots.new_id(image.system, taken_at),
-                taken_at=taken_at,
-            )
+            publisher = snapshots.Publisher(self.settings.kafka.properties(), SNAPSHOTS)
+            publisher.publish(image, snapshot_id=snapshots.new_id(image.system, taken_at), taken_at=taken_at)
             return image.rows
 
     def compare(self, name: str) -> Comparison:

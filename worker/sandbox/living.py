@@ -72,10 +72,5 @@ def _publish_snapshot(settings: Settings, university: University) -> None:
     years = frozenset({university.year - 1, university.year})
     scope = SnapshotScope(uais=frozenset({university.uai}), academic_years=years)
     with snapshots.collected(map(EnrolmentRow.model_validate_json, university.snapshot_rows()), scope) as image:
-        snapshots.publish(
-            image,
-            settings.kafka.properties(),
-            settings.kafka.snapshots,
-            snapshot_id=snapshots.new_id(image.system, taken_at),
-            taken_at=taken_at,
-        )
+        publisher = snapshots.Publisher(settings.kafka.properties(), settings.kafka.snapshots)
+        publisher.publish(image, snapshot_id=snapshots.new_id(image.system, taken_at), taken_at=taken_at)

@@ -102,26 +102,33 @@ def new_id(system: str, taken_at: datetime) -> str:
     return f"{system}-{taken_at:%Y%m%dT%H%M%S}-{token_hex(4)}"
 
 
-def publish(
-    image: Image,
-    properties: Properties,
-    topic: str,
-    *,
-    snapshot_id: str,
-    taken_at: datetime,
-    progress: Callable[[Iterable[bytes]], Iterable[bytes]] = iter,
-) -> int:
-    """Send a snapshot and return over how many partitions; `progress` is given the rows and gives them back.
+class Publisher:
+    """Sends snapshots to a topic, which is looked for at once, before a source is read that may take minutes.
 
-    With the same id, image and instant the same bytes are sent. Raises BrokerError when Kafka did not acknowledge
-    everything: what was sent has no end, and nobody accepts it.
+    The cluster is met meanwhile. Raises BrokerError when the topic doesn't exist or Kafka doesn't answer.
     """
-    partitions = count_partitions(properties, topic)
-    messages = Messages(image, snapshot_id=snapshot_id, taken_at=taken_at, partitions=partitions)
-    producer = RecordProducer(properties)
-    for part in (messages.begins(), messages.rows(progress(image)), messages.ends()):
-        producer.send_to(topic, part)
-    return partitions
+
+    def __init__(self, properties: Properties, topic: str) -> None:
+        self.partitions = count_partitions(properties, topic)
+        self._topic = topic
+        self._producer = RecordProducer(properties)
+
+    def publish(
+        self,
+        image: Image,
+        *,
+        snapshot_id: str,
+        taken_at: datetime,
+        progress: Callable[[Iterable[bytes]], Iterable[bytes]] = iter,
+    ) -> None:
+        """Send a snapshot; `progress` is given the rows and gives them back.
+
+        With the same id, image and instant the same bytes are sent. Raises BrokerError when Kafka did not acknowledge
+        everything: what was sent has no end, and nobody accepts it.
+        """
+        messages = Messages(image, snapshot_id=snapshot_id, taken_at=taken_at, partitions=self.partitions)
+        for part in (messages.begins(), messages.rows(progress(image)), messages.ends()):
+            self._producer.send_to(self._topic, part)
 
 
 class Messages:

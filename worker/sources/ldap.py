@@ -33,7 +33,8 @@ class LdapSource:
                 entries += 1
                 with_enrolments += self.supann.says_anything(attributes)
                 told = self.supann.tell(attributes)
-                left_out.update(told.left_out)
+                if told.left_out:  # seldom, and even of nothing an update takes its time
+                    left_out.update(told.left_out)
                 yield from told.unknown
                 for row in told.rows:
                     key = row.source.uai, row.enrolment_id
