@@ -84,7 +84,7 @@ class KafkaSettings(Section):
     """Topic for messages that can never be read."""
     group: str = "etape-cohorts"
     """Consumer group, shared by all the workers of one university."""
-    batch: int = Field(2000, ge=1, le=100_000)
+    batch: int = Field(5000, ge=1, le=100_000)
     """Messages recorded in one transaction, at most."""
     invalid_limit: int = Field(100, ge=1)
     """Invalid messages in a row after which consumption stops: the contract broke, and a person must look."""

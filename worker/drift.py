@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from worker.model import Drift, Instant
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """A membership as the ledger has it; the names are those of its columns."""
+class Known(NamedTuple):
+    """A membership as the ledger has it; the names are those of its columns, in the order in which they are read."""
 
     student_id: str
     desired: bool

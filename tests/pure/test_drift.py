@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,9 +14,9 @@ AT: Instant = 1000.0
 """When the reading began."""
 NOBODY = Sight(seen=(), extras=(), strangers=())
 MEMBER = Known(student_id="eve", desired=True, observed=True, observed_at=AT - 60, user_id=31)
-WANTED = replace(MEMBER, observed=False, user_id=None)
-LEAVING = replace(MEMBER, desired=False)
-LEFT = replace(WANTED, desired=False)
+WANTED = MEMBER._replace(observed=False, user_id=None)
+LEAVING = MEMBER._replace(desired=False)
+LEFT = WANTED._replace(desired=False)
 
 
 def people(accounts: Mapping[str, int], *, gone: AbstractSet[int] = frozenset(), **former: int) -> People:
@@ -53,7 +52,7 @@ def one(*known: Known, members: AbstractSet[int] = frozenset(), who: People = EV
         (LEAVING, {31}),
         (LEFT, set[int]()),
         (WANTED, set[int]()),
-        (replace(LEFT, user_id=31), set[int]()),
+        (LEFT._replace(user_id=31), set[int]()),
     ],
 )
 def test_a_member_who_is_as_we_left_them_is_nothing_new(known: Known, members: set[int]) -> None:
@@ -103,14 +102,14 @@ def test_somebody_whom_others_removed_before_we_did_is_no_drift(gone: set[int]) 
 @pytest.mark.parametrize("desired", [True, False])
 @pytest.mark.parametrize("present", [True, False])
 def test_a_call_of_unknown_outcome_is_cleared_up_and_is_no_drift(*, desired: bool, present: bool) -> None:
-    unsure = replace(MEMBER, desired=desired, observed=None)
+    unsure = MEMBER._replace(desired=desired, observed=None)
     seen = one(unsure, members={31} if present else set())
     assert (seen.present, seen.drift) == (present, None)
     assert seen.user_id == (31 if present or desired else None)
 
 
 def test_while_a_call_may_be_going_on_its_outcome_stays_unknown() -> None:
-    unsure = replace(MEMBER, observed=None)
+    unsure = MEMBER._replace(observed=None)
     assert sight(unsure, members={31}, in_flight=True) == NOBODY
     assert sight(MEMBER, in_flight=True).seen[0].drift is Drift.MISSING, "this one is in no call"
 
@@ -129,7 +128,7 @@ def test_what_was_learnt_since_the_reading_began_is_newer(
 
 
 def test_the_account_of_merged_numbers_stays_for_the_one_that_lives_on() -> None:
-    former = replace(LEFT, student_id="old", user_id=31)
+    former = LEFT._replace(student_id="old", user_id=31)
     assert sight(former, MEMBER, members={31}) == NOBODY
 
 
@@ -156,7 +155,7 @@ def test_the_account_of_a_former_number_is_its_bearer_s() -> None:
 
 def test_a_student_whose_numbers_were_merged_is_to_be_there_by_the_account_of_the_one_that_lives_on() -> None:
     who = people({"eve": 31}, eve=32)
-    former = replace(LEAVING, student_id="old", user_id=32)
+    former = LEAVING._replace(student_id="old", user_id=32)
     assert sight(former, WANTED, members={32}, who=who) == NOBODY, "one is to be added, the other to be removed"
     assert one(MEMBER, members={32}, who=who).drift is Drift.MISSING
     assert one(WANTED, members={32}, who=people({}, eve=32)).user_id == 32, "they have no other account"
@@ -193,8 +192,8 @@ def apply(known: Sequence[Known], found: Sight, at: Instant) -> list[Known]:
     """Write what was seen, as the ledger does."""
     rows = {row.student_id: row for row in known}
     for seen in found.seen:
-        rows[seen.student_id] = replace(
-            rows[seen.student_id], observed=seen.present, user_id=seen.user_id, observed_at=at
+        rows[seen.student_id] = rows[seen.student_id]._replace(
+            observed=seen.present, user_id=seen.user_id, observed_at=at
         )
     for student, user_id in found.extras:
         assert student not in rows or rows[student].observed_at == at, "nobody's membership is overwritten"
@@ -243,7 +242,7 @@ def test_the_same_reading_once_more_says_nothing(
 @given(KNOWN, crowds())
 def test_members_as_they_were_left_are_nothing_new(known: list[Known], who: People) -> None:
     settled = [
-        replace(row, observed=row.user_id is not None)
+        row._replace(observed=row.user_id is not None)
         for row in known
         if row.user_id is not None or row.student_id not in who.accounts
     ]

@@ -3,7 +3,7 @@
 Nothing here depends on the order of the messages, as in `facts`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import MINYEAR, UTC, datetime
 from operator import attrgetter
 from typing import Any
@@ -45,7 +45,8 @@ def descriptions(
     labels: dict[str, _Label] = {}
     components: dict[str, tuple[Instant, str]] = {}
     triggers: dict[str, Trigger] = {}
-    for code, change, published_at in _descriptions(batch, uais):
+    told = _descriptions(batch, uais)
+    for code, change, published_at in told:
         if change.etape_label is not None:
             whole = isinstance(change, EtapeDescribed) and change.etape_version is None
             version = AS_A_WHOLE if whole else change.etape_version or ""
@@ -57,13 +58,15 @@ def descriptions(
                 components[code] = new
                 triggers[code] = Trigger(Cause.DESCRIBED, change.origin, published_at)
     changed = _keep_etapes(connection, labels, components, triggers, effects)
-    changed_components = _keep_components(connection, _component_labels(batch, uais), effects)
-    for described in (item.change for item in batch):
-        if isinstance(described, EtapeDescribed | ComponentDescribed):
-            of_etape = isinstance(described, EtapeDescribed) and described.etape in changed
-            news = described.uai in uais and (of_etape or described.component in changed_components)
-            counts.applied += news
-            counts.stale += not news
+    described = [item.change for item in batch if isinstance(item.change, EtapeDescribed | ComponentDescribed)]
+    of_components = (each for each in described if isinstance(each, ComponentDescribed) and each.uai in uais)
+    labelled = _component_labels([*(change for _, change, _ in told), *of_components])
+    changed_components = _keep_components(connection, labelled, effects)
+    for each in described:
+        of_etape = isinstance(each, EtapeDescribed) and each.etape in changed
+        news = each.uai in uais and (of_etape or each.component in changed_components)
+        counts.applied += news
+        counts.stale += not news
 
 
 def _of_its_year(captured: EnrolmentChange) -> EnrolmentChange:
@@ -75,12 +78,11 @@ def _of_its_year(captured: EnrolmentChange) -> EnrolmentChange:
     return captured._replace(changed_at=datetime(captured.academic_year or MINYEAR, 1, 1, tzinfo=UTC).timestamp())
 
 
-def _component_labels(batch: Iterable[Received], uais: frozenset[str]) -> dict[str, tuple[Instant, str]]:
+def _component_labels(
+    told: Iterable[EnrolmentChange | EtapeDescribed | ComponentDescribed],
+) -> dict[str, tuple[Instant, str]]:
     labels: dict[str, tuple[Instant, str]] = {}
-    for item in batch:
-        said = item.change
-        if not isinstance(said, EnrolmentChange | EtapeDescribed | ComponentDescribed) or said.uai not in uais:
-            continue
+    for said in told:
         if said.component is not None and said.component_label is not None:
             new = (said.changed_at, said.component_label)
             labels[said.component] = max(new, labels.get(said.component, new))
@@ -89,17 +91,18 @@ def _component_labels(batch: Iterable[Received], uais: frozenset[str]) -> dict[s
 
 def _descriptions(
     batch: Iterable[Received], uais: frozenset[str]
-) -> Iterable[tuple[str, EnrolmentChange | EtapeDescribed, Instant]]:
+) -> Collection[tuple[str, EnrolmentChange | EtapeDescribed, Instant]]:
     """Give the étapes that are described, by what and when published; of changes that say the same, the newest.
 
     Most messages of a batch repeat what a few say.
     """
-    newest: dict[tuple[object, ...], tuple[str, EnrolmentChange | EtapeDescribed, Instant]] = {}
+    newest: dict[tuple[object, object], tuple[str, EnrolmentChange | EtapeDescribed, Instant]] = {}
     for item in batch:
         change = _of_its_year(item.change.enrolment) if isinstance(item.change, PersonEnrolled) else item.change
         if isinstance(change, _DESCRIBING) and change.etape is not None and change.uai in uais:
-            said = (type(change), *_description(change))
-            if said not in newest or newest[said][1].changed_at < change.changed_at:
+            said = type(change), _description(change)
+            known = newest.get(said)
+            if known is None or known[1].changed_at < change.changed_at:
                 newest[said] = (change.etape, change, item.published_at)
     return newest.values()
 

@@ -231,13 +231,10 @@ class Observer:
 
     def _known(self, connection: sa.Connection) -> Mapping[int, list[Known]]:
         known: defaultdict[int, list[Known]] = defaultdict(list)
-        mine = sa.select(*_READ).join(cohort).where(self._mine)
-        for cohort_id, student_id, desired, observed, observed_at, user_id in stream(connection, mine):
-            known[cohort_id].append(
-                Known(
-                    student_id=student_id, desired=desired, observed=observed, observed_at=observed_at, user_id=user_id
-                )
-            )
+        columns = (membership.c[name] for name in Known._fields)
+        mine = sa.select(membership.c.cohort_id, *columns).join(cohort).where(self._mine)
+        for cohort_id, *told in stream(connection, mine):
+            known[cohort_id].append(Known._make(told))
         return known
 
     def _gap(self, now: Instant) -> dict[str, Any]:
@@ -265,9 +262,5 @@ class Observer:
         }
 
 
-_READ = (
-    membership.c.cohort_id, membership.c.student_id, membership.c.desired,
-    membership.c.observed, membership.c.observed_at, membership.c.user_id,
-)  # fmt: skip
 _NEW = [column.name for column in membership.c]
 _SEEN = at_membership.values(observed=sa.bindparam("b_seen"), user_id=sa.bindparam("b_user"))
