@@ -43,7 +43,7 @@ from worker.sql import tables
 
 TITLE = "Messages into the ledger"
 ROUNDS = scaled(3, least=1)
-BATCH = 2_000
+BATCH = 5_000  # as the worker does by default
 LATER = timedelta(days=3 * 365)
 """Than the first messages, which are of two years."""
 AIM = 2.0

@@ -96,6 +96,7 @@ def load(ours: Settings, told: Iterable[Message]) -> None:
     quick = ours.model_copy(update={"converge": at_once, "platforms": {PLATFORM: unlimited}})
     ledger = parts.open_ledger(quick)
     recorder, now = parts.recorder(quick, ledger), time.time()
+    recorder.apply_policy(now=now)  # as a worker does; else the first night would derive everything anew
     coming = iter(told)
     while some := list(islice(coming, BATCH)):
         changes = [messages.parse(value=message.payload(), origin="bench") for message in some]
