@@ -1,9 +1,8 @@
 """Messages a second into the ledger, against parsing alone and against bare inserts; and a night's snapshot.
 
 Parsing is measured by itself: what is called recorded is from parsed messages to committed positions; where it is
-included, it is on both sides. The bare inserts
-go through the same connections, hence with the same durability, and write with the driver's `executemany`. They come
-in two kinds:
+included, it is on both sides. The bare inserts go through the same connections, hence with the same durability, and
+write with the driver's `executemany`. They come in two kinds:
 
 - all that an initial load leaves in every table, in as many transactions of as many rows as the ledger made. This is
   the like for like of an initial load. It still flatters the bare side: its rows come table by table, it reads
