@@ -121,8 +121,9 @@ def closed(world: World) -> tuple[Pairs, str]:
         done = world.here.run("held", "--json", "--students")
         assert done.returncode == 0, done.stderr
         for cohort in json.loads(done.stdout)["cohorts"]:
-            students = {student for some in cohort["removals"].values() for student in some}
-            return {(cohort["cohort"], student) for student in students}, cohort["hash"]
+            if cohort["cohort"] == etape:  # of another one, too, a removal may be held since an earlier fault
+                students = {student for some in cohort["removals"].values() for student in some}
+                return {(etape, student) for student in students}, cohort["hash"]
         return None
 
     found = world.eventually(held)
