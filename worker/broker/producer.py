@@ -49,14 +49,18 @@ class RecordProducer:
             if error:
                 failures.append((error, cast("str", message.topic())))
 
-        with translated("Kafka refuses a record"):
+        topic = ""
+        try:
             for record in records:
+                topic = record[0]
                 self._enqueue(record, on_delivery)
                 sent += 1
                 if failures:
                     break
             while self._producer.flush(1):
                 pass
+        except KafkaException as exception:
+            raise broker_error(f"Kafka refuses a record for {topic}", exception.args[0]) from exception
         if failures:
             error, topic = failures[0]
             raise broker_error(f"{len(failures)} of {sent} records for {topic} were not acknowledged", error, topic)
@@ -68,10 +72,9 @@ class RecordProducer:
                 self._producer.produce(topic, value, key, partition, headers=list(headers), on_delivery=on_delivery)
             except BufferError:  # the queue is full until some are acknowledged, or time out
                 self._producer.poll(0.1)
-            except KafkaException as exception:
-                with translated(f"Kafka refuses a record for {topic}"):
-                    self._producer.poll(0)  # raises what was fatal, of which the exception only says that it was
-                    raise exception from None
+            except KafkaException:
+                self._producer.poll(0)  # raises what was fatal, of which the exception only says that it was
+                raise
             else:
                 self._producer.poll(0)
                 return
