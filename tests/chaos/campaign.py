@@ -21,7 +21,8 @@ class Fault:
     """Whether it needs a ledger in PostgreSQL."""
     last: bool = False
     """Whether its university can't live on: after a snapshot of this instant, what is told of days before is too late;
-    the next snapshot says again of all who were put back that they have left, which the guard holds."""
+    the next snapshot says again of all who were put back that they have left, which the guard holds; and in a cohort
+    that most have left it holds whoever leaves next."""
     brief: bool = False
     """Whether the tests try it, too."""
 

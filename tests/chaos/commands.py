@@ -206,14 +206,14 @@ FAULTS = (
         Fault(
             name=f"{name}: killed {when}",
             strike=partial(strike, step=f"worker.ledger.deciding:{step}"),
+            last=True,
             brief=brief,
-            last=last,
         )
-        for name, strike, when, step, brief, last in (
-            ("approval", approval_cut, "in its transaction", "_update", True, False),
-            ("approval", approval_cut, "after it", "approve", False, False),
-            ("undo", undo_cut, "in its transaction", "_update", False, False),
-            ("undo", undo_cut, "after it", "undo", False, True),
+        for name, strike, when, step, brief in (
+            ("approval", approval_cut, "in its transaction", "_update", True),
+            ("approval", approval_cut, "after it", "approve", False),
+            ("undo", undo_cut, "in its transaction", "_update", False),
+            ("undo", undo_cut, "after it", "undo", False),
         )
     ),
     Fault(name="snapshot: its publisher killed after its begins", strike=partial(snapshot_cut, nth=1), last=True),
