@@ -215,3 +215,12 @@ def test_acls_prints_the_rights_of_a_command_for_kafkas_own_program(cohorts: Com
             ),
         ],
     )
+
+
+def test_whoever_may_write_nothing_is_told_the_topic_while_a_record_waits(secured: SecuredKafka) -> None:
+    """Kafka refuses the producer as such, some time after it was handed the record."""
+    topic = NAMES.topics[0]
+    kafka = KafkaSettings.model_validate(somebody(secured, [Right(operation="Read", kind="topic", name=topic)]))
+    producer = RecordProducer(kafka.properties())
+    with pytest.raises(BrokerError, match=rf"for {topic}.*`cohorts topics acls`"):
+        producer.send([(topic, b"22000001", enrolment(1).payload(), ())])

@@ -59,8 +59,12 @@ class RecordProducer:
                     break
             while self._producer.flush(1):
                 pass
-        except KafkaException as exception:
-            raise broker_error(f"Kafka refuses a record for {topic}", exception.args[0]) from exception
+        except (KafkaException, SystemError) as exception:
+            # The library may meet what is fatal right before it calls `on_delivery`: Python makes a SystemError of it.
+            met = exception.__cause__ if isinstance(exception, SystemError) else exception
+            if not isinstance(met, KafkaException):
+                raise
+            raise broker_error(f"Kafka refuses a record for {topic}", met.args[0]) from exception
         if failures:
             error, topic = failures[0]
             raise broker_error(f"{len(failures)} of {sent} records for {topic} were not acknowledged", error, topic)
