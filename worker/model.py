@@ -1,4 +1,4 @@
-"""The values that the parts exchange. Frozen, keyword-only, without behaviour that needs a clock or I/O.
+"""The values that the parts exchange. Frozen, made by keywords, without behaviour that needs a clock or I/O.
 
 Instants are seconds since the epoch (UTC) as float, so that SQLite and PostgreSQL store and compare them alike.
 """

@@ -3,7 +3,7 @@
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -98,9 +98,11 @@ class _NumberedRow(_ClaimedId):
 
 
 class _Row(BaseModel):
-    """What is looked at of each row; all of it is, by the contract, once its snapshot turns out to be whole."""
+    """What is looked at of each row; all of it is, by the contract, once its snapshot turns out to be whole.
 
-    type: Literal["fr.etape-cohorts.snapshot.enrolment.v1", "fr.etape-cohorts.snapshot.unknown.v1"]
+    Rows are the only messages that are numbered.
+    """
+
     data: _NumberedRow
 
 
