@@ -22,7 +22,12 @@ class Fault:
     last: bool = False
     """Whether its university can't live on: after a snapshot of this instant, what is told of days before is too late;
     the next snapshot says again of all who were put back that they have left, which the guard holds; and in a cohort
-    that most have left it holds whoever leaves next."""
+    that most have left it holds whoever leaves next; and a worker whose delays aren't cut short is none for the
+    others."""
+    once: bool = False
+    """Whether one round is enough, since it lasts."""
+    recovery: float = RECOVERY
+    """Seconds from its end within which everything must be in step."""
     brief: bool = False
     """Whether the tests try it, too."""
 
@@ -57,7 +62,7 @@ def tried(world: World, faults: Sequence[Fault]) -> Trial:
             world.publish(part)
     over, problem = time.monotonic(), ""
     try:
-        world.eventually(world.in_step, within=RECOVERY)
+        world.eventually(world.in_step, within=max(fault.recovery for fault in faults))
     except AssertionError as error:
         problem = str(error)
     seconds = time.monotonic() - over

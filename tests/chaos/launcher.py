@@ -1,4 +1,4 @@
-"""The program `cohorts` as the campaign runs it: delays are cut short, and if so ordered it dies or its clock is wrong.
+"""The program `cohorts` as the campaign runs it: its delays are cut short, and it may be told to die, or a wrong time.
 
 The first argument is the orders, as JSON; the others are those of `cohorts`. The worker's code knows nothing of it.
 """
@@ -24,6 +24,8 @@ class Orders(TypedDict, total=False):
     """A file with the seconds by which the clock is wrong, which may change."""
     trusts: str
     """A file of certificates."""
+    uncut: bool
+    """Whether delays are as long as anywhere."""
 
 
 def command(orders: Orders) -> list[str]:
@@ -38,7 +40,8 @@ def main() -> None:
         os.environ["SSL_CERT_FILE"] = orders["trusts"]
     if "clock" in orders:  # before the worker is loaded, whose parts keep the function
         _mistake_time(Path(orders["clock"]))
-    _hurry()
+    if not orders.get("uncut"):
+        _hurry()
     if "dies" in orders:
         _die(*orders["dies"])
     sys.argv[0] = "cohorts"

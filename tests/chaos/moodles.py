@@ -6,13 +6,17 @@ from contextlib import contextmanager
 from functools import partial
 
 from tests.chaos.campaign import Fault
-from tests.chaos.world import PLATFORM, World
+from tests.chaos.world import PLATFORM, RECOVERY, World
 from tests.servers.expired import expired
 from worker.sandbox.moodle import Chaos, SandboxMoodle
 from worker.sandbox.moodle import Fault as Failure
 
 OUTAGE = 10.0
 """Seconds of an outage of ten minutes: delays that are minutes, up to five, are seconds for the campaign's workers."""
+TEN_MINUTES = 600.0
+LONGEST_PAUSE = 300.0
+BURST = 150
+"""Changes that are told at once."""
 CHAOS = 0.5
 BRIEF = {Failure.LOGIN_PAGE, Failure.APPLIED_THEN_CLOSED}
 
@@ -42,6 +46,18 @@ def outage(world: World) -> Iterator[None]:
     world.moodle.fault = Failure.PHP_DOWN
     yield
     world.eventually(lambda: time.monotonic() > over)
+    world.moodle.fault = None
+
+
+@contextmanager
+def whole_outage(world: World) -> Iterator[None]:
+    """Let PHP be down for ten minutes, in which a burst of changes arrives, under a worker as it is anywhere."""
+    world.restart(uncut=True)
+    over = time.monotonic() + TEN_MINUTES
+    world.moodle.fault = Failure.PHP_DOWN
+    yield
+    world.publish(world.live(BURST))
+    world.eventually(lambda: time.monotonic() > over, within=TEN_MINUTES)
     world.moodle.fault = None
 
 
@@ -106,6 +122,13 @@ FAULTS = (
     Fault(name="Moodle: TLS certificate expired", strike=certificate_expired),
     Fault(name="Moodle: half of the calls fail, in any way", strike=failing_at_random, brief=True),
     Fault(name="Moodle: an outage of ten minutes", strike=outage),
+    Fault(
+        name="Moodle: an outage of ten whole minutes in a burst",
+        strike=whole_outage,
+        last=True,
+        once=True,
+        recovery=LONGEST_PAUSE + RECOVERY,
+    ),
     Fault(name="Moodle: may not manage cohorts", strike=partial(without_right, right="moodle/cohort:manage")),
     Fault(name="Moodle: may not see people", strike=partial(without_right, right="moodle/user:viewalldetails")),
     Fault(name="Moodle: PHP cuts the forms", strike=cut_forms),

@@ -113,7 +113,7 @@ class SecuredKafka(OwnKafka):
             answer.result()
 
     def allow(self, user: str, rights: Iterable[Right]) -> None:
-        """Give a user exactly these rights, and wait until they hold."""
+        """Give these rights to a user who has none yet, and wait until they hold."""
         admin = self.admin()
         bindings = [
             AclBinding(
