@@ -265,8 +265,7 @@ class Watched:
     """Whether some of `rows` may not have been told, or some of it may be over: whoever told it was killed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
+class Received(NamedTuple):
     """A change and the instant at which it was published: the clock of the promise starts there."""
 
     change: Change

@@ -1,12 +1,13 @@
 """The night: what a complete snapshot says and what Moodle really holds, into the ledger; then a report.
 
 Observation is not action: gaps that are found go to the queue of converging, behind fresh changes, and this waits for
-them. `Reconciliation.run` is the whole flow.
+them. `Reconciliation.run` is the whole flow. Moodle is what takes long: every platform is read while the snapshot is.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -46,6 +47,23 @@ class Progress:
     step: str
     done: int
     of: int
+
+
+_Contents = tuple[dict[int, RemoteCohort], dict[int, set[int]]]
+"""Every cohort of a site, and its members."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A platform that is being read."""
+
+    observer: Observer
+    at: Instant
+    """When that began."""
+    ours: Mapping[int, tuple[str | None, str | None]]
+    """What was ours then, as `Observer.owned` gives it."""
+    contents: Future[_Contents]
+    """Raises MoodleError."""
 
 
 @dataclass(slots=True)
@@ -111,9 +129,11 @@ class Reconciliation:
         return report
 
     def _reconcile(self, report: Report) -> Report:
-        if self._latest is not None:
-            report = self._take_snapshot(report, self._latest)
-        looks = {site.policy.name: self._look(site, report.run) for site in self._sites}
+        with ThreadPoolExecutor(max(1, len(self._sites))) as threads:
+            readings = {site.policy.name: self._begin_reading(site, report.run, threads) for site in self._sites}
+            if self._latest is not None:
+                report = self._take_snapshot(report, self._latest)
+            looks = {site.policy.name: self._look(site, report.run, readings[site.policy.name]) for site in self._sites}
         left = self._wait(report.run, [site for site in self._sites if looks[site.policy.name].found is not None])
         platforms = tuple(self._platform(site, looks[site.policy.name], report) for site in self._sites)
         whole = not left and not any(platform.error for platform in platforms)
@@ -148,31 +168,36 @@ class Reconciliation:
 
     # Each platform: read, then written into the ledger
 
-    def _look(self, site: Site, run: int) -> _Look:
-        """Read a platform; what goes wrong with it is its own."""
-        look = _Look()
+    def _begin_reading(self, site: Site, run: int, threads: ThreadPoolExecutor) -> _Reading | None:
         if site.reader is None:
+            return None
+        observer = Observer(self._ledger, site.policy, run=run, remove_strangers=site.remove_strangers)
+        at, ours = self._clock(), observer.owned()
+        return _Reading(observer, at, ours, threads.submit(_read, site.reader))
+
+    def _look(self, site: Site, run: int, reading: _Reading | None) -> _Look:
+        """Take what was read of a platform; what goes wrong with it is its own."""
+        look = _Look()
+        if site.reader is None or reading is None:
             return look
         self._progress(Progress(site.policy.name, 0, 1))
         self._runs.renew(run, self._clock())
         try:
-            self._observe(site, site.reader, run, look)
+            self._observe(site.policy, site.reader, reading, look)
         except MoodleError as error:
             look.error = str(error)
             log.warning("platform cannot be read", platform=site.policy.name, code=error.code)
         return look
 
-    def _observe(self, site: Site, reader: MoodleReader, run: int, look: _Look) -> None:
-        observer = Observer(self._ledger, site.policy, run=run, remove_strangers=site.remove_strangers)
-        at, ours = self._clock(), observer.owned()
-        cohorts, members = _read(reader)
+    def _observe(self, policy: PlatformPolicy, reader: MoodleReader, reading: _Reading, look: _Look) -> None:
+        ours, (cohorts, members) = reading.ours, reading.contents.result()
         look.fingerprints = fingerprints(cohorts, members, ours.keys(), self._ledger.instance)
-        if site.policy.mode is Mode.MANUAL:
+        if policy.mode is Mode.MANUAL:
             return
         here = {number: users for number, users in members.items() if number in ours}
-        people = self._people(site.policy, reader, observer, here)
-        reading = observing.Reading(at=at, ours=ours, cohorts=cohorts, members=here, people=people)
-        look.found = observer.write(reading, self._clock())
+        people = self._people(policy, reader, reading.observer, here)
+        seen = observing.Reading(at=reading.at, ours=ours, cohorts=cohorts, members=here, people=people)
+        look.found = reading.observer.write(seen, self._clock())
 
     def _people(
         self, policy: PlatformPolicy, reader: MoodleReader, observer: Observer, members: Mapping[int, set[int]]
@@ -282,7 +307,7 @@ def _known(accepted: AcceptedSnapshot) -> SnapshotReport:
     )
 
 
-def _read(reader: MoodleReader) -> tuple[dict[int, RemoteCohort], dict[int, set[int]]]:
+def _read(reader: MoodleReader) -> _Contents:
     """Read every cohort with its members, once more when one is deleted in between."""
     for last in (False, True):
         cohorts = {cohort.id: cohort for cohort in reader.cohorts()}

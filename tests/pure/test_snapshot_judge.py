@@ -28,7 +28,7 @@ def judged(
 ) -> Snapshot:
     """Judge what a topic holds; `first` is where its partitions begin after the reading."""
     told = list(messages)
-    read = [*records((each for each in told if isinstance(each, tuple)), skip=skip)]
+    read = [*records((each for each in told if not isinstance(each, Record)), skip=skip)]
     read += [each for each in told if isinstance(each, Record)]
     return newest(read, lambda: first or {}, terms)
 

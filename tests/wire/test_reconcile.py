@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from threading import Barrier, Event
 
 import pytest
 import sqlalchemy as sa
@@ -85,15 +86,17 @@ def night(
     world: World,
     snapshot: Snapshot | SnapshotRefused | None = None,
     *,
+    first: Callable[[], None] = lambda: None,
     meanwhile: Callable[[], None] = lambda: None,
     strangers: Strangers = Strangers.KEEP,
     wait: float = 3600.0,
     name: str | None = None,
     holder: str = "night:1:a",
 ) -> Report:
-    """Reconcile; `meanwhile` happens between the reading of Moodle and what is done about it."""
+    """Reconcile; `first` happens before the snapshot is there, `meanwhile` once gaps are waited for."""
 
     def latest(_now: float, _accepted: AcceptedSnapshot | None) -> Snapshot:
+        first()
         if isinstance(snapshot, SnapshotRefused):
             raise snapshot
         assert snapshot is not None
@@ -212,7 +215,7 @@ def test_changes_that_arrive_while_it_runs_are_never_reverted(world: World) -> N
     assert ("L1DROI", "s1") not in world.applied("remove")
 
 
-def test_a_refused_snapshot_changes_nothing_and_moodle_is_not_even_read(world: World) -> None:
+def test_a_refused_snapshot_changes_nothing(world: World) -> None:
     enrolled(world)
     world.moodle.remove_member(world.cohort_id("L1DROI"), world.moodle.user_ids["s1"])
     calls = len(world.moodle.calls)
@@ -220,8 +223,55 @@ def test_a_refused_snapshot_changes_nothing_and_moodle_is_not_even_read(world: W
     report = night(world, SnapshotRefused("no snapshot can be accepted", refusals=[why]))
     assert report.state is RunState.REFUSED
     assert report.refusals == (why,)
-    assert len(world.moodle.calls) == calls
+    assert not any(call.writes for call in world.moodle.calls[calls:])
     assert world.gaps() == {}
+
+
+def test_moodle_is_read_while_the_snapshot_is(world: World) -> None:
+    enrolled(world)
+    world.moodle.remove_member(world.cohort_id("L1DROI"), world.moodle.user_ids["s1"])
+    meeting = Barrier(2, timeout=10)
+
+    @contextmanager
+    def meet(function: str) -> Iterator[None]:
+        if function == "core_cohort_get_cohort_members":
+            world.wires["ecampus"].around = lambda _: nullcontext()
+            meeting.wait()
+        yield
+
+    with world.around(meet):
+        report = night(world, image(world), first=meeting.wait)
+    assert drift(report) == {Drift.MISSING: 1}
+
+
+def test_what_a_message_ends_or_begins_between_the_two_readings_is_neither_drift_nor_undone(world: World) -> None:
+    enrolled(world)
+    world.resign("s1", "L1DROI")
+    world.now += REMOVAL_DELAY
+    snapshot, moodle_was_read = image(world), Event()
+
+    @contextmanager
+    def tell(function: str) -> Iterator[None]:
+        yield
+        if function == "core_cohort_get_cohort_members":
+            world.wires["ecampus"].around = lambda _: nullcontext()
+            moodle_was_read.set()
+
+    def live_on() -> None:
+        assert moodle_was_read.wait(10)
+        world.now += 1
+        world.accounts("s9")
+        world.enrol("s9", "L1DROI")
+        world.now += COALESCE
+        world.turns()
+        assert world.members() == world.truth()
+
+    with world.around(tell):
+        report = night(world, snapshot, first=live_on)
+    world.wait(REMOVAL_DELAY)
+    assert drift(report) == {}
+    assert world.members() == world.truth() == {"L1DROI": {"s2", "s3", "s4", "s5", "s9"}}
+    assert world.applied("add").count(("L1DROI", "s9")) == 1
 
 
 @pytest.mark.parametrize(("function", "action"), [(ADD, "add"), (REMOVE, "remove")])

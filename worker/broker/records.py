@@ -1,8 +1,7 @@
 """Records as their producers wrote them."""
 
-from dataclasses import dataclass
 from operator import methodcaller
-from typing import cast
+from typing import NamedTuple, cast
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
@@ -12,8 +11,7 @@ Partition = tuple[str, int]
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """One record of a topic, as its producer wrote it; a value of None is a tombstone."""
 
     topic: str

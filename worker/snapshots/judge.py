@@ -225,7 +225,8 @@ class Contents:
             return False
         self._known[key] = told
         self.by_year[row.academic_year] += 1
-        self.outside.update(self._outside(row))
+        for field in self._outside(row):
+            self.outside[field] += 1
         return True
 
     def _outside(self, row: schemas.EnrolmentRow) -> Iterator[str]:
