@@ -86,7 +86,7 @@ def night(
     world: World,
     snapshot: Snapshot | SnapshotRefused | None = None,
     *,
-    first: Callable[[], None] = lambda: None,
+    first: Callable[[], object] = lambda: None,
     meanwhile: Callable[[], None] = lambda: None,
     strangers: Strangers = Strangers.KEEP,
     wait: float = 3600.0,
