@@ -150,7 +150,7 @@ def snapshots(case: bytes) -> None:
         )  # fmt: skip
         offsets[partition] += 1
     try:
-        found = newest(records, dict, TERMS)
+        found = newest(lambda: records, dict, TERMS)
     except SnapshotRefused as refused:
         _sayable(refused)
         return

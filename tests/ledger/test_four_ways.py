@@ -65,9 +65,9 @@ def record(ledger: Ledger, said: Iterable[Received]) -> None:
 
 def snap(ledger: Ledger, rows: Iterable[SnapshotRow]) -> None:
     """Publish a snapshot of these rows, accept and record it."""
-    messages = records(sent(rows, "night", taken_at=NOW, scope=SCOPE))
+    messages = [*records(sent(rows, "night", taken_at=NOW, scope=SCOPE))]
     terms = Terms(now=NOW + 60, accepted=None, uais=SCOPE.uais, years=SCOPE.academic_years, limits=LIMITS)
-    recorder(ledger).record_snapshot(newest(messages, dict, terms), run=1, now=NOW + 60)
+    recorder(ledger).record_snapshot(newest(lambda: messages, dict, terms), run=1, now=NOW + 60)
 
 
 def settings(**source: object) -> Settings:

@@ -43,7 +43,7 @@ def read(source: SqlSource, scope: SnapshotScope, at: Instant) -> Snapshot:
     published = sent(source.read(scope, Counter()), f"apogee-{at:.0f}", taken_at=at, scope=scope)
     years = scope.academic_years
     terms = Terms(now=at + 60, accepted=None, uais=frozenset({UAI}), years=years, limits=LIMITS)
-    return newest(records(published), dict, terms)
+    return newest(lambda: records(published), dict, terms)
 
 
 def snap(

@@ -30,7 +30,7 @@ def judged(
     told = list(messages)
     read = [*records((each for each in told if not isinstance(each, Record)), skip=skip)]
     read += [each for each in told if isinstance(each, Record)]
-    return newest(read, lambda: first or {}, terms)
+    return newest(lambda: read, lambda: first or {}, terms)
 
 
 def refused(messages: Iterable[Sent], terms: Terms = TERMS, **more: Any) -> tuple[SnapshotFault, str]:  # noqa: ANN401 - as of judged
@@ -545,6 +545,18 @@ def test_any_message_may_be_repeated_anywhere_after_itself(messages: list[Sent],
     for message in data.draw(st.lists(st.sampled_from(messages), max_size=10)):
         told.insert(data.draw(st.integers(told.index(message) + 1, len(told))), message)
     assert sorted(judged(told).rows, key=repr) == sorted(judged(messages).rows, key=repr)
+
+
+@given(snapshots_sent, st.data())
+def test_no_row_is_lost_whatever_the_order_of_the_messages_of_several_snapshots(
+    messages: list[Sent], data: st.DataObject
+) -> None:
+    older = sent(rows(15, etape="M1DROI"), "apogee-0", taken_at=TAKEN_AT - 60)
+    told = data.draw(st.permutations([*messages, *older]))
+    found = judged(told)
+    assert (found.id, students(found.rows)) == ("apogee-1", students(judged(messages).rows))
+    last = told[max(map(told.index, of("end", messages)))]
+    assert students(judged(without(told, last)).rows) == students(judged(older).rows)
 
 
 @given(snapshots_sent, st.data())

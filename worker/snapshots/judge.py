@@ -129,20 +129,13 @@ def announced_fault(data: schemas.SnapshotBeginData, terms: Terms) -> Found | No
     return None
 
 
-def unreadable_fault(seen: Seen) -> Found | None:
-    """Find what breaks the contract, among what was read so far: its rows are, one by one, when it is whole."""
-    if not seen.invalid:
-        return None
-    kinds = ", ".join(f"{problem} ({number})" for problem, number in seen.invalid.most_common(MOST_SHOWN))
-    return SnapshotFault.INVALID, f"messages under its id can't be read, the first at {seen.first_invalid}: {kinds}"
-
-
 def fault(seen: Seen, terms: Terms, first_offsets: Mapping[int, int]) -> Found | None:
     """Find why it isn't acceptable or not whole. `first_offsets` is where each partition began after the reading."""
     if seen.announced is not None and (found := announced_fault(seen.announced, terms)):
         return found
-    if found := unreadable_fault(seen):
-        return found
+    if seen.invalid:
+        kinds = ", ".join(f"{problem} ({number})" for problem, number in seen.invalid.most_common(MOST_SHOWN))
+        return SnapshotFault.INVALID, f"messages under its id can't be read, the first at {seen.first_invalid}: {kinds}"
     if seen.contradiction is not None:
         return SnapshotFault.CONTRADICTORY, seen.contradiction
     if seen.announced is None:

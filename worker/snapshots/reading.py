@@ -1,9 +1,7 @@
 """The newest acceptable snapshot of a topic, or why there is none."""
 
-import struct
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO, Annotated
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -12,7 +10,7 @@ from worker import broker, messages
 from worker.broker import Properties, Record
 from worker.errors import InvalidMessage, PositionLost, Refusal, SnapshotFault, SnapshotRefused
 from worker.model import AcceptedSnapshot, EnrolmentChange, Instant, Snapshot, SnapshotScope, Unknown
-from worker.snapshots.judge import Contents, Found, Limits, Seen, Terms, announced_fault, fault, unreadable_fault
+from worker.snapshots.judge import Contents, Found, Limits, Seen, Terms, announced_fault, fault
 
 MOST_REFUSALS = 5
 # By default librdkafka reads 64 MiB ahead (most of all that we need), pauses for a second when that is full, and waits
@@ -39,39 +37,57 @@ def latest(
     It is whole, agrees with itself, is newer than the one `accepted` last and within the limits, and speaks of no
     other university than `uais` and of one of `years` at least. A newer one that is refused doesn't hide it.
     Memory holds the rows of one snapshot (60 MB for 50,000), and some 150 bytes for each row of others that may still
-    be accepted: their content waits in a temporary file.
+    be accepted.
 
     Raises SnapshotRefused, which says why of each, and BrokerError when the topic can't be read.
     """
     terms = Terms(now=now, accepted=accepted, uais=uais, years=years, limits=limits)
-    records = broker.read_to_end({**READ_AHEAD, **properties}, topic)
     try:
-        return newest(records, lambda: broker.first_offsets(properties, topic), terms)
+        return newest(
+            lambda: broker.read_to_end({**READ_AHEAD, **properties}, topic),
+            lambda: broker.first_offsets(properties, topic),
+            terms,
+        )
     except PositionLost as error:
         raise _refused_all(SnapshotFault.FORGOTTEN, f"{error}: the topic must keep its messages for longer") from None
 
 
-def newest(records: Iterable[Record], first_offsets: Callable[[], Mapping[int, int]], terms: Terms) -> Snapshot:
-    """Judge each snapshot of a topic by itself, newest first; `first_offsets` is asked once all has been read."""
-    with tempfile.TemporaryFile() as file:
-        reader = _Reader(file, terms)
-        for record in records:
+def newest(
+    records: Callable[[], Iterable[Record]], first_offsets: Callable[[], Mapping[int, int]], terms: Terms
+) -> Snapshot:
+    """Judge each snapshot of a topic by itself, newest first; `first_offsets` is asked once `records` have been read.
+
+    Only rows of the newest one are kept. When it turns out to be unacceptable, and an older one does not, the topic is
+    read again for the rows of that one.
+    """
+    refusals: dict[str, Refusal] = {}
+    wanted: Seen | None = None
+    while True:
+        reader = _Reader(terms, wanted, refused=refusals)
+        for record in records():
             reader.read(record)
-        first = first_offsets()
-        refusals: list[Refusal] = []
+        first, wanted = first_offsets(), None
         for seen in sorted(reader.seen.values(), key=_taken_at, reverse=True):
-            found: Snapshot | Found | None = fault(seen, terms, first)
-            if not found and seen.announced:
-                found = reader.open(seen, seen.announced, passed_over=tuple(refusals))
-            if isinstance(found, Snapshot):
-                return found
-            if found:
-                refusals.append(seen.refusal(found))
+            if seen.id in refusals:
+                continue
+            image = reader.image_of(seen)
+            if found := fault(seen, terms, first) or (image and image.fault(terms)):
+                refusals[seen.id] = seen.refusal(found)
+            elif image is None:
+                wanted = seen
+                break
+            else:
+                return image.snapshot(passed_over=tuple(refusals.values()), ignored=reader.ignored)
+        if wanted is None:
+            raise _refused(tuple(refusals.values()))
+
+
+def _refused(refusals: Sequence[Refusal]) -> SnapshotRefused:
     if not refusals:
-        raise _refused_all(SnapshotFault.ABSENT, "there is no snapshot on the topic")
+        return _refused_all(SnapshotFault.ABSENT, "there is no snapshot on the topic")
     said = "\n".join(map(str, refusals[:MOST_REFUSALS]))
     more = f"\nand {len(refusals) - MOST_REFUSALS} older ones" if len(refusals) > MOST_REFUSALS else ""
-    raise SnapshotRefused(f"no snapshot can be accepted:\n{said}{more}", refusals=refusals)
+    return SnapshotRefused(f"no snapshot can be accepted:\n{said}{more}", refusals=refusals)
 
 
 def _refused_all(kind: SnapshotFault, sentence: str) -> SnapshotRefused:
@@ -98,7 +114,7 @@ class _NumberedRow(_ClaimedId):
 
 
 class _Row(BaseModel):
-    """What is looked at of each row; all of it is, by the contract, once its snapshot turns out to be whole.
+    """What is looked at of each row; all of it is, by the contract, where its rows are kept.
 
     Rows are the only messages that are numbered.
     """
@@ -106,138 +122,131 @@ class _Row(BaseModel):
     data: _NumberedRow
 
 
-class _Reader:
-    """What the topic holds, by snapshot, and a file for the rows of those that may still be accepted."""
+class _Image:
+    """The rows of one snapshot, as they come."""
 
-    def __init__(self, file: IO[bytes], terms: Terms) -> None:
+    def __init__(self, seen: Seen, begin: schemas.SnapshotBeginData) -> None:
+        self.seen = seen
+        self.begin = begin
+        self.messages = 0
+        self.taken_at = begin.taken_at.timestamp()
+        self.scope = SnapshotScope(
+            uais=frozenset(begin.scope.uais),
+            academic_years=frozenset(begin.scope.academic_years),
+            etapes=tuple(sorted({*begin.scope.etapes})) if begin.scope.etapes else None,
+        )
+        self.contents = Contents(self.scope, begin.system)
+        self.rows: list[EnrolmentChange] = []
+        self.unknown: list[schemas.UnknownRow] = []
+
+    def tell(self, event: schemas.SnapshotEvent, partition: int) -> None:
+        """Keep a row; of those that tell one enrolment, the first."""
+        self.messages += 1
+        if isinstance(event, schemas.SnapshotUnknown):
+            self.unknown.append(event.data.unknown)
+        elif isinstance(event, schemas.SnapshotEnrolment) and self.contents.add(event.data.enrolment):
+            enrolment = event.data.enrolment
+            origin = f"snapshot {self.seen.id}[{partition}]#{event.data.row}"
+            self.rows.append(
+                messages.enrolment(enrolment, version=enrolment.version or 0, changed_at=self.taken_at, origin=origin)
+            )
+
+    def fault(self, terms: Terms) -> Found | None:
+        """Find what is wrong with the rows."""
+        return self.contents.fault() or self.contents.shrinkage(terms.accepted, terms.limits)
+
+    def snapshot(self, *, passed_over: Sequence[Refusal], ignored: int) -> Snapshot:
+        """Give what is accepted."""
+        students = (row.student_id for row in self.unknown)
+        enrolments = (row.enrolment_id for row in self.unknown)
+        return Snapshot(
+            id=self.seen.id,
+            taken_at=self.taken_at,
+            system=self.begin.system,
+            scope=self.scope,
+            rows=self.rows,
+            unknown=Unknown(
+                students=frozenset(student for student in students if student is not None),
+                enrolments=frozenset(enrolment for enrolment in enrolments if enrolment is not None),
+            ),
+            passed_over=passed_over,
+            ignored=ignored,
+        )
+
+
+class _Reader:
+    """What the topic holds, by snapshot, and the rows of the newest that may be accepted, or of the one `wanted`."""
+
+    def __init__(self, terms: Terms, wanted: Seen | None, *, refused: Iterable[str]) -> None:
         self.seen: dict[str, Seen] = {}
-        self._ignored = 0
-        self._rows = _Rows(file)
         self._terms = terms
-        self._refused: set[str] = set()  # by what they announce: their rows needn't be kept
+        self._refused = {*refused}  # also by what they announce: their rows needn't be looked at
+        self.ignored = 0
+        self._wanted = wanted
+        self._image: _Image | None = None
+        if wanted is not None and wanted.announced is not None:
+            self._image = _Image(self._of(wanted.id), wanted.announced)
 
     def read(self, record: Record) -> None:
         """Take note of a message; one that can't be read counts against the snapshot whose id it bears."""
         if record.value is None:
-            self._ignored += 1
+            self.ignored += 1
             return
         try:
             document = messages.structured(record.value, dict(record.headers))
         except InvalidMessage:
-            self._ignored += 1
+            self.ignored += 1
             return
         try:
             row = _Row.model_validate_json(document)
         except ValidationError:
             self._other(record, document)
-        else:
-            seen = self._of(row.data.snapshot_id)
-            if seen.id not in self._refused and seen.row(record.partition, row.data.row, record.value):
-                self._rows.write(seen.id, record, document)
+            return
+        seen = self._of(row.data.snapshot_id)
+        if seen.id in self._refused or not seen.row(record.partition, row.data.row, record.value):
+            return
+        if self._image is not None and self._image.seen is seen:
+            event = self._event(record, document)
+            if event is not None:
+                self._image.tell(event, record.partition)
 
     def _other(self, record: Record, document: bytes) -> None:
         """Take note of a begin or an end, or of what can't be read."""
-        try:
-            event = schemas.SNAPSHOT_EVENTS.validate_json(document)
-        except ValidationError as error:
-            self._invalid(document, record.origin, error)
-            return
-        seen = self._of(event.data.snapshot_id)
+        event = self._event(record, document)
         match event:
             case schemas.SnapshotBegin(data=data):
-                seen.begin(record.partition, record.offset, data)
-                if announced_fault(data, self._terms):
-                    self._refused.add(seen.id)
+                self._of(data.snapshot_id).begin(record.partition, record.offset, data)
+                self._begin(self._of(data.snapshot_id), data)
             case schemas.SnapshotEnd(data=data):
-                seen.end(record.partition, data)
+                self._of(data.snapshot_id).end(record.partition, data)
 
-    def _invalid(self, document: bytes, origin: str, error: ValidationError) -> None:
+    def _begin(self, seen: Seen, data: schemas.SnapshotBeginData) -> None:
+        if announced_fault(data, self._terms):
+            self._refused.add(seen.id)
+        elif self._wanted is None and (self._image is None or data.taken_at > self._image.begin.taken_at):
+            self._image = _Image(seen, data)
+
+    def _event(self, record: Record, document: bytes) -> schemas.SnapshotEvent | None:
         try:
-            claim = _Claim.model_validate_json(document)
-        except ValidationError:
-            self._ignored += 1
-        else:
-            said = [f"{field}: {kind}" for field, kind in schemas.problems(error)]
-            self._of(claim.data.snapshot_id).unreadable(origin, said)
+            return schemas.SNAPSHOT_EVENTS.validate_json(document)
+        except ValidationError as error:
+            try:
+                claim = _Claim.model_validate_json(document)
+            except ValidationError:
+                self.ignored += 1
+            else:
+                said = [f"{field}: {kind}" for field, kind in schemas.problems(error)]
+                self._of(claim.data.snapshot_id).unreadable(record.origin, said)
+            return None
 
     def _of(self, snapshot_id: str) -> Seen:
         if snapshot_id not in self.seen:
             self.seen[snapshot_id] = Seen(snapshot_id)
         return self.seen[snapshot_id]
 
-    def open(self, seen: Seen, begin: schemas.SnapshotBeginData, passed_over: Sequence[Refusal]) -> Snapshot | Found:
-        """Give a snapshot that is whole, unless its rows show a fault."""
-        taken_at = begin.taken_at.timestamp()
-        scope = SnapshotScope(
-            uais=frozenset(begin.scope.uais),
-            academic_years=frozenset(begin.scope.academic_years),
-            etapes=tuple(sorted({*begin.scope.etapes})) if begin.scope.etapes else None,
-        )
-        contents = Contents(scope, begin.system)
-        unknown: list[schemas.UnknownRow] = []
-        rows = tuple(self._told(seen, taken_at, contents, unknown))
-        if (
-            found := unreadable_fault(seen)
-            or contents.fault()
-            or contents.shrinkage(self._terms.accepted, self._terms.limits)
-        ):
-            return found
-        return Snapshot(
-            id=seen.id,
-            taken_at=taken_at,
-            system=begin.system,
-            scope=scope,
-            rows=rows,
-            unknown=Unknown(
-                students=frozenset(row.student_id for row in unknown if row.student_id is not None),
-                enrolments=frozenset(row.enrolment_id for row in unknown if row.enrolment_id is not None),
-            ),
-            passed_over=passed_over,
-            ignored=self._ignored,
-        )
-
-    def _told(
-        self, seen: Seen, taken_at: Instant, contents: Contents, unknown: list[schemas.UnknownRow]
-    ) -> Iterator[EnrolmentChange]:
-        """Give the enrolments of a snapshot, each once, and let its contents be looked at on the way."""
-        for partition, origin, document in self._rows.of(seen.id):
-            try:
-                event = schemas.SNAPSHOT_EVENTS.validate_json(document)
-            except ValidationError as error:
-                self._invalid(document, origin, error)
-                continue
-            if isinstance(event, schemas.SnapshotUnknown):
-                unknown.append(event.data.unknown)
-            elif isinstance(event, schemas.SnapshotEnrolment) and contents.add(event.data.enrolment):
-                yield messages.enrolment(
-                    event.data.enrolment,
-                    version=event.data.enrolment.version or 0,
-                    changed_at=taken_at,
-                    origin=f"snapshot {seen.id}[{partition}]#{event.data.row}",
-                )
-
-
-class _Rows:
-    """The messages of rows, in a file, in the order in which they came."""
-
-    _HEADER = struct.Struct("<IIII")  # number of the snapshot, partition, lengths of the origin and of the message
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._numbers: dict[str, int] = {}
-
-    def write(self, snapshot_id: str, record: Record, document: bytes) -> None:
-        number = self._numbers.setdefault(snapshot_id, len(self._numbers))
-        origin = record.origin.encode()
-        header = self._HEADER.pack(number, record.partition, len(origin), len(document))
-        self._file.write(header + origin + document)
-
-    def of(self, snapshot_id: str) -> Iterator[tuple[int, str, bytes]]:
-        """Give the partition, the origin and the message of each row of a snapshot."""
-        wanted = self._numbers.get(snapshot_id)
-        self._file.seek(0)
-        while header := self._file.read(self._HEADER.size):
-            number, partition, *lengths = self._HEADER.unpack(header)
-            origin, document = map(self._file.read, lengths)
-            if number == wanted:
-                yield partition, origin.decode(), document
+    def image_of(self, seen: Seen) -> _Image | None:
+        """Give a snapshot's rows, if all were kept: not those of an older one, nor what came before its begin."""
+        image = self._image
+        if image is None or image.seen is not seen or image.begin != seen.announced:
+            return None
+        return image if image.messages == sum(map(len, seen.rows.values())) else None
