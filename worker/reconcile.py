@@ -57,6 +57,7 @@ _Contents = tuple[dict[int, RemoteCohort], dict[int, set[int]]]
 class _Reading:
     """A platform that is being read."""
 
+    reader: MoodleReader
     observer: Observer
     at: Instant
     """When that began."""
@@ -173,36 +174,35 @@ class Reconciliation:
             return None
         observer = Observer(self._ledger, site.policy, run=run, remove_strangers=site.remove_strangers)
         at, ours = self._clock(), observer.owned()
-        return _Reading(observer, at, ours, threads.submit(_read, site.reader))
+        return _Reading(site.reader, observer, at, ours, threads.submit(_read, site.reader))
 
     def _look(self, site: Site, run: int, reading: _Reading | None) -> _Look:
         """Take what was read of a platform; what goes wrong with it is its own."""
         look = _Look()
-        if site.reader is None or reading is None:
+        if reading is None:
             return look
         self._progress(Progress(site.policy.name, 0, 1))
         self._runs.renew(run, self._clock())
         try:
-            self._observe(site.policy, site.reader, reading, look)
+            self._observe(site.policy, reading, look)
         except MoodleError as error:
             look.error = str(error)
             log.warning("platform cannot be read", platform=site.policy.name, code=error.code)
         return look
 
-    def _observe(self, policy: PlatformPolicy, reader: MoodleReader, reading: _Reading, look: _Look) -> None:
+    def _observe(self, policy: PlatformPolicy, reading: _Reading, look: _Look) -> None:
         ours, (cohorts, members) = reading.ours, reading.contents.result()
         look.fingerprints = fingerprints(cohorts, members, ours.keys(), self._ledger.instance)
         if policy.mode is Mode.MANUAL:
             return
         here = {number: users for number, users in members.items() if number in ours}
-        people = self._people(policy, reader, reading.observer, here)
+        people = self._people(policy, reading, here)
         seen = observing.Reading(at=reading.at, ours=ours, cohorts=cohorts, members=here, people=people)
         look.found = reading.observer.write(seen, self._clock())
 
-    def _people(
-        self, policy: PlatformPolicy, reader: MoodleReader, observer: Observer, members: Mapping[int, set[int]]
-    ) -> People:
+    def _people(self, policy: PlatformPolicy, reading: _Reading, members: Mapping[int, set[int]]) -> People:
         """Tell who is who: remembered accounts aren't asked for again."""
+        reader, observer = reading.reader, reading.observer
         accounts = observer.accounts.all()
         wanted = observer.unplaced()
         unknown = sorted(key for key in {*wanted.values()} - accounts.keys() if can_be_asked(policy.account_field, key))
