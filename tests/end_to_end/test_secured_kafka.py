@@ -1,6 +1,7 @@
 """The settings as a production Kafka needs them, and the rights of each command: enough, and none too many."""
 
 import json
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,8 @@ import pytest
 from tests.conftest import needed
 from tests.end_to_end.installation import UAI, YEAR, enrolment, eventually, toml
 from tests.servers.secured_kafka import SecuredKafka, openid_provider, secured_kafka
+from tests.servers.slapd import PASSWORD, READER, Slapd
+from tests.supann import entry
 from worker import app, broker, cli, config, parts
 from worker.broker import RecordProducer
 from worker.config import KafkaSettings
@@ -55,7 +58,7 @@ def cohorts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     return cohorts
 
 
-def settings(folder: Path, kafka: dict[str, Any]) -> Path:
+def settings(folder: Path, kafka: dict[str, Any], **more: Any) -> Path:  # noqa: ANN401 - any section
     """Write the settings of who comes so to Kafka."""
     sections = {
         "uais": [UAI],
@@ -64,6 +67,7 @@ def settings(folder: Path, kafka: dict[str, Any]) -> Path:
         "ledger": {"url": f"sqlite:///{folder / 'ledger.db'}"},
         "web": {"port": 0},
         "kafka": kafka,
+        **more,
     }
     file = folder / "cohorts.toml"
     file.write_text("".join(f"{name} = {toml(value)}\n" for name, value in sections.items()), encoding="utf-8")
@@ -171,6 +175,29 @@ def test_a_worker_works_with_its_rights_and_names_what_is_missing_without_one(
         with pytest.raises(BrokerError, match="`cohorts topics acls`") as refused:
             works()
         assert missing.kind == "group" or missing.name in str(refused.value)
+
+
+@pytest.mark.slapd
+@pytest.mark.parametrize("missing", [None, *RIGHTS["publish, watch"]], ids=case)
+def test_a_watch_works_with_its_rights_and_ends_with_the_one_that_is_missing(
+    secured: SecuredKafka, slapd: Slapd, tmp_path: Path, missing: Right | None
+) -> None:
+    directory = {
+        "kind": "ldap", "uri": f"ldap://127.0.0.1:{slapd.ports['ldap']}", "ca_file": str(slapd.ca),
+        "bind_dn": READER, "password": PASSWORD,
+        "base": slapd.branch([entry("22000001", f"[etab={{UAI}}{UAI}][anneeinsc={YEAR}][etape=L1DROI_101]")]),
+    }  # fmt: skip
+    kafka = somebody(secured, (right for right in RIGHTS["publish, watch"] if right != missing))
+    file = settings(tmp_path, kafka, sources={"directory": directory})
+    command = [sys.executable, "-m", "worker", "watch", "directory", "--config", str(file), "--port", "0"]
+    once = ["--once"] if missing is None else []  # else it must end by itself, so that its supervisor starts it again
+    ended = subprocess.run([*command, *once], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own arguments
+    if missing is None:
+        assert (ended.returncode, ended.stdout) == (0, "1 entries, 1 of them new or changed; told: 1 state\n")
+    else:
+        assert ended.returncode == 3
+        assert missing.name in ended.stderr
+        assert "`cohorts topics acls`" in ended.stderr
 
 
 def test_topics_are_created_and_judged_by_who_may(secured: SecuredKafka, cohorts: Command) -> None:
