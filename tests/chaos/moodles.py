@@ -8,13 +8,13 @@ from functools import partial
 from tests.chaos.campaign import Fault
 from tests.chaos.world import PLATFORM, RECOVERY, World
 from tests.servers.expired import expired
+from worker.converge import UNAVAILABLE
 from worker.sandbox.moodle import Chaos, SandboxMoodle
 from worker.sandbox.moodle import Fault as Failure
 
 OUTAGE = 10.0
 """Seconds of an outage of ten minutes: delays that are minutes, up to five, are seconds for the campaign's workers."""
 TEN_MINUTES = 600.0
-LONGEST_PAUSE = 300.0
 BURST = 150
 """Changes that are told at once."""
 CHAOS = 0.5
@@ -57,6 +57,7 @@ def whole_outage(world: World) -> Iterator[None]:
     world.moodle.fault = Failure.PHP_DOWN
     yield
     world.publish(world.live(BURST))
+    world.fails()
     world.eventually(lambda: time.monotonic() > over, within=TEN_MINUTES)
     world.moodle.fault = None
 
@@ -127,7 +128,7 @@ FAULTS = (
         strike=whole_outage,
         last=True,
         once=True,
-        recovery=LONGEST_PAUSE + RECOVERY,
+        recovery=UNAVAILABLE.most + RECOVERY,
     ),
     Fault(name="Moodle: may not manage cohorts", strike=partial(without_right, right="moodle/cohort:manage")),
     Fault(name="Moodle: may not see people", strike=partial(without_right, right="moodle/user:viewalldetails")),

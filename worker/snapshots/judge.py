@@ -1,7 +1,7 @@
 """Is a snapshot whole, of ours and in time? Pure: no I/O, no clock.
 
 What a reading of the topic saw of a snapshot is gathered in a `Seen`, message by message and in any order; then
-`announced_fault`, `fault` and `contents_fault` each give the first thing that is wrong, or None.
+`announced_fault`, `fault` and, of its rows, `Contents` each give the first thing that is wrong, or None.
 """
 
 from collections import Counter, defaultdict

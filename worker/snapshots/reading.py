@@ -61,7 +61,7 @@ def newest(
     read again for the rows of that one.
     """
     refusals: dict[str, Refusal] = {}
-    wanted: Seen | None = None
+    wanted: schemas.SnapshotBeginData | None = None
     while True:
         reader = _Reader(terms, wanted, refused=refusals)
         for record in records():
@@ -74,7 +74,7 @@ def newest(
             if found := fault(seen, terms, first) or (image and image.fault(terms)):
                 refusals[seen.id] = seen.refusal(found)
             elif image is None:
-                wanted = seen
+                wanted = seen.announced
                 break
             else:
                 return image.snapshot(passed_over=tuple(refusals.values()), ignored=reader.ignored)
@@ -177,15 +177,13 @@ class _Image:
 class _Reader:
     """What the topic holds, by snapshot, and the rows of the newest that may be accepted, or of the one `wanted`."""
 
-    def __init__(self, terms: Terms, wanted: Seen | None, *, refused: Iterable[str]) -> None:
+    def __init__(self, terms: Terms, wanted: schemas.SnapshotBeginData | None, *, refused: Iterable[str]) -> None:
         self.seen: dict[str, Seen] = {}
         self._terms = terms
         self._refused = {*refused}  # also by what they announce: their rows needn't be looked at
         self.ignored = 0
         self._wanted = wanted
-        self._image: _Image | None = None
-        if wanted is not None and wanted.announced is not None:
-            self._image = _Image(self._of(wanted.id), wanted.announced)
+        self._image = _Image(self._of(wanted.snapshot_id), wanted) if wanted else None
 
     def read(self, record: Record) -> None:
         """Take note of a message; one that can't be read counts against the snapshot whose id it bears."""
@@ -212,21 +210,22 @@ class _Reader:
 
     def _other(self, record: Record, document: bytes) -> None:
         """Take note of a begin or an end, or of what can't be read."""
-        event = self._event(record, document)
-        match event:
+        match self._event(record, document):
             case schemas.SnapshotBegin(data=data):
-                self._of(data.snapshot_id).begin(record.partition, record.offset, data)
-                self._begin(self._of(data.snapshot_id), data)
+                self._begin(record, data)
             case schemas.SnapshotEnd(data=data):
                 self._of(data.snapshot_id).end(record.partition, data)
 
-    def _begin(self, seen: Seen, data: schemas.SnapshotBeginData) -> None:
+    def _begin(self, record: Record, data: schemas.SnapshotBeginData) -> None:
+        seen = self._of(data.snapshot_id)
+        seen.begin(record.partition, record.offset, data)
         if announced_fault(data, self._terms):
             self._refused.add(seen.id)
         elif self._wanted is None and (self._image is None or data.taken_at > self._image.begin.taken_at):
             self._image = _Image(seen, data)
 
     def _event(self, record: Record, document: bytes) -> schemas.SnapshotEvent | None:
+        """Give what a message is by the contract; None, and a note of it, when it breaks that."""
         try:
             return schemas.SNAPSHOT_EVENTS.validate_json(document)
         except ValidationError as error:
