@@ -137,8 +137,12 @@ class Process:
         return self._popen.pid
 
     def stop(self) -> None:
-        """Have it stand still wherever it is, as a frozen machine does, until it is told to go on."""
+        """Have it stand still wherever it is, as a frozen machine does, until it is told to go on.
+
+        It does at the end of this: on a busy machine a signal may take its time, while the process goes on.
+        """
         self._popen.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def go_on(self) -> None:
         """Let it go on as if nothing had happened."""

@@ -130,17 +130,19 @@ def commands(here: Installation) -> Iterator[None]:
     assert failed == []
 
 
-def share(kafka: Kafka, group: str, protocol: str, workers: int) -> None:
-    """Wait until the group has so many members, who share all partitions, each with some."""
+def share(kafka: Kafka, group: str, protocol: str, *workers: Process) -> None:
+    """Wait until these are the group's members, as far as one can count, who share all partitions, each with some."""
     admin = kafka.admin()
 
     def look() -> bool:
+        for worker in workers:
+            worker.must_run()
         try:
             described = admin.describe_consumer_groups([group], request_timeout=2)[group].result()
         except KafkaException as error:  # until the group has a coordinator
             raise AssertionError(str(error)) from None
         shares = [{each.partition for each in member.assignment.topic_partitions} for member in described.members]
-        assert len(shares) == workers, shares
+        assert len(shares) == len(workers), shares
         assert sorted(partition for some in shares for partition in some) == [*range(PARTITIONS)], shares
         assert all(shares), shares
         assert described.type.name == protocol.upper()
@@ -168,7 +170,7 @@ def test_several_workers_who_come_and_go_and_stand_still_leave_every_cohort_true
         here = stack.enter_context(installed(tmp_path, kafka, topic, platforms, more, partitions=PARTITIONS))
         day = Day(here, moodle, university)
         first, second, third = (here.worker() for _ in range(3))
-        share(kafka, topic, protocol, 3)
+        share(kafka, topic, protocol, first, second, third)
         day.tell(university.initial())
         eventually(lambda: day.writing() == 6, every=0.01)  # all that three workers may have in flight
         stop(first, here)
@@ -185,7 +187,7 @@ def test_several_workers_who_come_and_go_and_stand_still_leave_every_cohort_true
             fourth.started()
             here.publish_snapshot(university.snapshot_rows(), years=(2025, 2026), taken_at=opening + 20 * HOUR)
             moodle.add_users((username, number) for username, number, _ in university.late_accounts())
-            share(kafka, topic, protocol, 2)
+            share(kafka, topic, protocol, fourth, fifth)
             night = here.reconciliation()
             day.tell(university.september_day(CHANGES))
             assert fifth.terminate() == 0
@@ -196,7 +198,7 @@ def test_several_workers_who_come_and_go_and_stand_still_leave_every_cohort_true
         first.go_on()
         second.go_on()
         eventually(lambda: first.said("others went on meanwhile") and second.said("others went on meanwhile"))
-        share(kafka, topic, protocol, 4)
+        share(kafka, topic, protocol, first, second, fourth, sixth)
         day.in_step(first, second, fourth, sixth)
         assert [worker.terminate() for worker in (first, second)] == [0, 0]
         assert_nothing_went_wrong(day)
