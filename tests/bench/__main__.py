@@ -25,6 +25,7 @@ from tests.bench import (
 )
 from tests.servers import MissingServerError
 from worker import telemetry
+from worker.__main__ import settle
 
 PARTS = {
     "ledger": ledger,
@@ -47,6 +48,7 @@ def main(names: list[str]) -> str | None:
     if unknown := set(names) - PARTS.keys():
         return f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}"
     telemetry.configure_logging("error")
+    settle()
     progress = Console(stderr=True)
     begun, circumstances = datetime.now(UTC), page.circumstances()
     measured: list[tuple[str, list[Figure]]] = []

@@ -20,7 +20,7 @@ import orjson
 
 from tests.bench import Figure, Quantity, scaled
 from tests.bench.night import load, publish, reconciled, with_topic
-from tests.bench.parts import DEAD_LETTERS, PROCESSES, TOPIC, Moodle, Seen, served, settings
+from tests.bench.parts import DEAD_LETTERS, PROCESSES, TOPIC, Moodle, Seen, command, served, settings
 from tests.bench.process import running, written
 from worker.broker import RecordProducer
 from worker.config import Settings
@@ -124,8 +124,7 @@ def _nights(broker: EmbeddedBroker, ours: Settings, rows: list[bytes]) -> Iterat
     for number in range(MOST_NIGHTS):
         broker.create_topic(f"snapshots-{number}", SNAPSHOT_PARTITIONS)
     over = PROCESSES.Event()
-    process = PROCESSES.Process(target=_reconcile, args=(over, ours, rows))
-    process.start()
+    process = command(_reconcile, over, ours, rows)
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.bench import Figure, Quantity, scaled
 from tests.bench.memory import peak
-from tests.bench.parts import PROCESSES, settings
+from tests.bench.parts import PROCESSES, command, settings
 from tests.servers.slapd import PASSWORD, READER, SUFFIX, Slapd, real_slapd
 from tests.supann import ldif
 from worker import parts, snapshots, telemetry
@@ -61,8 +61,7 @@ def _measured(students: int) -> tuple[dict[str, list[float]], float, list[float]
             kafka = {"bootstrap": broker.bootstrap, "snapshots": f"snapshots-{number}"}
             theirs, pipe = PROCESSES.Pipe()
             chosen = settings(ledger="sqlite://", kafka=kafka, sources={"directory": slapd.settings()})
-            process = PROCESSES.Process(target=_publish, args=(pipe, chosen))
-            process.start()
+            process = command(_publish, pipe, chosen)
             pipe.close()  # so that a process that fails is not waited for
             read, published, memory = theirs.recv()
             process.join()

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tests.bench import Figure, Quantity, scaled
-from tests.bench.parts import DEAD_LETTERS, PLATFORM, PROCESSES, TOPIC, served, settings
+from tests.bench.parts import DEAD_LETTERS, PLATFORM, PROCESSES, TOPIC, command, served, settings
 from worker import telemetry
 from worker.app import Worker
 from worker.broker import RecordProducer
@@ -43,8 +43,7 @@ def run() -> Iterator[Figure]:
             limits={"calls_per_second": 1000},
         )
         theirs, pipe = PROCESSES.Pipe()
-        process = PROCESSES.Process(target=_work, args=(pipe, ours, len(messages)))
-        process.start()
+        process = command(_work, pipe, ours, len(messages))
         before, recorded, after_recording, closed, at_the_end = theirs.recv()
         process.join()
     what, plain = f"{len(messages):,} messages", f"{before:.0f} MiB, before it starts"

@@ -24,7 +24,7 @@ from schemas import EnrolmentRow
 from tests.bench import Figure, Quantity, scaled
 from tests.bench.memory import peak
 from tests.bench.moodle import converge
-from tests.bench.parts import PLATFORM, PROCESSES, TOKEN, Moodle, served, settings
+from tests.bench.parts import PLATFORM, PROCESSES, TOKEN, Moodle, command, served, settings
 from worker import app, messages, parts, snapshots, telemetry
 from worker.config import Settings
 from worker.model import Received, RunState, SnapshotScope
@@ -164,8 +164,7 @@ def reconciled(ours: Settings, *, with_snapshot: bool, drift: int = 0) -> tuple[
     Raises RuntimeError unless exactly that drift was found, and closed.
     """
     theirs, pipe = PROCESSES.Pipe()
-    process = PROCESSES.Process(target=_reconcile, args=(pipe, ours, with_snapshot, drift))
-    process.start()
+    process = command(_reconcile, pipe, ours, with_snapshot, drift)
     pipe.close()  # so that a process that fails is not waited for
     seconds, memory = theirs.recv()
     process.join()

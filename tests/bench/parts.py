@@ -2,13 +2,15 @@
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import isnan
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from random import Random
 from typing import Any
 
+from worker.__main__ import settle
 from worker.config import Settings
 from worker.sandbox.moodle import Cost, SandboxMoodle
 
@@ -88,6 +90,18 @@ class Moodle:
     def _ask(self, *words: Any) -> Any:  # noqa: ANN401 - each question has an answer of its own
         self._pipe.send(words)
         return self._pipe.recv()
+
+
+def command(work: Callable[..., None], *arguments: object) -> SpawnProcess:
+    """Start work in a process of its own, whose Python is set up as that of the commands."""
+    process = PROCESSES.Process(target=_settled, args=(work, *arguments))
+    process.start()
+    return process
+
+
+def _settled(work: Callable[..., None], *arguments: object) -> None:
+    settle()
+    work(*arguments)
 
 
 @contextmanager

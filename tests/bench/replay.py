@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.bench import Figure, Quantity, scaled
 from tests.bench.memory import peak
-from tests.bench.parts import DEAD_LETTERS, PROCESSES, TOPIC, settings
+from tests.bench.parts import DEAD_LETTERS, PROCESSES, TOPIC, command, settings
 from worker import telemetry
 from worker.app import Worker
 from worker.broker import RecordProducer
@@ -71,8 +71,7 @@ def _read(messages: int) -> dict[str, tuple[float, float]]:
 
 def _recorded(ours: Settings, messages: int) -> tuple[float, float]:
     theirs, pipe = PROCESSES.Pipe()
-    process = PROCESSES.Process(target=_work, args=(pipe, ours, messages))
-    process.start()
+    process = command(_work, pipe, ours, messages)
     pipe.close()  # so that a process that fails is not waited for
     seconds, memory = theirs.recv()
     process.join()

@@ -8,7 +8,7 @@ from typing import cast
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from worker.broker.librdkafka import LOST, REQUEST_SECONDS, Properties, broker_error, log, passes, translated
-from worker.broker.reading import READING
+from worker.broker.reading import READ_AHEAD, READING
 from worker.broker.records import Partition, Record, partition_of, record_of
 from worker.errors import PositionLost
 from worker.model import Instant
@@ -48,6 +48,7 @@ class RecordConsumer:
         with translated("Kafka's settings"):
             self._consumer = Consumer(
                 {
+                    **READ_AHEAD,
                     **_membership(properties),
                     **READING,
                     "group.id": group,

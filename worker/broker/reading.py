@@ -12,6 +12,9 @@ from worker.broker.records import Record, partition_of, record_of
 from worker.errors import BrokerError, PositionLost
 
 SILENCE_SECONDS = 30.0
+# By default librdkafka reads 64 MiB ahead, of which we need no more than the next batch, and pauses for a second when
+# that is full. It can be set otherwise.
+READ_AHEAD: Properties = {"queued.max.messages.kbytes": 16_384, "fetch.queue.backoff.ms": 10}
 READING: Properties = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
@@ -74,4 +77,4 @@ def first_offsets(properties: Properties, topic: str) -> dict[int, int]:
 
 def _consumer(properties: Properties) -> Consumer:
     """Give one that joins no group and commits nothing; librdkafka wants a name of a group all the same."""
-    return Consumer({**properties, **READING, "group.id": "unused", "logger": log})
+    return Consumer({**READ_AHEAD, **properties, **READING, "group.id": "unused", "logger": log})

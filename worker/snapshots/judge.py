@@ -209,10 +209,13 @@ class Contents:
         self.by_year: Counter[int] = Counter()
         self._known: dict[tuple[str, str], int] = {}
 
-    def add(self, row: schemas.EnrolmentRow) -> bool:
-        """Look at a row; say whether it is the first to tell its enrolment. One that isn't tells nothing new."""
+    def add(self, row: schemas.EnrolmentRow, told: int) -> bool:
+        """Look at a row; say whether it is the first to tell its enrolment. One that isn't tells nothing new.
+
+        `told` is a hash of what it tells, which a row knows too, but slowly.
+        """
         self.system = self.system or row.source.system
-        key, told = (row.source.uai, row.enrolment_id), hash(row)
+        key = (row.source.uai, row.enrolment_id)
         if key in self._known:
             self.differing += self._known[key] != told
             return False

@@ -71,15 +71,16 @@ def _gathered(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope, file: I
     etapes: Counter[str] = Counter()
     repeated = 0
     for row in rows:
+        line = row.model_dump_json(exclude_none=True).encode() + b"\n"
         if isinstance(row, schemas.UnknownRow):
             unknown[row.reason] += 1
-        elif contents.add(row):
+        elif contents.add(row, hash(line)):
             components[row.academic_year, row.etape.component.code if row.etape.component else ""] += 1
             etapes[row.etape.code] += 1
         else:
             repeated += 1
             continue
-        file.write(row.model_dump_json(exclude_none=True).encode() + b"\n")
+        file.write(line)
     if found := contents.fault():
         raise SourceIncomplete(found[1])
     if contents.system is None:

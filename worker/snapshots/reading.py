@@ -1,6 +1,7 @@
 """The newest acceptable snapshot of a topic, or why there is none."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
@@ -13,13 +14,8 @@ from worker.model import AcceptedSnapshot, EnrolmentChange, Instant, Snapshot, S
 from worker.snapshots.judge import Contents, Found, Limits, Seen, Terms, announced_fault, fault
 
 MOST_REFUSALS = 5
-# By default librdkafka reads 64 MiB ahead (most of all that we need), pauses for a second when that is full, and waits
-# for half a second at the end of each partition.
-READ_AHEAD: Properties = {
-    "queued.max.messages.kbytes": 16_384,
-    "fetch.queue.backoff.ms": 10,
-    "fetch.wait.max.ms": 50,
-}
+AT_THE_END: Properties = {"fetch.wait.max.ms": 50}
+"""By default librdkafka waits for half a second at the end of each partition."""
 
 
 def latest(
@@ -44,7 +40,7 @@ def latest(
     terms = Terms(now=now, accepted=accepted, uais=uais, years=years, limits=limits)
     try:
         return newest(
-            lambda: broker.read_to_end({**READ_AHEAD, **properties}, topic),
+            lambda: broker.read_to_end({**AT_THE_END, **properties}, topic),
             lambda: broker.first_offsets(properties, topic),
             terms,
         )
@@ -122,11 +118,24 @@ class _Row(BaseModel):
     data: _NumberedRow
 
 
+def _numbered(document: bytes) -> _NumberedRow | None:
+    try:
+        return _Row.model_validate_json(document).data
+    except ValidationError:
+        return None
+
+
+_said = itemgetter(*(index for index, name in enumerate(EnrolmentChange._fields) if name != "origin"))
+"""All that a row tells."""
+
+
 class _Image:
     """The rows of one snapshot, as they come."""
 
     def __init__(self, seen: Seen, begin: schemas.SnapshotBeginData) -> None:
         self.seen = seen
+        self.name = seen.id.encode()
+        """As most messages write it, so that those of others are known without a look at all of them."""
         self.begin = begin
         self.messages = 0
         self.taken_at = begin.taken_at.timestamp()
@@ -144,12 +153,12 @@ class _Image:
         self.messages += 1
         if isinstance(event, schemas.SnapshotUnknown):
             self.unknown.append(event.data.unknown)
-        elif isinstance(event, schemas.SnapshotEnrolment) and self.contents.add(event.data.enrolment):
+        elif isinstance(event, schemas.SnapshotEnrolment):
             enrolment = event.data.enrolment
             origin = f"snapshot {self.seen.id}[{partition}]#{event.data.row}"
-            self.rows.append(
-                messages.enrolment(enrolment, version=enrolment.version or 0, changed_at=self.taken_at, origin=origin)
-            )
+            row = messages.enrolment(enrolment, version=enrolment.version or 0, changed_at=self.taken_at, origin=origin)
+            if self.contents.add(enrolment, hash(_said(row))):
+                self.rows.append(row)
 
     def fault(self, terms: Terms) -> Found | None:
         """Find what is wrong with the rows."""
@@ -195,26 +204,26 @@ class _Reader:
         except InvalidMessage:
             self.ignored += 1
             return
-        try:
-            row = _Row.model_validate_json(document)
-        except ValidationError:
-            self._other(record, document)
-            return
-        seen = self._of(row.data.snapshot_id)
-        if seen.id in self._refused or not seen.row(record.partition, row.data.row, record.value):
-            return
-        if self._image is not None and self._image.seen is seen:
-            event = self._event(record, document)
-            if event is not None:
-                self._image.tell(event, record.partition)
-
-    def _other(self, record: Record, document: bytes) -> None:
-        """Take note of a begin or an end, or of what can't be read."""
-        match self._event(record, document):
+        names_kept = self._image is not None and self._image.name in document
+        row: _NumberedRow | schemas.SnapshotEnrolmentData | schemas.SnapshotUnknownData | None
+        row = None if names_kept else _numbered(document)
+        event = self._event(record, document) if row is None else None
+        match event:
             case schemas.SnapshotBegin(data=data):
                 self._begin(record, data)
             case schemas.SnapshotEnd(data=data):
                 self._of(data.snapshot_id).end(record.partition, data)
+            case schemas.SnapshotEnrolment(data=data) | schemas.SnapshotUnknown(data=data):
+                row = data
+        if row is None:
+            return
+        seen = self._of(row.snapshot_id)
+        if seen.id in self._refused or not seen.row(record.partition, row.row, record.value):
+            return
+        if self._image is not None and self._image.seen is seen:
+            event = event or self._event(record, document)  # JSON may write the same name in other ways
+            if event is not None:
+                self._image.tell(event, record.partition)
 
     def _begin(self, record: Record, data: schemas.SnapshotBeginData) -> None:
         seen = self._of(data.snapshot_id)
