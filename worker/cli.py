@@ -47,7 +47,7 @@ EXIT_CODES = {
     1: "something isn't as it should be: a check failed, lines are invalid, the demo differs from the truth",
     2: "the command line or the settings are wrong",
     3: "Kafka is unreachable, refuses, or did not acknowledge",
-    4: "the ledger cannot be opened",
+    4: "the ledger cannot be opened, or its database failed",
     5: "a Moodle is unreachable, refuses, or may not be used so",
     6: "a snapshot, or what it is made from, is refused: nothing was changed",
     7: "partial: a platform could not be read, or gaps are left; the rest is done",

@@ -12,7 +12,7 @@ CohortsError
 ├── DecisionRefused       the removals aren't those that were shown: look again, then decide
 ├── StudentPresent        who is enrolled, or still in a cohort, can't be erased: end that first
 ├── LeaseLost             a worker stood still for too long and others went on: drop that work, claim anew
-├── LedgerError           the ledger cannot be opened or is of another version
+├── LedgerError           the ledger cannot be opened, is of another version, or its database failed
 └── MoodleError
     ├── MoodleUnavailable come back later (transport, 5xx, 429, maintenance, database down)
     ├── MoodleRejected    an item of the batch is refused: halve until it is alone
@@ -131,7 +131,7 @@ class LeaseLost(CohortsError):
 
 
 class LedgerError(CohortsError):
-    """The ledger cannot be opened."""
+    """The ledger cannot be opened, or its database failed: what was begun is undone."""
 
 
 class MoodleError(CohortsError):

@@ -8,12 +8,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
-
 from tests.chaos.launcher import Orders, command
 from tests.end_to_end.installation import Installation, Process, eventually, installed, pairs, platform
 from tests.servers.kafka import Kafka
 from tests.servers.postgres import Postgres
+from worker.errors import LedgerError
 from worker.ledger import reading
 from worker.model import Action
 from worker.sandbox.moodle import Cost, SandboxMoodle
@@ -177,8 +176,8 @@ class World:
             self.tend()
             try:
                 return look()
-            except sa.exc.OperationalError as error:
-                raise AssertionError(f"the ledger is away: {error.orig}") from None
+            except LedgerError as error:
+                raise AssertionError(f"the ledger is away: {error}") from None
 
         return eventually(tended, within=within)
 

@@ -1,5 +1,6 @@
 """What a system engineer relies on, of worker processes on a real Kafka."""
 
+import re
 import time
 from pathlib import Path
 
@@ -192,6 +193,26 @@ def test_what_a_worker_says_of_an_outage_of_kafka_is_json_too(
     kafka.stop()
     eventually(lambda: any(line["library"] == "librdkafka" for line in worker.said("a library says")))
     assert worker.strange() == []
+
+
+def test_a_worker_whose_database_fails_says_so_in_one_sentence_and_the_next_one_goes_on(
+    install: Install, moodle: SandboxMoodle, postgres_url: str
+) -> None:
+    here = install(ledger={"url": postgres_url})
+    welcome(moodle, [0, 1])
+    worker = here.worker()
+    here.publish([enrolment(0)])
+    eventually(lambda: lawyers(moodle) == numbers([0]))
+    cut = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name")
+    with here.ledger.read() as administrator:
+        administrator.execute(cut, {"name": worker.name})
+    assert worker.wait() == 4
+    [sentence] = worker.strange()
+    assert re.match(r"cohorts: postgresql\+psycopg://.*: the ledger failed: .*: what was begun is undone$", sentence)
+    here.publish([enrolment(1)])
+    following = here.worker()
+    eventually(lambda: lawyers(moodle) == numbers([0, 1]))
+    assert following.terminate() == 0
 
 
 def test_a_topic_that_was_made_anew_is_read_from_its_beginning(

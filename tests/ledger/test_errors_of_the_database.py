@@ -1,14 +1,18 @@
-"""An error of the database, which may reach the log with all that it came from, holds nobody's number."""
+"""What goes wrong with the database: an outage is a sentence, a defect of ours is none, and neither holds a number."""
 
+import sqlite3
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from worker.ledger import Ledger
+from worker.errors import LedgerError
+from worker.ledger import Ledger, engine
 from worker.ledger.engine import upsert
-from worker.sql.tables import enrolment, membership, student
+from worker.sql.tables import enrolment, membership, meta, student
 
 SECRET = "22001234-exemple"
 
@@ -35,3 +39,59 @@ def test_what_the_database_refuses_to_write_is_not_quoted(
     told = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(caught.value.orig)
     assert SECRET not in told
     assert any(word in told for word in ("UNIQUE", "NOT NULL", "violates", "InvalidTextRepresentation"))
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Ledger]:
+    with closing(Ledger(url)) as ledger:
+        yield ledger
+
+
+def note(connection: sa.Connection, value: str) -> None:
+    upsert(connection, meta, [{"key": "note", "value": value}], update=["value"])
+
+
+def noted(ledger: Ledger) -> str | None:
+    with ledger.read() as connection:
+        found: str | None = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "note"))
+        return found
+
+
+def test_a_full_disk_is_a_sentence_and_what_was_begun_is_undone(tmp_path: Path) -> None:
+    with opened(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        with ledger.write() as connection:
+            note(connection, "there was room")
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")  # as many as there are
+        sentence = r"ledger.db: the ledger failed: database or disk is full; look after"
+        with pytest.raises(LedgerError, match=sentence), ledger.write() as connection:
+            note(connection, "x" * 1_000_000)
+        assert noted(ledger) == "there was room"
+
+
+def test_a_file_that_others_keep_locked_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 0)
+    path = tmp_path / "ledger.db"
+    with opened(f"sqlite:///{path}") as ledger, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError, match="the ledger failed: database is locked"), ledger.write():
+            pass
+        other.execute("ROLLBACK")
+        with ledger.write() as connection:
+            note(connection, "free again")
+        assert noted(ledger) == "free again"
+
+
+def test_a_connection_that_is_cut_is_a_sentence_and_the_next_one_is_new(postgres_url: str) -> None:
+    with opened(postgres_url) as ledger, opened(postgres_url) as other:
+
+        def cut(connection: sa.Connection) -> None:
+            note(connection, "cut")
+            mine = connection.scalar(sa.select(sa.func.pg_backend_pid()))
+            with other.read() as administrator:
+                administrator.execute(sa.select(sa.func.pg_terminate_backend(mine)))
+            connection.execute(sa.select(meta.c.key))
+
+        sentence = "the ledger failed: terminating connection due to administrator command"
+        with pytest.raises(LedgerError, match=sentence), ledger.write() as connection:
+            cut(connection)
+        assert noted(ledger) is None

@@ -24,6 +24,10 @@ IN_LIMIT = 5_000
 """Values in one IN: below SQLite's 32,766 and PostgreSQL's 65,535 bound parameters."""
 STREAMED = 2_000
 """Rows that are read at a time, where all are."""
+_SQLITE_OUTAGES = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY,
+}  # fmt: skip
 _WRITER_LOCK = 0x65_74_61_70_65  # "etape"; any number that no other program of the database uses
 
 
@@ -36,19 +40,18 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         where = _parsed(url)
-        public = where.set(query={}).render_as_string(hide_password=True)
+        self._public = public = where.set(query={}).render_as_string(hide_password=True)
         try:
             self.engine = _engine(where)
         except (sa.exc.SQLAlchemyError, ImportError) as error:
             raise LedgerError(f"{public}: the ledger cannot be opened: {error}") from None
         try:
-            with self.write() as connection:
+            with self._writing() as connection:
                 _migrate(connection)
                 self.instance = _instance(connection)
         except sa.exc.SQLAlchemyError as error:
             self.close()
-            reason = getattr(error, "orig", None) or error
-            raise LedgerError(f"{public}: the ledger cannot be opened: {reason}") from None
+            raise LedgerError(f"{public}: the ledger cannot be opened: {_reason(error)}") from None
         except LedgerError as error:
             self.close()
             raise LedgerError(f"{public}: {error}") from None
@@ -56,11 +59,11 @@ class Ledger:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Give a consistent view, without waiting for writers."""
+        """Give a consistent view, without waiting for writers. Raises LedgerError when the database is away."""
         engine = self.engine
         if engine.dialect.name == "postgresql":  # whose statements see each what is newest, unless asked
             engine = engine.execution_options(isolation_level="REPEATABLE READ")
-        with engine.begin() as connection:
+        with self._in_reach(), engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -68,13 +71,31 @@ class Ledger:
         """Be the only writer; commits at the end, or rolls everything back.
 
         A writer that says nothing for a minute, because its process is stopped or its machine gone, is rolled back by
-        PostgreSQL, so that the others go on; should it come round, it ends with an error of the database.
+        PostgreSQL, so that the others go on; should it come round, it ends with an error.
+
+        Raises LedgerError when the database is away, full, locked for a minute, or broken. What is wrong with a
+        statement stays an error of SQLAlchemy: it is a defect of ours.
         """
+        with self._in_reach(), self._writing() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
         with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             if self.engine.dialect.name == "postgresql":
                 silence = sa.func.set_config("idle_in_transaction_session_timeout", f"{SILENT_SECONDS}s", sa.true())
                 connection.execute(sa.select(silence, sa.func.pg_advisory_xact_lock(_WRITER_LOCK)))
             yield connection
+
+    @contextmanager
+    def _in_reach(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            if not _is_outage(error):
+                raise
+            remedy = "look after the database, then start this again: what was begun is undone"
+            raise LedgerError(f"{self._public}: the ledger failed: {_reason(error)}; {remedy}") from error
 
     def compact(self) -> None:
         """Give the space of what was deleted back, so that SQLite's file no longer holds it; PostgreSQL does so itself.
@@ -219,6 +240,19 @@ def _engine(url: sa.URL) -> sa.Engine:
     else:
         sa.event.listen(engine, "handle_error", _quote_nothing)
     return engine
+
+
+def _reason(error: sa.exc.SQLAlchemyError) -> str:
+    """Give what the database says, in one line."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def _is_outage(error: sa.exc.DBAPIError) -> bool:
+    """Say whether it is the database that fails, not the statement that is wrong."""
+    of_sqlite = getattr(error.orig, "sqlite_errorcode", None)
+    if of_sqlite is not None:
+        return of_sqlite & 0xFF in _SQLITE_OUTAGES  # above are details
+    return error.connection_invalidated or isinstance(error, sa.exc.OperationalError)
 
 
 def _json(value: object) -> bytes:
