@@ -131,7 +131,7 @@ class LeaseLost(CohortsError):
 
 
 class LedgerError(CohortsError):
-    """The ledger cannot be opened, or its database failed: what was begun is undone."""
+    """The ledger cannot be opened, or its database failed: nothing is left half done."""
 
 
 class MoodleError(CohortsError):

@@ -208,7 +208,7 @@ def test_a_worker_whose_database_fails_says_so_in_one_sentence_and_the_next_one_
         administrator.execute(cut, {"name": worker.name})
     assert worker.wait() == 4
     [sentence] = worker.strange()
-    assert re.match(r"cohorts: postgresql\+psycopg://.*: the ledger failed: .*: what was begun is undone$", sentence)
+    assert re.match(r"cohorts: postgresql\+psycopg://.*: the ledger failed: .*: nothing is left half done$", sentence)
     here.publish([enrolment(1)])
     following = here.worker()
     eventually(lambda: lawyers(moodle) == numbers([0, 1]))

@@ -94,7 +94,7 @@ class Ledger:
         except sa.exc.DBAPIError as error:
             if not _is_outage(error):
                 raise
-            remedy = "look after the database, then start this again: what was begun is undone"
+            remedy = "look after the database, then start this again: nothing is left half done"
             raise LedgerError(f"{self._public}: the ledger failed: {_reason(error)}; {remedy}") from error
 
     def compact(self) -> None:
