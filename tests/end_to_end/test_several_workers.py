@@ -88,21 +88,27 @@ class Day:
 def stop(worker: Process, here: Installation) -> None:
     """Have a worker stand still with cohorts that it has leased, but outside of a transaction.
 
-    For the end of one, which PostgreSQL makes, all others would wait a minute.
+    For the end of one, which PostgreSQL makes, all others would wait a minute; so would we, to open the ledger.
     """
+    ledger = here.ledger
     busy = sa.text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name AND state <> 'idle'")
     leased = sa.select(sa.func.count()).where(cohort.c.lease_holder.contains(f":{worker.pid}:"))
 
+    def is_between_transactions() -> bool:
+        with ledger.read() as connection:
+            return not connection.scalar(busy, {"name": worker.name}) and bool(connection.scalar(leased))
+
     def stopped() -> bool:
+        worker.must_run()
         worker.stop()
-        threading.Event().wait(0.5)  # what it has just sent arrives, on a busy machine too
-        with here.ledger.read() as connection:
-            if not connection.scalar(busy, {"name": worker.name}) and connection.scalar(leased):
+        if is_between_transactions():
+            threading.Event().wait(0.5)  # what it has just sent arrives, on a busy machine too
+            if is_between_transactions():
                 return True
         worker.go_on()
         return False
 
-    eventually(stopped, every=0.03)
+    eventually(stopped)
 
 
 @contextmanager
