@@ -20,7 +20,7 @@ def settle() -> None:
 
     Imports make hundreds of thousands of objects that stay: to walk them again and again takes a fifth of the start,
     and later of its time. A batch makes thousands of objects, which end with it, and hardly a cycle among them: to look
-    for one takes a tenth of a night.
+    for one takes up to a tenth of a night.
     """
     gc.freeze()
     gc.set_threshold(YOUNG)

@@ -2,8 +2,8 @@
 
 import sqlite3
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -41,12 +41,6 @@ def test_what_the_database_refuses_to_write_is_not_quoted(
     assert any(word in told for word in ("UNIQUE", "NOT NULL", "violates", "InvalidTextRepresentation"))
 
 
-@contextmanager
-def opened(url: str) -> Iterator[Ledger]:
-    with closing(Ledger(url)) as ledger:
-        yield ledger
-
-
 def note(connection: sa.Connection, value: str) -> None:
     upsert(connection, meta, [{"key": "note", "value": value}], update=["value"])
 
@@ -58,7 +52,7 @@ def noted(ledger: Ledger) -> str | None:
 
 
 def test_a_full_disk_is_a_sentence_and_what_was_begun_is_undone(tmp_path: Path) -> None:
-    with opened(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+    with closing(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")) as ledger:
         with ledger.write() as connection:
             note(connection, "there was room")
             connection.exec_driver_sql("PRAGMA max_page_count = 1")  # as many as there are
@@ -71,7 +65,7 @@ def test_a_full_disk_is_a_sentence_and_what_was_begun_is_undone(tmp_path: Path) 
 def test_a_file_that_others_keep_locked_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BUSY_SECONDS", 0)
     path = tmp_path / "ledger.db"
-    with opened(f"sqlite:///{path}") as ledger, closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with closing(Ledger(f"sqlite:///{path}")) as ledger, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerError, match="the ledger failed: database is locked"), ledger.write():
             pass
@@ -82,7 +76,7 @@ def test_a_file_that_others_keep_locked_is_a_sentence(tmp_path: Path, monkeypatc
 
 
 def test_a_connection_that_is_cut_is_a_sentence_and_the_next_one_is_new(postgres_url: str) -> None:
-    with opened(postgres_url) as ledger, opened(postgres_url) as other:
+    with closing(Ledger(postgres_url)) as ledger, closing(Ledger(postgres_url)) as other:
 
         def cut(connection: sa.Connection) -> None:
             note(connection, "cut")

@@ -164,6 +164,23 @@ def test_other_forms_of_cloudevents_are_read_and_their_digest_is_of_the_value() 
     assert len(judged([begin, binary, framed, end]).rows) == 2
 
 
+def test_a_row_that_writes_the_name_of_its_snapshot_in_another_way_is_one_of_it() -> None:
+    begin, first, second, end = sent(rows(2), partitions=1)
+    partition, key, value, headers = second
+    escaped: Sent = (partition, key, value.replace(b'"apogee-1"', rb'"\u0061pogee-1"'), headers)
+    assert escaped != second
+    end = but(end, digest=digest_of([first, escaped]))
+    assert len(judged([begin, first, escaped, end]).rows) == 2
+
+
+def test_a_snapshot_whose_name_begins_as_that_of_a_newer_one_is_another() -> None:
+    older = sent(rows(20), "apogee-10", taken_at=TAKEN_AT)
+    newer = sent(rows(5), "apogee-1", taken_at=TAKEN_AT + 60)
+    assert students(judged([*newer, *older]).rows) == students(rows_of(5))
+    found = judged([*newer[:-1], *older])
+    assert (found.id, students(found.rows)) == ("apogee-10", students(rows_of(20)))
+
+
 def test_messages_of_no_snapshot_are_counted_and_left_out() -> None:
     messages = sent(rows(3))
     strange = [
