@@ -22,7 +22,7 @@ demo: .venv/ready ## Run the main job on the embedded broker, Moodle and ledger,
 	$(BIN)/cohorts demo
 
 test: .venv/ready ## Run every test (what needs a server that is missing is skipped, and says what to install)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready ## Lint, formatting, types and layers
 	$(BIN)/ruff check .
