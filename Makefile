@@ -21,6 +21,7 @@ help: ## Say what each target does
 demo: .venv/ready ## Run the main job on the embedded broker, Moodle and ledger, and verify the outcome
 	$(BIN)/cohorts demo
 
+# More processes than CI has cores: for much of the time the tests wait for a server.
 test: .venv/ready ## Run every test (what needs a server that is missing is skipped, and says what to install)
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 

@@ -31,7 +31,7 @@ import sqlalchemy as sa
 
 import schemas
 from tests.bench import Figure, Quantity, scaled
-from tests.bench.parts import TOPIC, settings
+from tests.bench.parts import BATCH, TOPIC, settings
 from tests.servers import MissingServerError
 from tests.servers.postgres import real_postgres
 from worker import messages
@@ -43,7 +43,6 @@ from worker.sql import tables
 
 TITLE = "Messages into the ledger"
 ROUNDS = scaled(3, least=1)
-BATCH = 5_000  # as the worker does by default
 LATER = timedelta(days=3 * 365)
 """Than the first messages, which are of two years."""
 AIM = 2.0

@@ -24,12 +24,11 @@ from typing import Any
 import httpx
 
 from tests.bench import Figure, Quantity, scaled
-from tests.bench.parts import PLATFORM, TOKEN, Moodle, served, settings
-from worker import messages, parts
+from tests.bench.parts import PLATFORM, TOKEN, Moodle, record, served, settings
+from worker import parts
 from worker.config import Settings
 from worker.converge import Lane
 from worker.ledger import Ledger, Workbook, reading
-from worker.model import Received
 from worker.moodle.wire import SERVICE
 from worker.plan import Guard
 from worker.sandbox.moodle import MEASURED, Cost
@@ -142,11 +141,9 @@ def _round(
         )
         ledger = parts.open_ledger(ours)
         stack.callback(ledger.close)
-        now = time.time()
-        changes = [messages.parse(value=message.payload(), origin="bench") for message in university.initial()]
-        parts.recorder(ours, ledger).record([Received(change=c, published_at=now) for c in changes], now=now)
+        record(ours, ledger, university.initial())
         if known:
-            Workbook(ledger, PLATFORM, "bench", lease=1, guard=Guard()).accounts.remember(moodle.accounts, now)
+            Workbook(ledger, PLATFORM, "bench", lease=1, guard=Guard()).accounts.remember(moodle.accounts, time.time())
         number = sum(map(len, truth.values()))
         one_by_one = sorted(moodle.accounts.values())[:NAIVE_CALLS]
         done = {ONE_BY_ONE: _fixed(moodle, {"naive": one_by_one}, size=1, connections=1)}

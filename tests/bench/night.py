@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from schemas import EnrolmentRow
 from tests.bench import Figure, Quantity, scaled
 from tests.bench.memory import peak
 from tests.bench.moodle import converge
-from tests.bench.parts import PLATFORM, PROCESSES, TOKEN, Moodle, command, served, settings
-from worker import app, messages, parts, snapshots, telemetry
+from tests.bench.parts import PLATFORM, PROCESSES, TOKEN, Moodle, command, record, served, settings
+from worker import app, parts, snapshots, telemetry
 from worker.config import Settings
-from worker.model import Received, RunState, SnapshotScope
+from worker.model import RunState, SnapshotScope
 from worker.moodle.wire import ENVELOPE_FIELDS, SERVICE
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle import MEASURED, Cost
@@ -36,7 +35,6 @@ from worker.sandbox.university import University
 
 TITLE = "A night without drift"
 ROUNDS = scaled(5, least=1)
-BATCH = 2_000
 PARTITIONS = 16  # the embedded broker keeps 5 MiB in each
 
 
@@ -95,12 +93,7 @@ def load(ours: Settings, told: Iterable[Message]) -> None:
     at_once = ours.converge.model_copy(update={"coalesce_seconds": 0.0})
     quick = ours.model_copy(update={"converge": at_once, "platforms": {PLATFORM: unlimited}})
     ledger = parts.open_ledger(quick)
-    recorder, now = parts.recorder(quick, ledger), time.time()
-    recorder.apply_policy(now=now)  # as a worker does; else the first night would derive everything anew
-    coming = iter(told)
-    while some := list(islice(coming, BATCH)):
-        changes = [messages.parse(value=message.payload(), origin="bench") for message in some]
-        recorder.record([Received(change=change, published_at=now) for change in changes], now=now)
+    record(quick, ledger, told)
     converge(quick, ledger)
     ledger.close()
 

@@ -2,23 +2,30 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from math import isnan
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from random import Random
 from typing import Any
 
+from worker import messages, parts
 from worker.__main__ import settle
 from worker.config import Settings
+from worker.ledger import Ledger
+from worker.model import Received
 from worker.sandbox.moodle import Cost, SandboxMoodle
+from worker.sandbox.records import Message
 
 PLATFORM = "ecampus"
 TOKEN = "benchmark"
 TOPIC, DEAD_LETTERS = "enrolments", "enrolments.dead-letters"
 WATCH_SECONDS = 0.05
 FIRST_COHORTS = 100_000
+BATCH = 5_000
+"""Messages in one transaction, as the worker does by default."""
 PROCESSES = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
 
 Seen = dict[tuple[str, str], float]
@@ -44,6 +51,16 @@ def settings(*, ledger: str, moodle: str = "http://127.0.0.1:9", **more: Any) ->
         web={"port": 0},
         **more,
     )
+
+
+def record(ours: Settings, ledger: Ledger, told: Iterable[Message]) -> None:
+    """Record messages as a worker does."""
+    recorder, now = parts.recorder(ours, ledger), time.time()
+    recorder.apply_policy(now=now)  # else whoever comes next, with a policy, would derive everything anew
+    coming = iter(told)
+    while some := list(islice(coming, BATCH)):
+        changes = [messages.parse(value=message.payload(), origin="bench") for message in some]
+        recorder.record([Received(change=change, published_at=now) for change in changes], now=now)
 
 
 class Moodle:
