@@ -96,6 +96,8 @@ def _account(row: Known, members: AbstractSet[int], here: Mapping[str, int], peo
     An account that was made anew takes the place of the one that the membership was given to. That of a former number
     doesn't stand for a student who is to be there and has an account of their own.
     """
+    if row.user_id in members:
+        return row.user_id
     known = [user_id for user_id in (row.user_id, people.accounts.get(row.student_id)) if user_id is not None]
     if row.student_id in here and not (row.desired and known):
         known.append(here[row.student_id])

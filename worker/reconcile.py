@@ -214,10 +214,10 @@ class Reconciliation:
         found |= {key: user_id for user_id, key in named.items() if key and user_id in strangers}
         observer.accounts.remember(found, self._clock())
         accounts |= found
-        students = observer.students()
+        pairs = [(student, accounts[key]) for key, student in observer.students().items() if key in accounts]
         return People(
-            accounts={student: accounts[key] for key, student in students.items() if key in accounts},
-            students={accounts[key]: student for key, student in students.items() if key in accounts},
+            accounts=dict(pairs),
+            students={user_id: student for student, user_id in pairs},
             # Asked by its number, Moodle gives a deleted account too, under another name.
             gone={user_id for user_id in missing if accounts.get(named.get(user_id, "")) != user_id},
         )

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from worker.errors import DecisionRefused
 from worker.ledger.derive import PROMISE_SECONDS
-from worker.ledger.engine import Ledger, among, chunks, upsert
+from worker.ledger.engine import Ledger, among, upsert
 from worker.ledger.guarding import approved, leaving
 from worker.ledger.planning import HASH_DIGITS, Pair, proposal_hash
 from worker.model import Action, Cause, Instant, Kept
@@ -167,8 +167,7 @@ def _kept(kept: Kept | None, cause: Cause, origin: str, now: Instant) -> dict[st
 
 
 def _update(connection: sa.Connection, pairs: Collection[Pair], values: dict[str, Any]) -> None:
-    for some in chunks(pairs):
-        rows = [{"b_cohort": cohort_id, "b_student": student} for cohort_id, student in some]
+    if rows := [{"b_cohort": cohort_id, "b_student": student} for cohort_id, student in pairs]:
         connection.execute(at_membership.values(**values), rows)
 
 

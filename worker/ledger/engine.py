@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import sqlalchemy as sa
@@ -20,14 +20,13 @@ BUSY_SECONDS = 60
 """How long a SQLite writer waits for another one."""
 SILENT_SECONDS = 60
 """How long a PostgreSQL writer may say nothing within its transaction, for which all others wait."""
-IN_LIMIT = 5_000
-"""Values in one IN: below SQLite's 32,766 and PostgreSQL's 65,535 bound parameters."""
 STREAMED = 2_000
 """Rows that are read at a time, where all are."""
 _SQLITE_OUTAGES = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY,
 }  # fmt: skip
+T = TypeVar("T")
 _WRITER_LOCK = 0x65_74_61_70_65  # "etape"; any number that no other program of the database uses
 
 
@@ -207,11 +206,10 @@ def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequ
     return column.in_(sa.select(sa.func.unnest(sa.literal(values, postgresql.ARRAY(column.type)))))
 
 
-def chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
-    """Cut values into as many as one IN can hold."""
-    ordered = list(values)
-    for start in range(0, len(ordered), IN_LIMIT):
-        yield ordered[start : start + IN_LIMIT]
+def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Cut values into pieces of a size."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def _parsed(url: str) -> sa.URL:

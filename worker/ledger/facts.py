@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from worker.ledger.engine import select_in, update, upsert
+from worker.ledger.engine import chunks, select_in, update, upsert
 from worker.model import (
     AcceptedSnapshot,
     Cause,
@@ -29,6 +29,9 @@ from worker.model import (
 )
 from worker.rules import survivors
 from worker.sql.tables import enrolment, membership, snapshot, student
+
+STUDENTS = 5_000
+"""Whose logins are looked up at a time: a batch has no more, a snapshot all."""
 
 
 class _Known(NamedTuple):
@@ -228,14 +231,20 @@ def logins(connection: sa.Connection, batch: Iterable[Received], effects: Effect
         change = item.change
         if isinstance(change, EnrolmentChange) and change.login is not None and change.uai in uais:
             new = (change.changed_at, change.login)
-            said[change.student_id] = max(new, said.get(change.student_id, new))
+            if change.student_id not in said or new > said[change.student_id]:
+                said[change.student_id] = new
+    for some in chunks(sorted(said), STUDENTS):
+        _keep_logins(connection, {number: said[number] for number in some}, effects)
+
+
+def _keep_logins(connection: sa.Connection, said: dict[str, tuple[Instant, str]], effects: Effects) -> None:
     columns = sa.select(student.c.student_id, student.c.login_at, student.c.login)
     known = {
         number: (at or 0.0, login or "")
         for number, at, login in map(tuple, select_in(connection, columns, student.c.student_id, said))
     }
     rows = []
-    for number, (at, login) in sorted(said.items()):
+    for number, (at, login) in said.items():
         old_at, old_login = known.get(number, (0.0, ""))
         if (at, login) > (old_at, old_login):
             rows.append({"student_id": number, "login": login, "login_at": at})

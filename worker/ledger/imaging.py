@@ -24,7 +24,10 @@ Key = tuple[str, str]
 
 
 class _Fact(NamedTuple):
-    """What is known of an enrolment; the names are those of the columns. A row is slower to ask."""
+    """What is known of an enrolment; the names are those of the columns. A row is slower to ask.
+
+    Where it was read, and when, is what a snapshot replaces.
+    """
 
     uai: str
     enrolment_id: str
@@ -39,8 +42,6 @@ class _Fact(NamedTuple):
     etape: str | None
     etape_version: str | None
     component: str | None
-    origin: str
-    recorded_at: Instant
 
 
 def enrolments(

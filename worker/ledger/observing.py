@@ -14,10 +14,13 @@ import sqlalchemy as sa
 from worker.drift import Known, People, Sight, compare
 from worker.ledger.accounts import Accounts
 from worker.ledger.derive import DRIFT, PROMISE_SECONDS
-from worker.ledger.engine import Ledger, stream, upsert
+from worker.ledger.engine import Ledger, among, chunks, stream, upsert
 from worker.model import OF_ACCOUNTS, STRANGER, Action, Cause, CohortState, Drift, Instant
 from worker.rules import PlatformPolicy, account_key
 from worker.sql.tables import at_membership, cohort, enrolment, gap, journal, membership, student
+
+COHORTS = 200
+"""Whose members are compared at a time, so that what is known of a whole platform isn't held at once."""
 
 
 class SeenCohort(Protocol):
@@ -89,7 +92,7 @@ class Observer:
         """Give the accounts that, as far as we know, are members of our cohorts."""
         there = sa.select(membership.c.user_id).join(cohort).where(self._mine, membership.c.observed)
         with self._ledger.read() as connection:
-            return set(connection.scalars(there.where(membership.c.user_id.is_not(None)).distinct()))
+            return {user_id for (user_id,) in stream(connection, there.where(membership.c.user_id.is_not(None)))}
 
     def students(self) -> dict[str, str]:
         """Give every student that we have heard of, by what their account is called; merged ones as their survivor."""
@@ -130,7 +133,8 @@ class Observer:
             self._vanish(connection, [row for row in owned if row.moodle_id not in reading.cohorts], now)
             here = [row for row in owned if row.moodle_id in reading.members]
             self._rename(connection, here, reading)
-            self._members(connection, here, reading, now)
+            for some in chunks(here, COHORTS):
+                self._members(connection, some, reading, now)
             self._wake(connection, reading.people, now)
         self.found.cohorts = len(owned)
         return self.found
@@ -172,9 +176,9 @@ class Observer:
                 connection.execute(sa.update(cohort).where(cohort.c.id == row.id).values(**values))
 
     def _members(
-        self, connection: sa.Connection, cohorts: Iterable[sa.Row[Any]], reading: Reading, now: Instant
+        self, connection: sa.Connection, cohorts: Sequence[sa.Row[Any]], reading: Reading, now: Instant
     ) -> None:
-        known = self._known(connection)
+        known = _known(connection, [its.id for its in cohorts])
         seen: dict[bool, list[dict[str, Any]]] = {True: [], False: []}  # by whether it is a drift
         new: list[dict[str, Any]] = []
         done: list[dict[str, Any]] = []
@@ -229,14 +233,6 @@ class Observer:
         if rows:
             connection.execute(at_membership.values(next_attempt_at=now), rows)
 
-    def _known(self, connection: sa.Connection) -> Mapping[int, list[Known]]:
-        known: defaultdict[int, list[Known]] = defaultdict(list)
-        columns = (membership.c[name] for name in Known._fields)
-        mine = sa.select(membership.c.cohort_id, *columns).join(cohort).where(self._mine)
-        for cohort_id, *told in stream(connection, mine):
-            known[cohort_id].append(Known._make(told))
-        return known
-
     def _gap(self, now: Instant) -> dict[str, Any]:
         return {
             "cause": Cause.DRIFT.value,
@@ -260,6 +256,14 @@ class Observer:
             "observed_at": now,
             "user_id": user_id,
         }
+
+
+def _known(connection: sa.Connection, cohorts: Sequence[int]) -> Mapping[int, list[Known]]:
+    known: defaultdict[int, list[Known]] = defaultdict(list)
+    columns = sa.select(membership.c.cohort_id, *(membership.c[name] for name in Known._fields))
+    for cohort_id, *told in stream(connection, columns.where(among(connection, membership.c.cohort_id, cohorts))):
+        known[cohort_id].append(Known._make(told))
+    return known
 
 
 _NEW = [column.name for column in membership.c]

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 import sqlalchemy as sa
 
 from worker.ledger import describing, facts, imaging, persons, runs
 from worker.ledger.derive import Deriver
-from worker.ledger.engine import Ledger, upsert
+from worker.ledger.engine import Ledger, chunks, upsert
 from worker.ledger.facts import Counts, Effects, Trigger, Triggers
 from worker.model import AcceptedSnapshot, Cause, Instant, Received, Snapshot, Tombstone
 from worker.rules import Mapper
@@ -126,11 +125,8 @@ class Recorder:
 
     def _refold(self, connection: sa.Connection, students: Mapping[str, Triggers], now: Instant) -> int:
         """Derive many students anew, some at a time."""
-        rest = iter(students.items())
-        changed = 0
-        while some := dict(islice(rest, REFOLD_STUDENTS)):
-            changed += self._derive.memberships(connection, some, now)
-        return changed
+        pieces = chunks([*students.items()], REFOLD_STUDENTS)
+        return sum(self._derive.memberships(connection, dict(some), now) for some in pieces)
 
 
 def _advance(
