@@ -19,7 +19,7 @@ from worker.model import OF_ACCOUNTS, STRANGER, Action, Cause, CohortState, Drif
 from worker.rules import PlatformPolicy, account_key
 from worker.sql.tables import at_membership, cohort, enrolment, gap, journal, membership, student
 
-COHORTS = 200
+COHORTS = 1_000
 """Whose members are compared at a time, so that what is known of a whole platform isn't held at once."""
 
 
