@@ -104,6 +104,16 @@ def test_a_person_s_undo_ends_by_newer_word_even_if_it_is_the_same_as_before(led
     assert desired(ledger) == {}
 
 
+@pytest.mark.parametrize("number", ['a"b', "a\\b", "a\\", '"', "a,b", "{a}", "NULL", "a b", "d'Été ✓", "0"])
+def test_whoever_has_odd_characters_in_their_number_is_found_again(ledger: Ledger, number: str) -> None:
+    odd = told(student_id=number, enrolment_id=number, login=number)
+    record(ledger, odd, told(student_id=OTHER, enrolment_id="2"))
+    assert desired(ledger) == {ETAPE: frozenset({number, OTHER})}
+    assert recorder(ledger).record(received(odd), now=NOW).stale == 1
+    record(ledger, odd._replace(version=2, status=Status.RESIGNED))
+    assert desired(ledger) == {ETAPE: frozenset({OTHER})}
+
+
 def test_an_older_version_never_replaces_a_newer_one(ledger: Ledger) -> None:
     newest = told(version=9, status=Status.RESIGNED)
     record(ledger, newest, told(version=8, changed_at=NOW + 60))

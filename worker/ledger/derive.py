@@ -3,14 +3,15 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from worker.ledger.engine import among, select_in, upsert
-from worker.ledger.facts import Trigger, Triggers
+from worker.ledger.facts import EnrolmentKey, Said, Trigger, Triggers
 from worker.model import OF_ACCOUNTS, Cause, CohortState, Instant, Kept, Reason, Status
-from worker.rules import Mapper, Mode, WantedCohort, canonical
+from worker.rules import Enrolment, Mapper, Mode, WantedCohort, canonical
 from worker.sql.tables import cohort, component, enrolment, etape, gap, in_cohort, membership, student
 
 PROMISE_SECONDS = 24 * 3600
@@ -24,6 +25,7 @@ class _Latest(NamedTuple):
 
     student_id: str
     uai: str
+    enrolment_id: str
     status: str
     payment: str
     academic_year: int | None
@@ -43,10 +45,19 @@ class Deriver:
         self._platforms = [p.name for p in mapper.policy.platforms if p.mode is not Mode.MANUAL]
         self._mine = sa.select(*_COHORT).where(cohort.c.platform.in_(self._platforms))
 
-    def memberships(self, connection: sa.Connection, students: Mapping[str, Triggers], now: Instant) -> int:
-        """Derive the memberships of these students, and of those merged with them; returns how many changed."""
+    def memberships(
+        self,
+        connection: sa.Connection,
+        students: Mapping[str, Triggers],
+        now: Instant,
+        told: Mapping[EnrolmentKey, Said] = MappingProxyType({}),
+    ) -> int:
+        """Derive the memberships of these students, and of those merged with them; returns how many changed.
+
+        `told` is what the latest source says of enrolments, where the ledger may not say so yet.
+        """
         family, triggers = _families(connection, students)
-        enrolments = _enrolments(connection, family)
+        enrolments = _enrolments(connection, family, told)
         components = {
             row.code: row.component
             for row in select_in(
@@ -169,7 +180,7 @@ class Deriver:
         return kept.kept == Kept.UNDONE and any(trigger.published_at > kept.kept_at for trigger in about)
 
     def _is_of_closed_year(
-        self, enrolments: Sequence[_Latest], components: Mapping[str, str | None], had: sa.Row[Any]
+        self, enrolments: Sequence[Enrolment], components: Mapping[str, str | None], had: sa.Row[Any]
     ) -> bool:
         wanted = self.mapper.desired_in_any_year(enrolments, components)
         return (had.platform, had.idnumber) in {(cohort.platform, cohort.idnumber) for cohort in wanted}
@@ -247,11 +258,17 @@ def _families(
     return {number: merged.get(number, number) for number in triggers}, triggers
 
 
-def _enrolments(connection: sa.Connection, family: Mapping[str, str]) -> dict[str, list[_Latest]]:
+def _enrolments(
+    connection: sa.Connection, family: Mapping[str, str], told: Mapping[EnrolmentKey, Said]
+) -> dict[str, list[Enrolment]]:
     """Enrolments by surviving student. When several sources speak of one, the latest to have changed is taken."""
-    by_student: dict[str, list[_Latest]] = defaultdict(list)
+    by_student: dict[str, list[Enrolment]] = defaultdict(list)
+    for said in told.values():
+        if said.student_id in family:
+            by_student[family[said.student_id]].append(said)
     for row in map(_Latest._make, select_in(connection, _LATEST, enrolment.c.student_id, family)):
-        by_student[family[row.student_id]].append(row)
+        if (row.uai, row.enrolment_id) not in told:
+            by_student[family[row.student_id]].append(row)
     return by_student
 
 

@@ -203,7 +203,14 @@ def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequ
     if connection.dialect.name == "sqlite":
         each = sa.func.json_each(orjson.dumps(values).decode()).table_valued("value")
         return column.in_(sa.select(each.c.value))
-    return column.in_(sa.select(sa.func.unnest(sa.literal(values, postgresql.ARRAY(column.type)))))
+    array = sa.cast(sa.literal(_array(values)), postgresql.ARRAY(column.type))
+    return column.in_(sa.select(sa.func.unnest(array)))
+
+
+def _array(values: Iterable[object]) -> str:
+    """Write an array as PostgreSQL reads it; psycopg takes six times as long for that."""
+    quoted = (str(value).replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return "{" + ",".join([f'"{value}"' for value in quoted]) + "}"
 
 
 def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -6,7 +6,7 @@ depends on the order of the messages: versions and instants decide, and equal in
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -30,12 +30,16 @@ from worker.model import (
 from worker.rules import survivors
 from worker.sql.tables import enrolment, membership, snapshot, student
 
+EnrolmentKey = tuple[str, str]
+"""UAI and enrolment id."""
+_Key = tuple[str, str, str]
+"""The same, and the system."""
 STUDENTS = 5_000
 """Whose logins are looked up at a time: a batch has no more, a snapshot all."""
 
 
 class _Known(NamedTuple):
-    """What a source has said of an enrolment; the names are those of the columns."""
+    """What a source has said of an enrolment; the names are those of the columns. A row is slower to ask."""
 
     version: int
     changed_at: Instant
@@ -47,9 +51,10 @@ class _Known(NamedTuple):
     etape: str | None
     etape_version: str | None
     component: str | None
+    uai: str
 
 
-_Said = _Known | EnrolmentChange
+Said = _Known | EnrolmentChange
 """What was said of an enrolment, before the batch or in it."""
 
 
@@ -101,29 +106,39 @@ class Effects:
                 triggers[code] = trigger
 
 
-def enrolments(
-    connection: sa.Connection, batch: Sequence[Received], effects: Effects, counts: Counts, now: Instant
-) -> None:
-    """Keep the newest version of each enrolment of each source.
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a batch tells of enrolments, to be kept."""
+
+    latest: Mapping[EnrolmentKey, Said]
+    """What the latest source says of each enrolment that the batch speaks of."""
+    rows: Mapping[_Key, dict[str, Any]]
+    again: Mapping[_Key, dict[str, Any]]
+    """Of those that say the same as before."""
+
+
+def news(connection: sa.Connection, batch: Sequence[Received], effects: Effects, counts: Counts, now: Instant) -> News:
+    """Find the newest version of each enrolment of each source, and write nothing yet.
 
     What was so when an accepted snapshot was taken, or before, is known from it: such a change comes too late.
     """
     changes = [(item.change, item) for item in batch if isinstance(item.change, EnrolmentChange)]
     images = accepted_snapshots(connection)
-    known: dict[tuple[str, str], dict[str, _Said]] = defaultdict(dict)
-    columns = [*enrolment.primary_key, *(enrolment.c[name] for name in _Known._fields)]
+    known: dict[EnrolmentKey, dict[str, Said]] = defaultdict(dict)
+    columns = (enrolment.c[name] for name in ("enrolment_id", "system", *_Known._fields))
     theirs = sa.select(*columns).where(enrolment.c.uai.in_({change.uai for change, _ in changes}))
     for row in select_in(connection, theirs, enrolment.c.enrolment_id, {change.enrolment_id for change, _ in changes}):
-        uai, enrolment_id, system, *rest = tuple(row)
-        known[uai, enrolment_id][system] = _Known._make(rest)
+        enrolment_id, system, *rest = tuple(row)
+        told = _Known._make(rest)
+        known[told.uai, enrolment_id][system] = told
     undone = _undone(connection)
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    again: dict[tuple[str, str, str], dict[str, Any]] = {}
+    rows: dict[_Key, dict[str, Any]] = {}
+    again: dict[_Key, dict[str, Any]] = {}
     for change, item in changes:
         sources = known[change.uai, change.enrolment_id]
         old = sources.get(change.system)
         overtaken = old is not None and _order(change) <= _order(old)
-        if overtaken or (images and _in_a_snapshot(change, old or _latest(sources), images)):
+        if overtaken or (images and _in_a_snapshot(change, old or (_latest(sources) if sources else None), images)):
             counts.stale += 1
             continue
         counts.applied += 1
@@ -139,9 +154,14 @@ def enrolments(
             again[key] = _same(change, now)
         else:
             rows[key] = fact(change, now)
-    update(connection, enrolment, list(again.values()))
+    return News({key: _latest(sources) for key, sources in known.items() if sources}, rows, again)
+
+
+def keep(connection: sa.Connection, told: News) -> None:
+    """Write what is new."""
+    update(connection, enrolment, list(told.again.values()))
     # In the order of the keys, so that SQLite changes each page of their index once.
-    upsert(connection, enrolment, [rows[key] for key in sorted(rows)], update=FACT)
+    upsert(connection, enrolment, [told.rows[key] for key in sorted(told.rows)], update=FACT)
 
 
 def fact(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
@@ -203,11 +223,12 @@ def accepted_snapshots(connection: sa.Connection, *, most: int | None = None) ->
     ]
 
 
-def _latest(sources: dict[str, _Said]) -> _Said | None:
-    return max(sources.values(), key=attrgetter("changed_at"), default=None)
+def _latest(sources: Mapping[str, Said]) -> Said:
+    """Give what the source says that speaks last, by the rule of `derive.is_latest`."""
+    return max((said.changed_at, system, said) for system, said in sources.items())[-1]
 
 
-def _in_a_snapshot(change: EnrolmentChange, old: _Said | None, images: Iterable[AcceptedSnapshot]) -> bool:
+def _in_a_snapshot(change: EnrolmentChange, old: Said | None, images: Iterable[AcceptedSnapshot]) -> bool:
     """Say whether a snapshot was taken when the change was made, or later. A deletion may not know its étape."""
     year = change.academic_year or (old.academic_year if old else None)
     etape = change.etape or (old.etape if old else None)

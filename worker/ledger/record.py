@@ -59,9 +59,10 @@ class Recorder:
             named = persons.named(connection, batch, counts)
             facts.merges(connection, named, effects, counts, self._uais)
             facts.logins(connection, named, effects, self._uais)
-            facts.enrolments(connection, named, effects, counts, now)
-            counts.memberships = self._derive.memberships(connection, effects.students, now)
+            told = facts.news(connection, named, effects, counts, now)
             self._derive.retry(connection, effects.renamed, now)
+            counts.memberships = self._derive.memberships(connection, effects.students, now, told.latest)
+            facts.keep(connection, told)  # not before, or what is in memory would be read again
             self._derive.names(connection, effects.etapes, effects.components)
             _advance(connection, positions or {}, topic_ids or {})
         counts.tombstone = sum(isinstance(item.change, Tombstone) for item in batch)
