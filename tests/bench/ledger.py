@@ -144,7 +144,7 @@ def _figures(
         what=f"{database}: initial load, parsing included",
         figure=Quantity(middle["with parsing"], "messages/s"),
         against=f"{both:,.0f}/s parsed and inserted",
-        ratio=Quantity(both / middle["with parsing"], "times slower"),
+        ratio=Quantity(both / middle["with parsing"], "times slower", most=AIM),
     )
     yield Figure(
         what=f"{database}: a snapshot without news ({len(image):,} rows)",
