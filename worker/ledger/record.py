@@ -1,4 +1,4 @@
-"""Messages into the ledger: newer facts first, then everything that follows from them, in one transaction."""
+"""Messages into the ledger: what is newer, and everything that follows from it, in one transaction."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
