@@ -7,8 +7,8 @@ There are three kinds of topics. In the first, a ledger that holds a university 
 enrolments are over, or are on again: three messages of four change a membership, and the ledger stays as large as it
 was. In the second, an empty ledger is told of another enrolment by each message, in the order of the students' numbers,
 as an export does: a million are those of 670,000 students, and the ledger grows to twenty times that of a large
-university. The third has the same messages in no order, and no aim: it shows what it costs that nearly each of them
-then changes pages of its own in every index.
+university. The third has the same messages in no order: nearly each of them then changes pages of its own in every
+index.
 
 All topics have as many partitions, for which their messages are compressed: the embedded broker keeps little in each,
 and ten times as many partitions alone cost a sixth more.
@@ -55,9 +55,9 @@ Told = tuple[bytes, bytes]
 
 def run() -> Iterator[Figure]:
     """Measure each size against the one before."""
-    yield from _figures("changes at one university", _changes, most_times=MOST_TIMES)
-    yield from _figures("enrolments into an empty ledger", _enrolments, most_times=MOST_TIMES)
-    yield from _figures("enrolments into an empty ledger, in no order", _shuffled, most_times=None)
+    yield from _figures("changes at one university", _changes)
+    yield from _figures("enrolments into an empty ledger", _enrolments)
+    yield from _figures("enrolments into an empty ledger, in no order", _shuffled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def _written(told: Iterable[Message], messages: int) -> Iterator[Told]:
     return ((message.key.encode(), message.payload()) for message in islice(told, messages))
 
 
-def _figures(what: str, topic: Callable[[int], Topic], *, most_times: float | None) -> Iterator[Figure]:
+def _figures(what: str, topic: Callable[[int], Topic]) -> Iterator[Figure]:
     before: dict[str, float] = {}
     for messages, turns in SIZES.items():
         now = {}
@@ -110,7 +110,7 @@ def _figures(what: str, topic: Callable[[int], Topic], *, most_times: float | No
                 what=f"{messages:,} {what}{done}",
                 figure=f"{seconds:.1f} s, {messages / seconds:,.0f} messages/s",
                 against="" if fewer is None else f"{fewer:.1f} s, of a tenth",
-                ratio=None if fewer is None else Quantity(seconds / fewer, "times", most=most_times),
+                ratio=None if fewer is None else Quantity(seconds / fewer, "times", most=MOST_TIMES),
             )
             memory = max(memory for _, memory in read)
             yield Figure(what=f"{messages:,} {what}{done}: peak of memory", figure=Quantity(memory, "MiB", most=250))

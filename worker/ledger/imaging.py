@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from worker.ledger.engine import among, stream, upsert
-from worker.ledger.facts import FACT, UNKNOWN, Effects, Trigger, accepted_snapshots, fact
+from worker.ledger.facts import FACT, UNKNOWN, Effects, EnrolmentKey, Trigger, accepted_snapshots, fact
 from worker.model import AcceptedSnapshot, Cause, EnrolmentChange, Instant, Kept, Snapshot, SnapshotScope, Status
 from worker.sql.tables import cohort, enrolment, membership, snapshot
 
@@ -20,7 +20,6 @@ NEVER = -1
 """Version of a fact that no message has told: any message that isn't older than the snapshot comes after it."""
 _OVER = {Status.DELETED, Status.ABSENT}
 _told = attrgetter("student_id", "status", "payment", "academic_year", "etape", "etape_version", "component")
-Key = tuple[str, str]
 
 
 class _Fact(NamedTuple):
@@ -48,14 +47,14 @@ def enrolments(
     connection: sa.Connection, image: Snapshot, effects: Effects, *, run: int, now: Instant
 ) -> tuple[int, int]:
     """Keep what the snapshot tells; returns how many enrolments it tells anew, and how many end by absence."""
-    told: Mapping[Key, EnrolmentChange] = {(row.uai, row.enrolment_id): row for row in image.rows}
+    told: Mapping[EnrolmentKey, EnrolmentChange] = {(row.uai, row.enrolment_id): row for row in image.rows}
     accepted = image.accepted()
     rivals = _rivals(connection, image)
     rows: list[dict[str, Any]] = []
     ended: list[dict[str, Any]] = []
-    settled: set[Key] = set()
-    changed: list[Key] = []
-    others: defaultdict[Key, list[_Fact]] = defaultdict(list)
+    settled: set[EnrolmentKey] = set()
+    changed: list[EnrolmentKey] = []
+    others: defaultdict[EnrolmentKey, list[_Fact]] = defaultdict(list)
     for known in _known(connection, image):
         key = (known.uai, known.enrolment_id)
         row = told.get(key)
@@ -141,7 +140,7 @@ def _known(connection: sa.Connection, image: Snapshot) -> Iterator[_Fact]:
     return map(_Fact._make, stream(connection, within))
 
 
-def _rivals(connection: sa.Connection, image: Snapshot) -> dict[Key, tuple[Instant, str]]:
+def _rivals(connection: sa.Connection, image: Snapshot) -> dict[EnrolmentKey, tuple[Instant, str]]:
     """Give what another system said last before the snapshot, of which enrolment: the snapshot's word is the later."""
     others = sa.select(enrolment.c.uai, enrolment.c.enrolment_id, enrolment.c.changed_at, enrolment.c.system).where(
         enrolment.c.system != image.system, enrolment.c.changed_at <= image.taken_at

@@ -60,7 +60,7 @@ class Recorder:
             facts.merges(connection, named, effects, counts, self._uais)
             facts.logins(connection, named, effects, self._uais)
             told = facts.news(connection, named, effects, counts, now)
-            self._derive.retry(connection, effects.renamed, now)
+            self._derive.retry(connection, effects.renamed, now)  # before there are new ones, which it would go through
             counts.memberships = self._derive.memberships(connection, effects.students, now, told.latest)
             facts.keep(connection, told)  # not before, or what is in memory would be read again
             self._derive.names(connection, effects.etapes, effects.components)
