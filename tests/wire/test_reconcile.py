@@ -324,6 +324,33 @@ def test_a_student_whom_somebody_added_by_hand_is_removed(world: World) -> None:
     assert of(report).removed == 1
 
 
+def test_the_account_of_a_former_number_is_removed_as_that_of_the_student_it_became(world: World) -> None:
+    enrolled(world, 2)
+    enrolled(world, 1, "M1PHY")
+    world.accounts("former")
+    world.merge("former", "s2")
+    world.moodle.add_member(world.cohort_id("M1PHY"), world.moodle.user_ids["former"])
+    report = night(world)
+    assert (drift(report), of(report).strangers) == ({Drift.EXTRA: 1}, 0)
+    assert world.applied("remove") == [("M1PHY", "s2")]
+    assert world.members() == world.truth()
+
+
+def test_a_login_is_of_the_student_who_bears_it_and_no_more_of_one_who_was_merged(build: Build) -> None:
+    world = build(platform(account_template="{login}"))
+    world.accounts("dupont", "durand", "martin")
+    for student, etape, login in (("old", "L1DROI", "dupont"), ("new", "L1DROI", "durand"), ("s3", "M1PHY", "martin")):
+        world.enrol(student, etape, login=login)
+    world.merge("old", "new")
+    world.enrol("other", "L1DROI", login="dupont")
+    world.wait(COALESCE)
+    world.moodle.add_member(world.cohort_id("M1PHY"), world.moodle.user_ids["dupont"])
+    world.now += 3600
+    night(world)
+    assert world.applied("remove") == [("M1PHY", "other")]
+    assert world.members() == {"L1DROI": {"dupont", "durand"}, "M1PHY": {"martin"}}
+
+
 def test_a_stranger_is_reported_and_kept(world: World) -> None:
     enrolled(world)
     world.accounts("a.teacher")

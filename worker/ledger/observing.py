@@ -96,16 +96,19 @@ class Observer:
 
     def students(self) -> dict[str, str]:
         """Give every student that we have heard of, by what their account is called; merged ones as their survivor."""
-        survivors = sa.select(student.c.student_id, student.c.survivor).where(student.c.survivor.is_not(None))
-        with self._ledger.read() as connection:
-            logins = {number: None for (number,) in stream(connection, sa.select(enrolment.c.student_id).distinct())}
-            logins |= stream(connection, sa.select(student.c.student_id, student.c.login))
-            merged = dict(stream(connection, survivors))
+        told = sa.select(student.c.student_id, student.c.login, student.c.survivor)
+        untold = sa.select(enrolment.c.student_id, sa.null(), sa.null()).distinct()
         keys: dict[str, str] = {}
-        for number in (*merged, *(logins.keys() - merged.keys())):  # who bears a number now comes before who bore it
-            key = account_key(self._platform, number, logins[number])
-            if key is not None:
-                keys[key] = merged.get(number, number)
+        with self._ledger.read() as connection:
+            for statement in (
+                told.where(student.c.survivor.is_not(None)),  # who bears a number now comes after who bore it
+                told.where(student.c.survivor.is_(None)),
+                untold.where(~sa.exists().where(student.c.student_id == enrolment.c.student_id)),
+            ):
+                for number, login, survivor in stream(connection, statement):
+                    key = account_key(self._platform, number, login)
+                    if key is not None:
+                        keys[key] = survivor or number
         return keys
 
     def unplaced(self) -> dict[str, str]:
