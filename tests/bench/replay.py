@@ -1,9 +1,9 @@
 """A topic read by a whole worker, in a process of its own, into SQLite: first when it is new, then once more from the
 beginning, as after `cohorts positions --forget`, when everything is known already. Moodle is down meanwhile, so that
 recording has the machine to itself. The seconds run from the start of the worker's parts, Python's aside, until the
-ledger holds the last position. Each size is measured between smaller ones, since machines grow slower and faster
-within minutes, and seconds are medians of such turns. What is aimed at is that ten times as many messages take no more
-than 11 times as long.
+ledger holds the last position. Each larger size is measured between smaller ones, since machines grow slower and
+faster within minutes, and seconds are medians of such turns. What is aimed at is that ten times as many messages take
+no more than 11 times as long.
 
 There are three kinds of topics. In the first, a ledger that holds a university of 35,000 students is told that
 enrolments are over, or are on again: three messages of four change a membership, and the ledger stays as large as it
