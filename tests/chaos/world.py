@@ -211,6 +211,7 @@ class World:
 
     def in_step(self) -> bool:
         """Say whether all is as it must be, with nothing left to do; an AssertionError says what isn't."""
+        assert self.worker.said("started"), "the worker has not started: its ledger may be an older version's"
         verdict, state = self.verdict(), self.here.state_of(PLATFORM)
         assert not verdict.lost, f"{len(verdict.lost)} are missing, as {verdict.lost[:3]}; gaps: {state.gaps}"
         assert not verdict.wrong, f"{len(verdict.wrong)} are wrong, as {verdict.wrong[:3]}; gaps: {state.gaps}"
