@@ -35,7 +35,7 @@ from worker.ledger import Ledger, Recorder, deciding, planning, reading
 from worker.ledger.observing import Observer, Reading
 from worker.ledger.planning import PlannedCohort, PlannedPlatform
 from worker.ledger.work import Applied, Parked
-from worker.model import CohortState, Limit, Reason, Snapshot, SnapshotScope, Status
+from worker.model import CohortState, Limit, Reason, Snapshot, SnapshotScope, Status, Unknown
 from worker.plan import Guard, GuardLimits, Season
 from worker.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Policy, Route
 from worker.sql.tables import cohort, journal, proposal
@@ -124,17 +124,25 @@ class University(Scene):
     def undo(self, what: str) -> deciding.Decision:
         return deciding.undo(self.ledger, what, by="eve", now=self.now)
 
-    def night(self, *absent: str, run: int = 7) -> None:
+    def night(
+        self,
+        *absent: str,
+        run: int = 7,
+        unknown: Unknown = Unknown(),  # noqa: B008 - frozen
+        etapes: tuple[str, ...] | None = None,
+    ) -> None:
         """Accept a snapshot, taken now, without these of the students who were enrolled at the beginning."""
         rows = [
             told(
                 enrolment_id=f"2026:{student}:{etape}", student_id=student, etape=etape, changed_at=self.now, version=0
             )
             for student, etape in sorted(self.homes.items())
-            if student not in absent
+            if student not in absent and (etapes is None or etape in etapes)
         ]
-        scope = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({2026}))
-        taken = Snapshot(id=f"S{self.now:.0f}", taken_at=self.now, system="apogee", scope=scope, rows=rows)
+        scope = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({2026}), etapes=etapes)
+        taken = Snapshot(
+            id=f"S{self.now:.0f}", taken_at=self.now, system="apogee", scope=scope, rows=rows, unknown=unknown
+        )
         recorder(self.ledger, self.policy).record_snapshot(taken, run=run, now=self.now)
 
     def look(self, members: Mapping[str, set[int]], *, run: int = 9, gone: frozenset[int] = frozenset()) -> None:
@@ -553,6 +561,34 @@ def test_an_undo_ends_by_a_newer_snapshot(undone: University) -> None:
     undone.converge()
     assert undone.members() == {*numbers(3, 20)}
     assert memberships(undone.ledger)[ETAPE, "1"].run == 8
+
+
+def test_an_undo_is_not_undone_by_a_snapshot_of_other_etapes(undone: University) -> None:
+    undone.now += HOUR
+    undone.night(run=8, etapes=(LAW,))
+    undone.converge()
+    assert undone.members() == {*numbers(1, 20)}
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [Unknown(students=frozenset({"1"})), Unknown(enrolments=frozenset({f"2026:1:{ETAPE}"}))],
+    ids=["student", "enrolment"],
+)
+@pytest.mark.parametrize("number", ["1", "31"])
+def test_an_undo_is_not_undone_by_a_snapshot_that_could_not_tell(
+    university: University, unknown: Unknown, number: str
+) -> None:
+    if number != "1":  # as the source still says
+        university.tell(merged("1", number))
+        university.converge()
+    university.night("1", run=7)
+    university.converge()
+    university.undo("7")
+    university.now += HOUR
+    university.night("1", run=8, unknown=unknown)
+    university.converge()
+    assert university.members() == {number, *numbers(2, 20)}
 
 
 def test_an_undo_becomes_the_rules_own_when_the_student_enrols_again(undone: University) -> None:

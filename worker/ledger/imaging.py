@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from worker.ledger.engine import among, stream, upsert
+from worker.ledger.engine import among, select_in, stream, upsert
 from worker.ledger.facts import FACT, UNKNOWN, Effects, EnrolmentKey, Trigger, accepted_snapshots, fact
 from worker.model import AcceptedSnapshot, Cause, EnrolmentChange, Instant, Kept, Snapshot, SnapshotScope, Status
-from worker.sql.tables import cohort, enrolment, membership, snapshot
+from worker.sql.tables import cohort, enrolment, membership, snapshot, student
 
 NEVER = -1
 """Version of a fact that no message has told: any message that isn't older than the snapshot comes after it."""
@@ -108,12 +108,21 @@ def lift_undone(connection: sa.Connection, image: Snapshot, effects: Effects, *,
         .join(cohort)
         .where(membership.c.kept == Kept.UNDONE, membership.c.kept_at < image.taken_at)
     )
+    unknown = _unknown_students(connection, image)
     for row in connection.execute(kept):
         told = row.etape is not None and row.etape in effects.students.get(row.student_id, {})
-        unknown = row.student_id in image.unknown.students
-        if image.scope.covers_etape(row.etape) and not told and not unknown:
+        if image.scope.covers_etape(row.etape) and not told and row.student_id not in unknown:
             trigger = Trigger(Cause.ABSENT, f"snapshot {image.id}", image.taken_at, run)
             effects.touch(row.student_id, trigger, row.etape)
+
+
+def _unknown_students(connection: sa.Connection, image: Snapshot) -> set[str]:
+    """Give the students of whom the source could not tell something, by all their numbers."""
+    here = sa.select(enrolment.c.student_id).where(enrolment.c.uai.in_(image.scope.uais))
+    rows = select_in(connection, here, enrolment.c.enrolment_id, image.unknown.enrolments)
+    numbers: set[str] = {*image.unknown.students, *(row.student_id for row in rows)}
+    merged = sa.select(student.c.survivor).where(student.c.survivor.is_not(None))
+    return numbers.union(row.survivor for row in select_in(connection, merged, student.c.student_id, numbers))
 
 
 def last(connection: sa.Connection) -> AcceptedSnapshot | None:
