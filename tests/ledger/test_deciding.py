@@ -338,6 +338,20 @@ def test_approving_twice_is_refused_as_done(university: University) -> None:
         deciding.approve(university.ledger, name, by="bob", now=university.now)
 
 
+def test_what_is_held_is_told_once(university: University) -> None:
+    def newly_held() -> dict[Limit, int]:
+        book = workbook(university.ledger, guard=GUARD)
+        held = book.claim(university.now, limit=1000).held
+        book.release()
+        return dict(held)
+
+    university.resign(*numbers(1, 5))
+    assert newly_held() == {Limit.COHORT: 5}
+    university.resign("6")
+    assert newly_held() == {Limit.COHORT: 1}
+    assert newly_held() == {}
+
+
 def test_an_approval_that_is_not_used_within_a_day_expires(university: University) -> None:
     university.resign(*numbers(1, 5))
     university.converge()

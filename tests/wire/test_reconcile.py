@@ -431,10 +431,7 @@ def test_a_parked_student_whose_account_has_appeared_joins_in_the_night(world: W
     assert "s9" in world.members()["L1DROI"]
 
 
-def test_a_cohort_that_we_rename_while_moodle_is_being_read_was_not_renamed_by_somebody(world: World) -> None:
-    enrolled(world)
-    world.describe("L1DROI", "Licence 1 Droit")
-
+def night_in_which_we_rename_what_was_just_read(world: World) -> Report:
     @contextmanager
     def converge_after_the_cohorts(function: str) -> Iterator[None]:
         yield
@@ -444,12 +441,27 @@ def test_a_cohort_that_we_rename_while_moodle_is_being_read_was_not_renamed_by_s
             world.turns()
 
     with world.around(converge_after_the_cohorts):
-        report = night(world)
+        return night(world)
+
+
+def test_a_cohort_that_we_rename_while_moodle_is_being_read_was_not_renamed_by_somebody(world: World) -> None:
+    enrolled(world)
+    world.describe("L1DROI", "Licence 1 Droit")
+    report = night_in_which_we_rename_what_was_just_read(world)
     assert world.cohort_name("L1DROI") == "UFR Droit: Licence 1 Droit"
     assert drift(report) == {}
     world.describe("L1DROI", "Licence 1 de droit")
     world.a_minute_later()
     assert world.cohort_name("L1DROI") == "UFR Droit: Licence 1 de droit"
+
+
+def test_nor_was_one_to_which_we_give_the_new_code_of_its_etape_meanwhile(world: World) -> None:
+    enrolled(world)
+    world.restart(aliases={"L1DROI": "L1DRO2"})
+    before = world.members()["L1DROI"]
+    report = night_in_which_we_rename_what_was_just_read(world)
+    assert drift(report) == {}
+    assert world.members() == {"L1DRO2": before}
 
 
 def test_a_name_is_seen_to_be_somebody_s_while_the_cohort_is_being_written(world: World) -> None:
