@@ -425,6 +425,15 @@ def test_the_latest_login_is_kept_and_silence_says_nothing(ledger: Ledger) -> No
     assert reading.logins(ledger) == {STUDENT: "new"}
 
 
+@pytest.mark.parametrize("said", [("first", "second"), ("second", "first")])
+def test_of_two_logins_of_one_instant_the_order_of_arrival_decides_nothing(
+    ledger: Ledger, said: tuple[str, str]
+) -> None:
+    for version, login in enumerate(said, start=2):
+        record(ledger, told(version=version, login=login))
+    assert reading.logins(ledger) == {STUDENT: "second"}
+
+
 # Settings
 
 

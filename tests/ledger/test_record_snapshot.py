@@ -199,6 +199,13 @@ def test_a_glob_says_which_etapes_it_is_complete_for(ledger: Ledger) -> None:
     assert desired(ledger).keys() == {"XMATH22", "YINFO1"}
 
 
+def test_a_deletion_that_does_not_say_its_etape_comes_too_late_for_a_part_that_holds_the_enrolment(
+    ledger: Ledger,
+) -> None:
+    record(ledger, image(told(), scope=replace(SCOPE, etapes=(ETAPE,))), deleted(version=9, changed_at=TAKEN_AT - 1))
+    assert desired(ledger) == MEMBER
+
+
 def test_an_enrolment_whose_etape_nobody_told_is_only_absent_from_a_whole_snapshot(ledger: Ledger) -> None:
     bare = told()._replace(etape=None)
     record(ledger, bare, image(scope=replace(SCOPE, etapes=("*",))))
