@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.builders import STUDENT, told, workbook
+from tests.builders import ETAPE, STUDENT, memberships, told, workbook
 from tests.ledger.scenes import Scene, a_member
 from worker.errors import LeaseLost
 from worker.ledger import Ledger
-from worker.ledger.work import Applied, Parked
+from worker.ledger.work import Applied, Parked, Workbook
 from worker.model import Gap, Status
 from worker.plan import Guard
 
@@ -22,18 +22,33 @@ OUTCOMES: dict[str, Callable[[Gap], Any]] = {
 }
 
 
-@pytest.mark.parametrize("outcome", OUTCOMES)
-def test_who_is_a_member_and_is_to_leave_is_not_taken_for_one_who_has_left(ledger: Ledger, outcome: str) -> None:
-    scene = Scene(ledger)
+def overtaken(scene: Scene) -> tuple[Workbook, Gap]:
+    """Have a worker come late with a removal that others have made, of a student who came back and leaves again."""
     a_member(scene)
     scene.tell(told(version=9, status=Status.RESIGNED))
-    late = workbook(ledger, "late", guard=UNGUARDED)
+    late = workbook(scene.ledger, "late", guard=UNGUARDED)
     [gap] = late.claim(scene.now, limit=10).gaps
     scene.now += LEASE
     scene.settle()
     scene.tell(told(version=10))
     scene.settle()
     scene.tell(told(version=11, status=Status.RESIGNED))
+    return late, gap
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_who_is_a_member_and_is_to_leave_is_not_taken_for_one_who_has_left(ledger: Ledger, outcome: str) -> None:
+    scene = Scene(ledger)
+    late, gap = overtaken(scene)
     with pytest.raises(LeaseLost):
         late.settle(**{outcome: [OUTCOMES[outcome](gap)]}, now=scene.now)
     assert [left.student_id for left in workbook(ledger, guard=UNGUARDED).claim(scene.now, limit=10).gaps] == [STUDENT]
+
+
+def test_what_a_late_call_has_done_is_not_taken_from_a_reading_that_began_before_it(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    late, gap = overtaken(scene)
+    with pytest.raises(LeaseLost):
+        late.settle(applied=[Applied(gap=gap, user_id=31)], now=scene.now + 1)
+    row = memberships(ledger)[ETAPE, STUDENT]
+    assert (row.observed, row.observed_at) == (None, scene.now + 1)
