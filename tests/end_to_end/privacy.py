@@ -9,6 +9,8 @@ from worker.sandbox.records import Message
 ENVELOPE = "urn:uai:"
 """In every message, and in nothing that we say: a raw message shows by it."""
 _WORD = re.compile(r"[\w.@:/>-]+")
+_NUMBER = re.compile(r"(?<!\d)(?<!\d\.)\d{8}(?!\d|\.\d)")
+"""Of a student, were it within a word; not the digits of a metric's value, some of which are a student's, too."""
 
 
 def said_of(messages: Iterable[Message]) -> set[str]:
@@ -32,7 +34,7 @@ def shown(texts: Iterable[str], people: Iterable[str]) -> set[str]:
     hidden = set(people)
     found = set()
     for text in texts:
-        found |= hidden & {*_WORD.findall(text), *re.findall(r"\d{8}", text)}
+        found |= hidden & {*_WORD.findall(text), *_NUMBER.findall(text)}
         if ENVELOPE in text:
             found.add(ENVELOPE)
     return found
