@@ -605,6 +605,14 @@ def test_an_undo_is_not_undone_by_a_snapshot_that_could_not_tell(
     assert university.members() == {number, *numbers(2, 20)}
 
 
+def test_nor_by_one_that_could_not_tell_of_the_student_by_a_number_that_is_new_since(undone: University) -> None:
+    undone.tell(merged("1", "31"))
+    undone.now += HOUR
+    undone.night("1", run=8, unknown=Unknown(students=frozenset({"31"})))
+    undone.converge()
+    assert "1" in undone.members()
+
+
 def test_an_undo_becomes_the_rules_own_when_the_student_enrols_again(undone: University) -> None:
     undone.now += HOUR
     undone.enrol("1")

@@ -121,8 +121,9 @@ def _unknown_students(connection: sa.Connection, image: Snapshot) -> set[str]:
     here = sa.select(enrolment.c.student_id).where(enrolment.c.uai.in_(image.scope.uais))
     rows = select_in(connection, here, enrolment.c.enrolment_id, image.unknown.enrolments)
     numbers: set[str] = {*image.unknown.students, *(row.student_id for row in rows)}
-    merged = sa.select(student.c.survivor).where(student.c.survivor.is_not(None))
-    return numbers.union(row.survivor for row in select_in(connection, merged, student.c.student_id, numbers))
+    merged = sa.select(student.c.student_id, student.c.survivor).where(student.c.survivor.is_not(None))
+    numbers.update(row.survivor for row in select_in(connection, merged, student.c.student_id, numbers))
+    return numbers.union(row.student_id for row in select_in(connection, merged, student.c.survivor, numbers))
 
 
 def last(connection: sa.Connection) -> AcceptedSnapshot | None:
