@@ -32,20 +32,20 @@ check: .venv/ready ## Lint, formatting, types and layers
 	$(BIN)/lint-imports
 
 bench: .venv/ready ## Measure, as ratios within one run
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tools.bench
 
 chaos: .venv/ready ## Break everything that can break under running workers, and write docs/chaos.md
-	$(BIN)/python -m tests.chaos --rounds 3 --write
+	$(BIN)/python -m tools.chaos --rounds 3 --write
 
 fuzz: .venv/ready ## Try inputs that nobody should send, for MINUTES=10; what is found goes to tests/corpus
-	$(BIN)/python -m tests.fuzz $(MINUTES)
+	$(BIN)/python -m tools.fuzz $(MINUTES)
 
 reference: .venv/ready ## Write deploy/reference.md and Kubernetes' copy of the rules anew
-	$(BIN)/python -m tests.reference
-	$(BIN)/python -m tests.prometheus_rule
+	$(BIN)/python -m tools.reference
+	$(BIN)/python -m tools.prometheus_rule
 
-dashboards: .venv/ready ## Write Grafana's dashboards anew from deploy/grafana
-	$(BIN)/python -m deploy.grafana.dashboards
+dashboards: .venv/ready ## Write Grafana's dashboards anew from tools/dashboards
+	$(BIN)/python -m tools.dashboards
 
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --quiet
 

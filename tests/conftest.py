@@ -1,19 +1,17 @@
 """The servers that tests run against: embedded ones everywhere, real ones where they can be had and in CI."""
 
 import logging
-import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import structlog
 
-from tests.servers import MissingServerError
-from tests.servers.kafka import Kafka, real_kafka
-from tests.servers.postgres import Postgres, real_postgres
-from tests.servers.slapd import Slapd, real_slapd
+from tests.support.requirements import needed
+from tests.support.servers.kafka import Kafka, real_kafka
+from tests.support.servers.postgres import Postgres, real_postgres
+from tests.support.servers.slapd import Slapd, real_slapd
 from worker.sandbox.broker import EmbeddedBroker
 
 REAL = {"kafka": pytest.mark.kafka, "postgres_url": pytest.mark.postgres, "slapd": pytest.mark.slapd}
@@ -24,17 +22,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for fixture in REAL.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(REAL[fixture])
-
-
-@contextmanager
-def needed() -> Iterator[None]:
-    """Skip what needs a server that is missing; in CI, fail."""
-    try:
-        yield
-    except MissingServerError as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing), pytrace=False)
-        pytest.skip(str(missing))
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram, Info
 
 from worker import __version__
-from worker.printable import printable
+from worker.domain.sanitize import printable
 
 PROMISE_BUCKETS = (1, 2, 5, 10, 30, 60, 120, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
 """Seconds from a change to Moodle, around the promises: minutes, and 24 hours."""

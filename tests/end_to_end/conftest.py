@@ -1,17 +1,15 @@
 """A Moodle and an installation for each test."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.installation import Installation, installed, platform
-from tests.servers.kafka import Kafka
-from worker.sandbox.moodle import SandboxMoodle
-
-Install = Callable[..., Installation]
+from tests.support.installation import Install, Installation, installed, platform
+from tests.support.servers.kafka import Kafka
+from worker.sandbox.moodle.server import SandboxMoodle
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ import sys
 
 import pytest
 
-from tests.bench.__main__ import PARTS
-from tests.end_to_end.installation import environment
+from tests.support.installation import environment
+from tools.bench.__main__ import PARTS
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_short_form_of_each_part_of_the_bench_runs_to_its_end(part: str) -> None:
     done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "tests.bench", part],
+        [sys.executable, "-m", "tools.bench", part],
         capture_output=True,
         check=False,
         encoding="utf-8",

@@ -6,17 +6,15 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.builders import NOW, content
-from tests.debezium import SECRET, Apogee, Capture, Event, as_numbers
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import Installation, Process, enrolment, eventually, pairs, platform
-from tests.servers.kafka import Kafka
-from worker import broker
-from worker.broker import RecordProducer
-from worker.ledger import reading
-from worker.model import Action
-from worker.sandbox.moodle import SandboxMoodle
-from worker.sandbox.university import University
+from tests.support.builders import NOW, content
+from tests.support.debezium import SECRET, Apogee, Capture, Event, as_numbers
+from tests.support.installation import Install, Installation, Process, enrolment, eventually, pairs, platform
+from tests.support.servers.kafka import Kafka
+from worker.domain.model import Action
+from worker.kafka import RecordProducer, describe
+from worker.ledger import status
+from worker.sandbox.moodle.server import SandboxMoodle
+from worker.sandbox.university.university import University
 
 pytestmark = pytest.mark.end_to_end
 
@@ -86,7 +84,7 @@ def test_a_captured_university_has_its_cohorts_whatever_is_said_again_or_changes
     eventually(in_step)
     eventually(lambda: all_is_recorded_and_closed(here, worker))
     assert worker.metrics()["cohorts_waiting_enrolments",] == 0
-    assert set(reading.applied(here.ledger, "ecampus", Action.REMOVE)) <= pairs_as_numbers(university.removals_asked())
+    assert set(status.applied(here.ledger, "ecampus", Action.REMOVE)) <= pairs_as_numbers(university.removals_asked())
 
     # All is said again, and every row of an étape gets another version.
     journal, members = content(here.ledger)["journal"], moodle.memberships()
@@ -109,13 +107,13 @@ def test_dead_letters_of_change_capture_are_replayed_through_its_own_reading(her
     row |= {"ETA_IAE": "E", "ETA_PMT_IAE": "P", "COD_CMP": "DRT"}
     here.worker()
     produce(here, [*apogee.put("INS_ADM_ETP", row, NOW), *apogee.put("INDIVIDU", {"COD_IND": 5, "COD_ETU": 7}, NOW)])
-    eventually(lambda: reading.desired(here.ledger, "ecampus") == {"L1DROI": {"7"}})
+    eventually(lambda: status.desired(here.ledger, "ecampus") == {"L1DROI": {"7"}})
     letters = [*apogee.put("INS_ADM_ETP", row | {"ETA_IAE": "Z"}, NOW), *apogee.put("INS_ADM_ETP", row | OVER, NOW)]
     headers = (("__connect.errors.topic", here.topic.encode()),)
     RecordProducer(here.kafka.properties).send((here.dead_letters, each.key, each.value, headers) for each in letters)
     done = here.run("dead-letters", "replay")
     assert done.stdout == "1 sent, 1 still can't be read, 0 come from no topic of kafka.topics\n"
-    eventually(lambda: reading.desired(here.ledger, "ecampus") == {})
+    eventually(lambda: status.desired(here.ledger, "ecampus") == {})
 
 
 def test_messages_are_not_published_to_a_topic_of_change_capture(here: Installation) -> None:
@@ -155,4 +153,4 @@ def test_topics_of_change_capture_are_left_to_their_connector(install: Install, 
     assert f"{captured}: is there, 3 partition(s)" in said
     assert f"{missing}: isn't there; the connector of change capture creates it" in said
     assert f"{ours}: created, 2 partition(s), messages kept for 14 days" in said
-    assert broker.describe(kafka.properties, [missing, ours]).topics.keys() == {ours}
+    assert describe(kafka.properties, [missing, ours]).topics.keys() == {ours}

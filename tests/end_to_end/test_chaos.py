@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.campaign import tried
-from tests.chaos.faults import FAULTS
-from tests.chaos.world import living
-from tests.servers.kafka import Kafka
-from tests.servers.postgres import Postgres
+from tests.support.servers.kafka import Kafka
+from tests.support.servers.postgres import Postgres
+from tools.chaos.campaign import tried
+from tools.chaos.faults import FAULTS
+from tools.chaos.world import living
 
 pytestmark = pytest.mark.end_to_end
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import (
+from tests.support.installation import (
+    Install,
     Installation,
     enrolment,
     eventually,
@@ -16,12 +16,12 @@ from tests.end_to_end.installation import (
     platform,
     welcome,
 )
-from tests.servers import free_ports
-from worker import broker
-from worker.broker import RecordProducer
-from worker.ledger import reading
-from worker.model import Action
-from worker.sandbox.moodle import Fault, SandboxMoodle
+from tests.support.servers import free_ports
+from worker import kafka
+from worker.domain.model import Action
+from worker.kafka import RecordProducer
+from worker.ledger import status
+from worker.sandbox.moodle.server import Fault, SandboxMoodle
 
 pytestmark = pytest.mark.end_to_end
 
@@ -45,7 +45,7 @@ def test_publish_sends_a_valid_file_under_the_students_numbers(install: Install,
     payloads = [enrolment(rank).payload() for rank in range(3)]
     (tmp_path / "messages.jsonl").write_bytes(b"\n".join([*payloads, b"", b""]))
     assert lines_of(here, "publish", str(tmp_path / "messages.jsonl")) == [f"3 messages published to {here.topic}"]
-    records = list(broker.read_to_end(here.kafka.properties, here.topic))
+    records = list(kafka.read_to_end(here.kafka.properties, here.topic))
     assert {(record.key, record.value, record.headers) for record in records} == {
         (number(rank).encode(), payload, (CONTENT_TYPE,)) for rank, payload in enumerate(payloads)
     }
@@ -103,7 +103,7 @@ def test_dead_letters_are_listed_and_those_that_can_be_read_by_now_are_replayed(
     assert here.published() == {(here.topic, 0): 2}
     assert lines_of(here, "dead-letters", "replay") == [counts.format("")]
     eventually(lambda: lawyers(moodle) == numbers([0, 1]))
-    replayed = list(broker.read_to_end(here.kafka.properties, here.topic))[-1]
+    replayed = list(kafka.read_to_end(here.kafka.properties, here.topic))[-1]
     assert (replayed.key, replayed.headers) == (b"22000001", (CONTENT_TYPE,))
 
 
@@ -121,7 +121,7 @@ def test_an_old_dead_letter_that_is_replayed_changes_nothing_that_is_newer(
     here.publish([enrolment(1)])
     eventually(lambda: lawyers(moodle) == numbers([1]))
     assert here.recorded() == here.published() == {(here.topic, 0): 4}
-    assert reading.desired(here.ledger, "ecampus") == {"L1DROI": {number(1)}}
+    assert status.desired(here.ledger, "ecampus") == {"L1DROI": {number(1)}}
 
 
 # Looking
@@ -194,7 +194,7 @@ def test_positions_are_shown_and_forgotten_so_that_a_restart_reads_everything_ag
     eventually(lambda: here.recorded() == here.published())
     eventually(lambda: again.metrics().get(("cohorts_changes_total", "stale")) == 5)
     assert lawyers(moodle) == numbers(range(5))
-    assert reading.applied(here.ledger, "ecampus", Action.REMOVE) == []
+    assert status.applied(here.ledger, "ecampus", Action.REMOVE) == []
 
 
 # Check
@@ -317,7 +317,7 @@ def test_a_cohort_made_by_hand_is_adopted_when_a_person_says_so_and_nobody_leave
     eventually(lambda: lawyers(moodle) == numbers([0, 1, 2, 3, 5]))
     here.publish([enrolment(0, status="resigned", revision=2)])
     eventually(lambda: lawyers(moodle) == numbers([1, 2, 3, 5]))
-    eventually(lambda: reading.applied(here.ledger, "ecampus", Action.REMOVE) == [("L1DROI", number(0))])
+    eventually(lambda: status.applied(here.ledger, "ecampus", Action.REMOVE) == [("L1DROI", number(0))])
     assert [each.id for each in moodle.cohorts()] == [cohort]
     assert worker.terminate() == 0
 

@@ -12,15 +12,19 @@ import pytest
 import typer
 import yaml
 
-from tests.end_to_end.installation import eventually
-from tests.servers import free_ports
-from tests.servers.kafka import Kafka
-from worker import app, broker, cli, config, parts
-from worker.ledger import reading
-from worker.sandbox import living
-from worker.topics import definitions
+from tests.support.installation import eventually
+from tests.support.paths import DEPLOY
+from tests.support.servers import free_ports
+from tests.support.servers.kafka import Kafka
+from worker.cli.main import cli
+from worker.kafka import create_topics, read_to_end
+from worker.ledger import status
+from worker.runtime import build
+from worker.runtime.topics import definitions
+from worker.runtime.worker import Worker
+from worker.sandbox import serve
+from worker.settings.root import load
 
-DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 STUDENTS = 100
 FILES = ("compose.yaml", "compose.moodle.yaml")
 
@@ -59,7 +63,7 @@ OURS = ("worker", "topics", "moodle", "publish", "watch")
 @pytest.mark.parametrize("service", OURS)
 def test_the_commands_of_the_services_are_ours(service: str) -> None:
     words = services("compose.yaml")[service]["command"]
-    command: Any = typer.main.get_command(cli.cli)
+    command: Any = typer.main.get_command(cli)
     while hasattr(command, "commands"):
         command, words = command.commands[words[0]], words[1:]
     command.make_context(service, [*words])  # raises for what it doesn't know
@@ -83,23 +87,23 @@ def test_the_invented_university_fills_its_moodle_through_a_worker(
     (tmp_path / "cohorts.toml").write_text(text.replace("[kafka]\n", "[kafka]\n" + names), encoding="utf-8")
     monkeypatch.setenv("COHORTS_LEDGER__URL", f"sqlite:///{tmp_path / 'ledger.db'}")
     monkeypatch.setenv("COHORTS_WEB__PORT", "0")
-    monkeypatch.setattr(living, "EVERY_SECONDS", 0.2)  # for weeks to go by
-    settings = config.load(tmp_path / "cohorts.toml")
-    broker.create_topics(kafka.properties, definitions(settings.kafka, partitions=2, replicas=1))
-    stop, worker = threading.Event(), app.Worker(settings)
+    monkeypatch.setattr(serve, "EVERY_SECONDS", 0.2)  # for weeks to go by
+    settings = load(tmp_path / "cohorts.toml")
+    create_topics(kafka.properties, definitions(settings.kafka, partitions=2, replicas=1))
+    stop, worker = threading.Event(), Worker(settings)
     with ThreadPoolExecutor() as threads:
-        university = threads.submit(living.live, settings, host="127.0.0.1", port=port, students=STUDENTS, stop=stop)
+        university = threads.submit(serve.live, settings, host="127.0.0.1", port=port, students=STUDENTS, stop=stop)
         try:
             with worker.running():
-                ledger = parts.open_ledger(settings)
+                ledger = build.open_ledger(settings)
                 half = STUDENTS / 2  # some have no account yet, or left
                 eventually(
-                    lambda: university.done() or sum(map(len, reading.observed(ledger, "ecampus").values())) > half
+                    lambda: university.done() or sum(map(len, status.observed(ledger, "ecampus").values())) > half
                 )
                 ledger.close()
         finally:
             stop.set()
     university.result()
-    records = list(broker.read_to_end(kafka.properties, settings.kafka.snapshots))
+    records = list(read_to_end(kafka.properties, settings.kafka.snapshots))
     assert len(records) > STUDENTS  # the snapshot for the night
-    assert [*broker.read_to_end(kafka.properties, settings.kafka.dead_letters)] == []
+    assert [*read_to_end(kafka.properties, settings.kafka.dead_letters)] == []

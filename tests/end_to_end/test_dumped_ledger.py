@@ -2,11 +2,10 @@
 
 import pytest
 
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import enrolment, eventually, lawyers, numbers, platform, welcome
-from tests.end_to_end.procedures import procedure
-from tests.servers.postgres import Postgres
-from worker.sandbox.moodle import SandboxMoodle
+from tests.support.installation import Install, enrolment, eventually, lawyers, numbers, platform, welcome
+from tests.support.procedures import procedure
+from tests.support.servers.postgres import Postgres
+from worker.sandbox.moodle.server import SandboxMoodle
 
 pytestmark = pytest.mark.end_to_end
 

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import enrolment, eventually, lawyers, number, numbers, platform, welcome
-from worker.sandbox.moodle import SandboxMoodle
+from tests.support.installation import Install, enrolment, eventually, lawyers, number, numbers, platform, welcome
+from worker.sandbox.moodle.server import SandboxMoodle
 
 pytestmark = pytest.mark.end_to_end
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import (
+from tests.support.installation import (
     UAI,
     YEAR,
+    Install,
     Installation,
     enrolment,
     eventually,
@@ -19,8 +19,8 @@ from tests.end_to_end.installation import (
     platform,
     welcome,
 )
-from worker.broker import RecordProducer
-from worker.sandbox.moodle import SandboxMoodle
+from worker.kafka import RecordProducer
+from worker.sandbox.moodle.server import SandboxMoodle
 
 pytestmark = pytest.mark.end_to_end
 

@@ -15,17 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import needed
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import UAI, YEAR, Process, enrolment, eventually, lawyers, numbers, welcome
-from tests.servers import MissingServerError, free_ports
-from tests.servers.slapd import PASSWORD, READER, Slapd
-from tests.supann import entry
-from worker.sandbox.moodle import SandboxMoodle
+from tests.support.installation import UAI, YEAR, Install, Process, enrolment, eventually, lawyers, numbers, welcome
+from tests.support.paths import ROOT
+from tests.support.requirements import needed
+from tests.support.servers import MissingServerError, free_ports
+from tests.support.servers.slapd import PASSWORD, READER, Slapd
+from tests.support.supann import entry
+from worker.sandbox.moodle.server import SandboxMoodle
 
 pytestmark = pytest.mark.end_to_end
 
-ROOT = Path(__file__).parent.parent.parent
 LINES = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
 Step = tuple[str, str]  # the instruction, and what follows it
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.installation import PROGRAM, environment, toml
+from tests.support.installation import PROGRAM, environment, toml
 from worker.ledger import Ledger
 
 pytestmark = pytest.mark.end_to_end

@@ -11,15 +11,14 @@ from random import Random
 import pytest
 import sqlalchemy as sa
 
-from tests.end_to_end.installation import YEAR, Installation, Process, eventually, installed, pairs, platform
-from tests.servers.kafka import Kafka
-from worker.ledger import reading, runs
-from worker.model import Action, Drift, RunState
-from worker.report import Report
-from worker.sandbox.moodle import SandboxMoodle
-from worker.sandbox.records import Message
-from worker.sandbox.university import DAY, University
-from worker.sql import tables
+from tests.support.installation import YEAR, Installation, Process, eventually, installed, pairs, platform
+from tests.support.servers.kafka import Kafka
+from worker.domain.model import Action, Drift, RunState
+from worker.domain.report import Report
+from worker.ledger import runs, schema, status
+from worker.sandbox.moodle.server import SandboxMoodle
+from worker.sandbox.university.generator import Message
+from worker.sandbox.university.university import DAY, University
 
 pytestmark = pytest.mark.end_to_end
 
@@ -285,8 +284,8 @@ def held_now(here: Installation) -> dict[str, tuple[str, set[str]]]:
 
 def assert_journalled_right(here: Installation, report: Report, *, asked: Pairs, since: Pairs) -> None:
     """Nobody was removed whom nothing had asked for; the run has undone nothing of what came `since`."""
-    assert set(reading.applied(here.ledger, "ecampus", Action.REMOVE)) <= asked
-    entries = sa.select(tables.journal).where(tables.journal.c.at >= report.started_at).order_by(tables.journal.c.id)
+    assert set(status.applied(here.ledger, "ecampus", Action.REMOVE)) <= asked
+    entries = sa.select(schema.journal).where(schema.journal.c.at >= report.started_at).order_by(schema.journal.c.id)
     by_messages: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     with here.ledger.read() as connection:
         for row in connection.execute(entries):
@@ -335,7 +334,7 @@ def test_a_reconciliation_killed_twenty_times_is_finished_by_the_next(kafka: Kaf
             last = here.run("reconcile", within=QUIET)
             assert last.returncode == 0, last.stdout + last.stderr
             assert hands.ours() == expected(university, moodle)
-            removed, added = (reading.applied(here.ledger, "ecampus", action) for action in (Action.REMOVE, Action.ADD))
+            removed, added = (status.applied(here.ledger, "ecampus", action) for action in (Action.REMOVE, Action.ADD))
             assert set(removed) <= university.removals_asked() | hands.added
             assert set(added) <= pairs(university.truth_at_start())
             assert moodle.collisions == []

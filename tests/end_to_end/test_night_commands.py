@@ -12,10 +12,10 @@ import orjson
 import pytest
 
 from schemas import EnrolmentRow
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import (
+from tests.support.installation import (
     UAI,
     YEAR,
+    Install,
     Installation,
     Process,
     enrolment,
@@ -26,12 +26,12 @@ from tests.end_to_end.installation import (
     platform,
     welcome,
 )
-from worker.broker import RecordProducer
-from worker.ledger import reading
-from worker.model import Action, SnapshotScope
-from worker.sandbox.moodle import Fault, SandboxMoodle
+from worker.domain.model import Action, SnapshotScope
+from worker.kafka import RecordProducer
+from worker.ledger import status
+from worker.sandbox.moodle.server import Fault, SandboxMoodle
 from worker.snapshots import collected
-from worker.snapshots.publishing import Messages
+from worker.snapshots.publisher import Messages
 
 pytestmark = pytest.mark.end_to_end
 
@@ -131,7 +131,7 @@ def test_plan_shows_what_closing_a_year_would_do_and_changes_nothing(law: Instal
     both = ("--active-years", str(YEAR), "--active-years", str(YEAR + 1))
     assert json_of(law, "plan", *both)[0]["cohorts"] == []
     law.worker().started()
-    assert reading.desired(law.ledger, "ecampus") == {"L1DROI": numbers(EVERYBODY)}
+    assert status.desired(law.ledger, "ecampus") == {"L1DROI": numbers(EVERYBODY)}
     assert lawyers(moodle) == numbers(EVERYBODY)
 
 
@@ -151,7 +151,7 @@ def test_held_removals_are_made_once_they_are_approved_and_undone_by_the_same_ha
     assert "the approval expires at " in approved
     eventually(lambda: lawyers(moodle) == numbers(EVERYBODY) - numbers(LEAVING))
     assert "0 removals of 0 cohorts are held" in said_by(departed, "held")
-    eventually(lambda: len(reading.applied(departed.ledger, "ecampus", Action.REMOVE)) == len(LEAVING))
+    eventually(lambda: len(status.applied(departed.ledger, "ecampus", Action.REMOVE)) == len(LEAVING))
     assert "6 memberships of 1 cohorts undone" in said_by(departed, "undo", name)
     eventually(lambda: lawyers(moodle) == numbers(EVERYBODY))
     departed.publish([enrolment(30)])
@@ -238,13 +238,13 @@ def test_a_snapshot_that_is_not_whole_is_refused_and_nothing_is_changed(
         cut = Messages(image, snapshot_id="S1", taken_at=datetime.now(UTC), partitions=law.partitions)
         for part in (cut.begins(), cut.rows(image)):
             RecordProducer(law.kafka.properties).send_to(law.snapshots, part)
-    before, calls = reading.desired(law.ledger, "ecampus"), len(moodle.calls)
+    before, calls = status.desired(law.ledger, "ecampus"), len(moodle.calls)
     text = said_by(law, "reconcile", code=6)
     assert "reconciliation 1: refused" in text
     assert re.search(
         r"snapshot S1: partition \d has no end of it, after \d row\(s\): its producer did not finish", text
     )
-    assert reading.desired(law.ledger, "ecampus") == before
+    assert status.desired(law.ledger, "ecampus") == before
     assert not any(call.writes for call in moodle.calls[calls:])
     [run] = json_of(law, "runs")
     assert run["state"] == "refused"

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import (
+from tests.support.installation import (
     LAW,
     UAI,
     YEAR,
+    Install,
     Installation,
     enrolment,
     eventually,
@@ -23,13 +23,13 @@ from tests.end_to_end.installation import (
     platform,
     welcome,
 )
-from tests.end_to_end.procedures import procedure
-from worker import deadletters
-from worker.ledger import reading
-from worker.model import Action, PlatformState
-from worker.sandbox.catalogue import Component, Etape
-from worker.sandbox.moodle import Fault, SandboxMoodle
-from worker.sandbox.records import Enrolment, Message, enrolled
+from tests.support.procedures import procedure
+from worker.domain.model import Action, PlatformState
+from worker.ledger import status
+from worker.sandbox.moodle.server import Fault, SandboxMoodle
+from worker.sandbox.university.catalogue import Component, Etape
+from worker.sandbox.university.generator import Enrolment, Message, enrolled
+from worker.sync import dead_letters
 
 pytestmark = pytest.mark.end_to_end
 
@@ -67,7 +67,7 @@ def configure(here: Installation, **settings: object) -> None:
 
 
 def removed(here: Installation) -> set[str]:
-    return {student for _, student in reading.applied(here.ledger, "ecampus", Action.REMOVE)}
+    return {student for _, student in status.applied(here.ledger, "ecampus", Action.REMOVE)}
 
 
 def nobody_was_taken_out(moodle: SandboxMoodle) -> bool:
@@ -257,14 +257,14 @@ def test_a_backup_is_restored_and_its_ledger_moved_to_postgresql(
         eventually(lambda: lawyers(moodle) == after)
     assert worker.terminate() == 0
 
-    desired, status = reading.desired(law.ledger, "ecampus"), law.status()
+    desired, stood = status.desired(law.ledger, "ecampus"), law.status()
     with procedure(law, "Moving SQLite to PostgreSQL") as tried:
         tried.run("cohorts ledger copy --to URL", URL=postgres_url)
         law.ledgers.pop().close()
         configure(law, ledger={"url": postgres_url})
         assert "FAILURE" not in tried.run("cohorts check")
         tried.run("cohorts status")
-        assert (reading.desired(law.ledger, "ecampus"), law.status()) == (desired, status)
+        assert (status.desired(law.ledger, "ecampus"), law.status()) == (desired, stood)
         law.worker()
         law.publish([just_now(22), just_now(1, status="resigned")])
         eventually(lambda: lawyers(moodle) == numbers([*range(2, 21), 22]))
@@ -288,7 +288,7 @@ def test_erasing_a_person_forgetting_what_is_old_and_a_replay_after_that(
         assert "0 student numbers" in tried.run("cohorts purge --dry-run")
         said = tried.run("cohorts purge")
         assert f"0 dead letters in {law.dead_letters} are older than 365 days" in said
-    assert deadletters.older(law.kafka.properties, law.dead_letters, time.time() + 60) == 1
+    assert dead_letters.older(law.kafka.properties, law.dead_letters, time.time() + 60) == 1
     assert worker.terminate() == 0
 
     moodle.calls.clear()

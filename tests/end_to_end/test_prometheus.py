@@ -10,17 +10,17 @@ import orjson
 import pytest
 import yaml
 
-from deploy.grafana.dashboards import DASHBOARDS, HERE, text
-from tests.conftest import needed
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import enrolment, eventually, lawyers, numbers, platform, welcome
-from tests.servers import free_ports
-from tests.servers.prometheus import Prometheus, promtool, real_prometheus
-from worker.sandbox.moodle import SandboxMoodle
+from tests.support.installation import Install, enrolment, eventually, lawyers, numbers, platform, welcome
+from tests.support.paths import ROOT
+from tests.support.requirements import needed
+from tests.support.servers import free_ports
+from tests.support.servers.prometheus import Prometheus, promtool, real_prometheus
+from tools.dashboards.__main__ import DASHBOARDS, HERE, text
+from worker.sandbox.moodle.server import SandboxMoodle
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.prometheus]
 
-DEPLOY = Path(__file__).parent.parent.parent / "deploy" / "prometheus"
+DEPLOY = ROOT / "deploy" / "prometheus"
 RULES = [DEPLOY / "recording.yml", DEPLOY / "alerts.yml"]
 TESTS = [DEPLOY / "tests.yml", DEPLOY / "tests-days.yml"]
 

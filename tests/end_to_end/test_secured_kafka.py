@@ -12,17 +12,19 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import needed
-from tests.end_to_end.installation import UAI, YEAR, enrolment, eventually, toml
-from tests.servers.secured_kafka import SecuredKafka, openid_provider, secured_kafka
-from tests.servers.slapd import PASSWORD, READER, Slapd
-from tests.supann import entry
-from worker import app, broker, cli, config, parts
-from worker.broker import RecordProducer
-from worker.config import KafkaSettings
-from worker.errors import BrokerError
-from worker.ledger import reading
-from worker.topics import Right, definitions, rights
+from tests.support.installation import UAI, YEAR, enrolment, eventually, toml
+from tests.support.requirements import needed
+from tests.support.servers.secured_kafka import SecuredKafka, openid_provider, secured_kafka
+from tests.support.servers.slapd import PASSWORD, READER, Slapd
+from tests.support.supann import entry
+from worker.cli.main import main
+from worker.domain.errors import BrokerError
+from worker.kafka import RecordProducer, create_topics, topic_settings
+from worker.ledger.status import read_status
+from worker.runtime import build
+from worker.runtime.topics import Right, definitions, rights
+from worker.runtime.worker import Worker
+from worker.settings.root import KafkaSettings, load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.kafka]
 
@@ -34,7 +36,7 @@ RIGHTS = rights(NAMES)
 @pytest.fixture(scope="module")
 def secured() -> Iterator[SecuredKafka]:
     with needed(), secured_kafka() as kafka:
-        broker.create_topics(kafka.properties, definitions(NAMES, partitions=2, replicas=1))
+        create_topics(kafka.properties, definitions(NAMES, partitions=2, replicas=1))
         message = (b"22000001", enrolment(1).payload())
         letter = (NAMES.dead_letters, *message, (("__connect.errors.topic", NAMES.topics[0].encode()),))
         RecordProducer(kafka.properties).send([(NAMES.topics[0], *message, ()), letter])
@@ -50,7 +52,7 @@ def cohorts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         monkeypatch.setattr(sys, "argv", ["cohorts", *arguments, "--config", str(file)])
         code = 0
         try:
-            cli.main()
+            main()
         except SystemExit as end:
             code = int(end.code or 0)
         return code, "".join(capfd.readouterr())
@@ -157,14 +159,14 @@ def test_a_worker_works_with_its_rights_and_names_what_is_missing_without_one(
 ) -> None:
     kafka = somebody(secured, (right for right in RIGHTS["run"] if right != missing))
     kafka["client"]["group.protocol"] = protocol
-    worker = app.Worker(config.load(settings(tmp_path, kafka)))
+    worker = Worker(load(settings(tmp_path, kafka)))
 
     def works() -> None:
         with worker.running() as wait_for_end, ThreadPoolExecutor() as threads:
             end = threads.submit(wait_for_end)
-            ledger = parts.open_ledger(config.load(tmp_path / "cohorts.toml"))
+            ledger = build.open_ledger(load(tmp_path / "cohorts.toml"))
             try:
-                eventually(lambda: end.done() or reading.status(ledger, (), 0.0).enrolments == 1)
+                eventually(lambda: end.done() or read_status(ledger, (), 0.0).enrolments == 1)
             finally:
                 ledger.close()
                 worker.stop()
@@ -212,7 +214,7 @@ def test_topics_are_created_and_judged_by_who_may(secured: SecuredKafka, cohorts
             f"{NAMES.dead_letters}: is there, 1 partition(s)",
         ],
     )
-    found = broker.topic_settings(secured.properties, ["new"])["new"]
+    found = topic_settings(secured.properties, ["new"])["new"]
     assert (found["cleanup.policy"], found["message.timestamp.type"]) == ("delete", "LogAppendTime")
     code, said = cohorts(somebody(secured, needed) | names | {"topics": ["newer"]}, "topics", "create")
     assert code == 3

@@ -8,15 +8,15 @@ from random import Random
 
 import pytest
 
-from tests.end_to_end.installation import Installation, Process, eventually, installed, pairs, platform
-from tests.end_to_end.privacy import headers_of, said_of, shown
-from tests.servers.kafka import Kafka
-from worker.broker import Headers, Record
-from worker.ledger import reading
-from worker.model import Action
-from worker.sandbox.moodle import Chaos, Cost, SandboxMoodle
-from worker.sandbox.records import Message
-from worker.sandbox.university import University
+from tests.support.installation import Installation, Process, eventually, installed, pairs, platform
+from tests.support.privacy import headers_of, said_of, shown
+from tests.support.servers.kafka import Kafka
+from worker.domain.model import Action
+from worker.kafka import Headers, Record
+from worker.ledger import status
+from worker.sandbox.moodle.server import Chaos, Cost, SandboxMoodle
+from worker.sandbox.university.generator import Message
+from worker.sandbox.university.university import University
 
 pytestmark = pytest.mark.end_to_end
 
@@ -185,7 +185,7 @@ def test_after_a_september_day_with_killed_workers_and_a_flaky_moodle_every_coho
         assert shown(outside, said_of([*university.initial(), *day])) == set()
         assert not any(site.moodle.token in text for site in found.values() for text in outside)
         for name in ("ecampus", "collegium"):
-            assert set(reading.applied(here.ledger, name, Action.REMOVE)) <= university.removals_asked()
+            assert set(status.applied(here.ledger, name, Action.REMOVE)) <= university.removals_asked()
             assert found[name].moodle.collisions == []
             assert here.state_of(name).reasons == {"no_account": len(found[name].waiting(truth))}
         assert {name: site.foreign() for name, site in found.items()} == {

@@ -15,14 +15,14 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import KafkaException
 
-from tests.end_to_end.installation import Installation, Process, eventually, installed, pairs, platform
-from tests.servers.kafka import Kafka
-from worker.ledger import reading, runs
-from worker.model import Action, RunState
-from worker.sandbox.moodle import Cost, SandboxMoodle
-from worker.sandbox.records import Message
-from worker.sandbox.university import University
-from worker.sql.tables import cohort
+from tests.support.installation import Installation, Process, eventually, installed, pairs, platform
+from tests.support.servers.kafka import Kafka
+from worker.domain.model import Action, RunState
+from worker.ledger import runs, status
+from worker.ledger.schema import cohort
+from worker.sandbox.moodle.server import Cost, SandboxMoodle
+from worker.sandbox.university.generator import Message
+from worker.sandbox.university.university import University
 
 pytestmark = pytest.mark.end_to_end
 
@@ -118,7 +118,7 @@ def commands(here: Installation) -> Iterator[None]:
     failed: list[str] = []
 
     def look() -> None:
-        student = next(iter(next(iter(reading.desired(here.ledger, "ecampus").values()))))
+        student = next(iter(next(iter(status.desired(here.ledger, "ecampus").values()))))
         for arguments in (*COMMANDS, ("explain", student)) * 99:
             if over.is_set():
                 return
@@ -214,7 +214,7 @@ def assert_nothing_went_wrong(day: Day) -> None:
     here, moodle, university = day.here, day.moodle, day.university
     assert moodle.collisions == []
     assert len({cohort.idnumber for cohort in moodle.cohorts()}) == len(moodle.cohorts())
-    assert set(reading.applied(here.ledger, "ecampus", Action.REMOVE)) <= university.removals_asked()
+    assert set(status.applied(here.ledger, "ecampus", Action.REMOVE)) <= university.removals_asked()
     assert here.letters() == []
     assert here.missing("ecampus") - pairs(university.truth()) == set()
     [night] = runs.listed(here.ledger, most=9)

@@ -9,11 +9,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import UAI, YEAR, Installation, enrolment
-from tests.images import line, rows, sent
-from worker import broker
-from worker.broker import RecordProducer
+from tests.support.installation import UAI, YEAR, Install, Installation, enrolment
+from tests.support.snapshots import line, rows, sent
+from worker import kafka
+from worker.kafka import RecordProducer
 
 pytestmark = pytest.mark.end_to_end
 
@@ -40,7 +39,7 @@ def lines_of(here: Installation, *arguments: str, code: int = 0) -> list[str]:
 
 def on_topic(here: Installation) -> list[dict[str, object]]:
     """Give the messages of the topic of snapshots."""
-    return [orjson.loads(record.value or b"") for record in broker.read_to_end(here.kafka.properties, here.snapshots)]
+    return [orjson.loads(record.value or b"") for record in kafka.read_to_end(here.kafka.properties, here.snapshots)]
 
 
 def kinds(here: Installation) -> dict[str, int]:

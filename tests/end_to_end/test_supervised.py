@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import eventually
-from worker import app, config
-from worker.notify import Supervisor
+from tests.support.installation import Install, eventually
+from worker.runtime.systemd import Supervisor
+from worker.runtime.worker import Worker
+from worker.settings.root import load
 
 pytestmark = pytest.mark.end_to_end
 
@@ -68,7 +68,7 @@ def test_a_worker_says_when_it_is_ready_that_it_lives_and_that_it_stops(
 
 def test_a_watchdog_hears_nothing_while_a_loop_is_stuck(install: Install, listener: Listener) -> None:
     supervisor = Supervisor({"NOTIFY_SOCKET": listener.path, "WATCHDOG_USEC": "200000"})
-    worker = app.Worker(config.load(install().file), supervisor=supervisor)
+    worker = Worker(load(install().file), supervisor=supervisor)
     with capture_logs() as logs, ThreadPoolExecutor() as threads, worker.running() as wait_for_end:
         end = threads.submit(wait_for_end)
         assert [listener.next(), listener.next()] == ["READY=1", "WATCHDOG=1"]

@@ -4,11 +4,10 @@ from random import Random
 
 import pytest
 
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import UAI, YEAR, Installation, eventually, platform
-from tests.servers.slapd import PASSWORD, READER, Slapd
-from tests.supann import entry
-from worker.sandbox.moodle import SandboxMoodle
+from tests.support.installation import UAI, YEAR, Install, Installation, eventually, platform
+from tests.support.servers.slapd import PASSWORD, READER, Slapd
+from tests.support.supann import entry
+from worker.sandbox.moodle.server import SandboxMoodle
 
 pytestmark = pytest.mark.end_to_end
 

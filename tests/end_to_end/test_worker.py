@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import Consumer, TopicPartition
 
-from tests.end_to_end.conftest import Install
-from tests.end_to_end.installation import (
+from tests.support.installation import (
     PATIENCE,
+    Install,
     Installation,
     Process,
     enrolment,
@@ -22,14 +22,14 @@ from tests.end_to_end.installation import (
     platform,
     welcome,
 )
-from tests.end_to_end.privacy import headers_of, said_of, shown
-from tests.servers import free_ports
-from tests.servers.kafka import Kafka
-from worker.broker import Partition
-from worker.model import PlatformState
-from worker.sandbox.moodle import Cost, Fault, SandboxMoodle
-from worker.sandbox.university import University
-from worker.sql import tables
+from tests.support.privacy import headers_of, said_of, shown
+from tests.support.servers import free_ports
+from tests.support.servers.kafka import Kafka
+from worker.domain.model import PlatformState
+from worker.kafka import Partition
+from worker.ledger import schema
+from worker.sandbox.moodle.server import Cost, Fault, SandboxMoodle
+from worker.sandbox.university.university import University
 
 pytestmark = pytest.mark.end_to_end
 
@@ -60,7 +60,7 @@ def all_recorded(here: Installation) -> bool:
 
 def leased(here: Installation) -> int:
     with here.ledger.read() as connection:
-        held = sa.select(sa.func.count()).select_from(tables.cohort).where(tables.cohort.c.lease_until > 0)
+        held = sa.select(sa.func.count()).select_from(schema.cohort).where(schema.cohort.c.lease_until > 0)
         return connection.scalar(held) or 0
 
 

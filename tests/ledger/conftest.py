@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.servers.postgres import Postgres
+from tests.support.servers.postgres import Postgres
 from worker.ledger import Ledger
-from worker.sql.tables import meta, metadata
+from worker.ledger.schema import meta, metadata
 
 TABLES = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
 

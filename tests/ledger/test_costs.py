@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.builders import NOW, described, received, recorder, told, workbook
-from tests.ledger.scenes import DAY
-from tests.servers.postgres import Postgres
-from worker.ledger import Ledger, planning, runs
-from worker.model import Action, Received
-from worker.plan import Guard
-from worker.sql.tables import journal, membership
+from tests.support.builders import NOW, described, received, recorder, told, workbook
+from tests.support.scenes import DAY
+from tests.support.servers.postgres import Postgres
+from worker.domain.model import Action, Received
+from worker.domain.plan import Guard
+from worker.ledger import Ledger, proposals, runs
+from worker.ledger.schema import journal, membership
 
 Enrolled = Callable[..., AbstractContextManager[Ledger]]
 
@@ -153,7 +153,7 @@ def test_a_plan_costs_no_more_where_there_are_many_cohorts(enrolled: Enrolled) -
         with enrolled(students=2_000, etapes=etapes) as ledger:
             set_all(ledger, desired=False, observed=True)
             with counted(ledger, steps), ledger.read() as connection:
-                shown = planning.planned(connection, "ecampus", Guard(), NOW)
+                shown = proposals.planned(connection, "ecampus", Guard(), NOW)
             assert sum(len(of.pairs) for of in shown.cohorts) == 2_000
     few, many = steps
     assert many < 3 * few  # of which each is shown

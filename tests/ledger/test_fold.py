@@ -14,10 +14,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.builders import ECAMPUS, FOREIGN_UAI, NOW, POLICY, UAI, deleted, merged, names, recorder, told
-from worker import messages
-from worker.ledger import Ledger, reading
-from worker.model import (
+from tests.support.builders import ECAMPUS, FOREIGN_UAI, NOW, POLICY, UAI, deleted, merged, names, recorder, told
+from worker.domain.model import (
     BELOW_ALL_VERSIONS,
     Change,
     ComponentDescribed,
@@ -28,10 +26,12 @@ from worker.model import (
     Status,
     StudentRekeyed,
 )
-from worker.rules import CohortTemplate, Mode, PlatformPolicy, Policy, Route
-from worker.sandbox.records import Message
-from worker.sandbox.university import University
-from worker.sql.tables import metadata
+from worker.domain.rules import CohortTemplate, Mode, PlatformPolicy, Policy, Route
+from worker.formats import cloudevents
+from worker.ledger import Ledger, status
+from worker.ledger.schema import metadata
+from worker.sandbox.university.generator import Message
+from worker.sandbox.university.university import University
 
 SANTE = PlatformPolicy(
     name="sante",
@@ -261,7 +261,7 @@ def tell(ledger: Ledger, changes: Sequence[Change], random: Random, policy: Poli
 
 def world(ledger: Ledger, policy: Policy) -> World:
     return {
-        platform.name: (reading.desired(ledger, platform.name), names(ledger, platform.name))
+        platform.name: (status.desired(ledger, platform.name), names(ledger, platform.name))
         for platform in policy.platforms
         if platform.mode is not Mode.MANUAL
     }
@@ -279,8 +279,8 @@ def check(ledger: Ledger, changes: Sequence[Change], random: Random) -> None:
         tell(ledger, changes, random, SMALL, 8)
         found = world(ledger, SMALL)
         assert found == expected(changes)
-        assert reading.logins(ledger) == logins(changes)
-        assert reading.desired(ledger, "prelude") == {}
+        assert status.logins(ledger) == logins(changes)
+        assert status.desired(ledger, "prelude") == {}
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +312,7 @@ def test_and_so_they_do_on_postgresql(postgres_url: str, changes: list[Change], 
 
 
 def heard(told_: Sequence[Message]) -> list[Change]:
-    return [messages.parse(value=m.payload(), origin=f"enrolments[0]@{i}") for i, m in enumerate(told_)]
+    return [cloudevents.parse(value=m.payload(), origin=f"enrolments[0]@{i}") for i, m in enumerate(told_)]
 
 
 def university(seed: int) -> tuple[University, list[Change]]:
@@ -338,12 +338,12 @@ def test_a_university_is_as_its_records_say_in_any_order(sqlite: Ledger, seed: i
         for start in range(0, len(changes), 97):
             batch = [Received(change=change, published_at=NOW) for change in changes[start : start + 97]]
             recorder(sqlite).record(batch, now=NOW)
-        assert reading.desired(sqlite, "ecampus") == living.truth()
+        assert status.desired(sqlite, "ecampus") == living.truth()
         assert names(sqlite) == by_label(living, [*living.truth()])
 
 
 def test_a_university_is_as_its_records_say_on_every_ledger(ledger: Ledger) -> None:
     living, changes = university(7)
     tell(ledger, changes, Random(7), POLICY, 5)
-    assert reading.desired(ledger, "ecampus") == living.truth()
+    assert status.desired(ledger, "ecampus") == living.truth()
     assert names(ledger) == by_label(living, [*living.truth()])

@@ -8,22 +8,22 @@ import orjson
 import pytest
 
 from schemas import SnapshotRow
-from tests.apogee_database import apogee_database
-from tests.builders import NOW, UAI, recorder
-from tests.debezium import Capture, as_numbers
-from tests.images import LIMITS, records, sent
 from tests.ledger.test_fold import heard
-from tests.servers.postgres import Postgres
-from tests.servers.slapd import Slapd
-from tests.supann import ldif
-from worker import parts
-from worker.capture import Debezium
-from worker.config import Settings
-from worker.ledger import Ledger, reading
-from worker.model import Received, SnapshotScope, StudentRekeyed
-from worker.sandbox.university import University
+from tests.support.apogee_database import apogee_database
+from tests.support.builders import NOW, UAI, recorder
+from tests.support.debezium import Capture, as_numbers
+from tests.support.servers.postgres import Postgres
+from tests.support.servers.slapd import Slapd
+from tests.support.snapshots import LIMITS, records, sent
+from tests.support.supann import ldif
+from worker.domain.model import Received, SnapshotScope, StudentRekeyed
+from worker.formats import Debezium
+from worker.ledger import Ledger, status
+from worker.runtime import build
+from worker.sandbox.university.university import University
+from worker.settings.root import Settings
 from worker.snapshots import Terms
-from worker.snapshots.reading import newest
+from worker.snapshots.reader import newest
 
 SCOPE = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({2026}))
 CHANGES = 400
@@ -50,7 +50,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def desired(ledger: Ledger) -> bytes:
     """Give what is desired, as bytes. NUMBER has no leading zeros, so they are taken away from all."""
-    return written(reading.desired(ledger, "ecampus"))
+    return written(status.desired(ledger, "ecampus"))
 
 
 def written(members: Mapping[str, frozenset[str]]) -> bytes:
@@ -97,7 +97,7 @@ def test_through_change_capture(ledger: Ledger) -> None:
 
 def test_through_the_directory(ledger: Ledger, slapd: Slapd) -> None:
     base = slapd.branch(ldif(after_the_day(), "{base}"))
-    directory = parts.source(settings(**slapd.settings(base).model_dump()), "it")
+    directory = build.source(settings(**slapd.settings(base).model_dump()), "it")
     snap(ledger, directory.read(SCOPE, Counter()))
     assert desired(ledger) == written(after_the_day().truth())
 
@@ -105,7 +105,7 @@ def test_through_the_directory(ledger: Ledger, slapd: Slapd) -> None:
 def test_through_the_database_of_apogee(ledger: Ledger, postgres: Postgres) -> None:
     with postgres.database() as url, apogee_database(url) as apogee:
         apogee.load(after_the_day())
-        snap(ledger, parts.source(settings(kind="sql", url=url), "it").read(SCOPE, Counter()))
+        snap(ledger, build.source(settings(kind="sql", url=url), "it").read(SCOPE, Counter()))
     assert desired(ledger) == written(after_the_day().truth())
 
 
@@ -115,5 +115,5 @@ def test_through_a_file_and_the_messages_of_merges_which_no_row_tells(ledger: Le
     file = tmp_path / "enrolments.jsonl"
     rows = after_the_day().snapshot_rows()
     file.write_bytes(b"".join(row + b"\n" for row in rows if orjson.loads(row)["academic_year"] == 2026))
-    snap(ledger, parts.source(settings(kind="file", path=file), "it").read(SCOPE, Counter()))
+    snap(ledger, build.source(settings(kind="file", path=file), "it").read(SCOPE, Counter()))
     assert desired(ledger) == written(after_the_day().truth())

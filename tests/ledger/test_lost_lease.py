@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from tests.builders import ETAPE, STUDENT, memberships, told, workbook
-from tests.ledger.scenes import Scene, a_member
-from worker.errors import LeaseLost
+from tests.support.builders import ETAPE, STUDENT, memberships, told, workbook
+from tests.support.scenes import Scene, a_member
+from worker.domain.errors import LeaseLost
+from worker.domain.model import Gap, Status
+from worker.domain.plan import Guard
 from worker.ledger import Ledger
-from worker.ledger.work import Applied, Parked, Workbook
-from worker.model import Gap, Status
-from worker.plan import Guard
+from worker.ledger.work_queue import Applied, Parked, Workbook
 
 LEASE = 60.0  # seconds; that of `workbook`
 UNGUARDED = Guard(enabled=False)

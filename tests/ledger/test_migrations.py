@@ -8,10 +8,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from worker.errors import LedgerError
+from worker.domain.errors import LedgerError
 from worker.ledger import Ledger
-from worker.sql.tables import REVISION, REVISIONS, metadata
-from worker.sql.upgrade import configured
+from worker.ledger.schema import REVISION, REVISIONS, metadata
+from worker.ledger.upgrade import configured
 
 
 def test_all_migrations_together_give_the_tables_as_they_are_declared(ledger: Ledger) -> None:

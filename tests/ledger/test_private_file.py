@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import received, recorder, told
+from tests.support.builders import received, recorder, told
 from worker.ledger import Ledger
 
 

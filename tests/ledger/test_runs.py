@@ -7,13 +7,11 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import ETAPE, NOW, STUDENT, UAI, content, memberships, received, recorder, told
-from tests.ledger.scenes import DAY, Scene
-from worker.errors import Refusal, RunInProgress, SnapshotFault
-from worker.ledger import Ledger, reading, runs
-from worker.ledger.runs import End, Run, Runs
-from worker.model import AcceptedSnapshot, Drift, Instant, RunState, Snapshot, SnapshotScope, Status
-from worker.report import (
+from tests.support.builders import ETAPE, NOW, STUDENT, UAI, content, memberships, received, recorder, told
+from tests.support.scenes import DAY, Scene
+from worker.domain.errors import Refusal, RunInProgress, SnapshotFault
+from worker.domain.model import AcceptedSnapshot, Drift, Instant, RunState, Snapshot, SnapshotScope, Status
+from worker.domain.report import (
     REPORTS,
     CohortReport,
     ForeignChange,
@@ -23,7 +21,9 @@ from worker.report import (
     Report,
     SnapshotReport,
 )
-from worker.sql.tables import cohort, membership
+from worker.ledger import Ledger, runs, status
+from worker.ledger.runs import End, Run, Runs
+from worker.ledger.schema import cohort, membership
 
 LEASE = 900.0
 NIGHT = "2026-11-25"
@@ -167,9 +167,9 @@ def test_a_run_that_was_given_up_and_goes_on_records_no_snapshot_and_stays_given
         absent(ledger, number)
     zombie.end(ended(number))
     assert states(ledger) == [RunState.ABANDONED, RunState.RUNNING]
-    assert reading.desired(ledger, "ecampus") == {ETAPE: {STUDENT}}
+    assert status.desired(ledger, "ecampus") == {ETAPE: {STUDENT}}
     absent(ledger, newer)
-    assert reading.desired(ledger, "ecampus") == {}
+    assert status.desired(ledger, "ecampus") == {}
 
 
 # What a dying run leaves behind

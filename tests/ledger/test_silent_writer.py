@@ -3,16 +3,16 @@
 import pytest
 import sqlalchemy as sa
 
-from worker.errors import LedgerError
-from worker.ledger import Ledger, engine
-from worker.sql.tables import meta
+from worker.domain.errors import LedgerError
+from worker.ledger import Ledger
+from worker.ledger.schema import meta
 
 
 def test_a_writer_that_falls_silent_is_rolled_back_and_the_others_go_on(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent, other = Ledger(postgres_url), Ledger(postgres_url)
-    monkeypatch.setattr(engine, "SILENT_SECONDS", 1)
+    monkeypatch.setattr("worker.ledger.database.SILENT_SECONDS", 1)
 
     def the_other_writes_while_one_says_nothing() -> None:
         with silent.write() as stopped:

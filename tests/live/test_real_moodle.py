@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from worker.converge import Lane, Patience
-from worker.errors import MoodleDenied, MoodleUnavailable
-from worker.ledger import Ledger, Recorder, Workbook, reading
+from worker.domain.errors import MoodleDenied, MoodleUnavailable
+from worker.domain.model import Drift, EnrolmentChange, EtapeDescribed, Payment, Received, RunState, Status
+from worker.domain.plan import Guard
+from worker.domain.report import PlatformReport
+from worker.domain.rules import AccountField, CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
+from worker.ledger import Ledger, Recorder, Workbook
 from worker.ledger.runs import Runs
-from worker.model import Drift, EnrolmentChange, EtapeDescribed, Payment, Received, RunState, Status
+from worker.ledger.status import read_status
 from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
-from worker.plan import Guard
-from worker.reconcile import Reconciliation, Site
-from worker.report import PlatformReport
-from worker.rules import AccountField, CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
+from worker.sync.converge.lane import Lane, Patience
+from worker.sync.reconcile import Reconciliation, Site
 
 UAI = "0141408E"
 PEOPLE = 600
@@ -140,7 +141,7 @@ def test_enrolled_students_join_a_new_cohort_and_leave_it(bench: Bench, people: 
     bench.say(*leavers, status=Status.RESIGNED, version=2)
     bench.converge()
     assert bench.members() == {people[username] for username in people if username not in leavers}
-    status = reading.status(bench.ledger, ["live"], time.time())
+    status = read_status(bench.ledger, ["live"], time.time())
     assert sum(status.platforms[0].gaps.values()) == 0
 
 
@@ -149,7 +150,7 @@ def test_a_student_without_account_is_parked_and_the_others_join(bench: Bench, p
     bench.say(*some, "nobody.of.that.name", "not a username")
     bench.converge()
     assert bench.members() == {people[username] for username in some}
-    status = reading.status(bench.ledger, ["live"], time.time())
+    status = read_status(bench.ledger, ["live"], time.time())
     assert status.platforms[0].reasons == {"no_account": 1, "bad_account_name": 1}
 
 
@@ -175,7 +176,7 @@ def test_a_cohort_made_by_hand_is_left_alone(bench: Bench, people: dict[str, int
     bench.converge()
     assert bench.members() == set()
     assert bench.name() == "À la main"
-    assert reading.status(bench.ledger, ["live"], time.time()).platforms[0].gaps["foreign"] == 3
+    assert read_status(bench.ledger, ["live"], time.time()).platforms[0].gaps["foreign"] == 3
 
 
 def test_a_vanished_account_in_a_removal_is_isolated(bench: Bench, people: dict[str, int]) -> None:

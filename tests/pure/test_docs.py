@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 import schemas
-from tests import prometheus_rule, reference
-from worker import check, config
-from worker.rules import Mode
+from tests.support.paths import ROOT
+from tools import prometheus_rule, reference
+from worker.domain.rules import Mode
+from worker.runtime import check
+from worker.settings.root import load
 
-ROOT = Path(__file__).parent.parent.parent
 RUNBOOK = (ROOT / "deploy" / "runbook.md").read_text(encoding="utf-8")
 ALERTS, RECORDS = (
     (ROOT / "deploy" / "prometheus" / name).read_text(encoding="utf-8") for name in ("alerts.yml", "recording.yml")
@@ -116,7 +117,7 @@ def test_the_message_of_the_readme_is_valid() -> None:
 def test_the_example_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COHORTS_PLATFORMS__ECAMPUS__TOKEN", "t")
     monkeypatch.setenv("COHORTS_PLATFORMS__COLLEGIUM__TOKEN", "t")
-    settings = config.load(ROOT / "deploy" / "cohorts.toml")
+    settings = load(ROOT / "deploy" / "cohorts.toml")
     assert settings.platforms["prelude"].mode is Mode.MANUAL
 
 

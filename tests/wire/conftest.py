@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import stamina
 
-from tests.wire.world import Build, World, building
+from tests.support.world import Build, World, building
 from worker.ledger import Ledger
 
 

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.fuzz import corpus
-from tests.fuzz.inputs import variations
-from tests.fuzz.targets import TARGETS
+from tools.fuzz import corpus
+from tools.fuzz.inputs import variations
+from tools.fuzz.targets import TARGETS
 
 CASES = [pytest.param(target, name, id=f"{target}/{name}") for target in TARGETS for name in corpus(target)]
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from worker.domain.model import Status
+from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, Verdict, WantedCohort, canonical, eligibility
 from worker.explain.findings import Finding, Why, found
-from worker.ledger.story import Fact, Story
-from worker.model import Status
-from worker.rules import Mapper, Mode, PlatformPolicy, Policy, Verdict, WantedCohort, canonical, eligibility
+from worker.ledger.student_view import Fact, Story
 
 _OVER = {Status.DELETED, Status.ABSENT}
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Mapping
 from zoneinfo import ZoneInfo
 
+from worker.domain.model import Language
+from worker.domain.sanitize import printable
 from worker.explain.findings import Answer, Explanation, Finding, Said, Value
-from worker.explain.words import words
-from worker.model import Language
-from worker.printable import printable
+from worker.explain.phrases import words
 
 _INSTANTS = {"at", "since", "until", "taken_at", "looked_up_at", "changed_at", "recorded_at"}
 _YEARS = {"year", "years"}

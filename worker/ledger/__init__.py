@@ -4,9 +4,9 @@
 questions. All of it is the same code on SQLite and PostgreSQL.
 """
 
-from worker.ledger.engine import Ledger
-from worker.ledger.facts import Counts
-from worker.ledger.record import Recorder
-from worker.ledger.work import Workbook
+from worker.ledger.database import Ledger
+from worker.ledger.enrolments import Counts
+from worker.ledger.recorder import Recorder
+from worker.ledger.work_queue import Workbook
 
 __all__ = ["Counts", "Ledger", "Recorder", "Workbook"]

@@ -5,9 +5,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.ledger.engine import Ledger, among, select_in, stream, upsert
-from worker.model import Instant
-from worker.sql.tables import account
+from worker.domain.model import Instant
+from worker.ledger.database import Ledger, among, select_in, stream, upsert
+from worker.ledger.schema import account
 
 
 class Accounts:

@@ -5,9 +5,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.ledger.engine import Ledger, upsert
-from worker.model import Instant, PlatformState
-from worker.sql.tables import platform
+from worker.domain.model import Instant, PlatformState
+from worker.ledger.database import Ledger, upsert
+from worker.ledger.schema import platform
 
 
 class Availability:

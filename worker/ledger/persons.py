@@ -10,9 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from worker.ledger.engine import among, select_in, upsert
-from worker.ledger.facts import Counts
-from worker.model import (
+from worker.domain.model import (
     EnrolmentChange,
     Instant,
     Payment,
@@ -22,7 +20,9 @@ from worker.model import (
     Status,
     StudentRekeyed,
 )
-from worker.sql.tables import person, waiting
+from worker.ledger.database import among, select_in, upsert
+from worker.ledger.enrolments import Counts
+from worker.ledger.schema import person, waiting
 
 Person = tuple[str, int]
 """UAI and COD_IND."""

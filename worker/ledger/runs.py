@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from worker.errors import RunInProgress
-from worker.ledger.derive import PROMISE_SECONDS
-from worker.ledger.engine import Ledger
-from worker.model import OF_ACCOUNTS, AcceptedSnapshot, Action, CohortState, Instant, RunState
-from worker.report import REPORTS, Report
-from worker.sql.tables import cohort, gap, in_cohort, journal, membership, run, snapshot
+from worker.domain.errors import RunInProgress
+from worker.domain.model import OF_ACCOUNTS, AcceptedSnapshot, Action, CohortState, Instant, RunState
+from worker.domain.report import REPORTS, Report
+from worker.ledger.database import Ledger
+from worker.ledger.memberships import PROMISE_SECONDS
+from worker.ledger.schema import cohort, gap, in_cohort, journal, membership, run, snapshot
 
 OVER = run.c.state.in_([RunState.DONE, RunState.PARTIAL, RunState.REFUSED])
 """A night that has had its run; one that failed or was abandoned is to be had again."""

@@ -6,10 +6,10 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from worker.errors import MoodleReadOnly, MoodleRejected, MoodleUnavailable
-from worker.moodle.pace import Pace
-from worker.moodle.wire import ENVELOPE_FIELDS, Answer, Wire
-from worker.rules import AccountField, Mode
+from worker.domain.errors import MoodleReadOnly, MoodleRejected, MoodleUnavailable
+from worker.domain.rules import AccountField, Mode
+from worker.moodle.batch_size import Pace
+from worker.moodle.transport import ENVELOPE_FIELDS, Answer, Wire
 
 SYSTEM_CONTEXT = 1
 """Id of Moodle's system context, the same on every site."""

@@ -8,7 +8,7 @@ from typing import Self
 
 from confluent_kafka import cimpl
 
-from worker.errors import BrokerError
+from worker.domain.errors import BrokerError
 
 LIBRARY = ctypes.CDLL(cimpl.__file__)
 PRODUCER = 0  # rd_kafka_type_t: any client can carry a mock cluster

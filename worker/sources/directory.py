@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from worker.config_sources import LdapSourceSettings
-from worker.errors import SettingsError, SourceIncomplete
+from worker.domain.errors import SettingsError, SourceIncomplete
+from worker.settings.sources import LdapSourceSettings
 
 UUIDS_A_SEARCH = 200
 _UUID, _CSN, _MODIFIED = "entryUUID", "entryCSN", "modifyTimestamp"

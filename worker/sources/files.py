@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 import schemas
 from schemas import EnrolmentRow
-from worker.errors import SettingsError, SourceIncomplete
-from worker.model import SnapshotScope
+from worker.domain.errors import SettingsError, SourceIncomplete
+from worker.domain.model import SnapshotScope
 from worker.sources.tables import CsvForm, csv_rows
 from worker.sources.tally import Tally
 

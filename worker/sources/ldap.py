@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from schemas import EnrolmentRow, SnapshotRow
-from worker.config_sources import LdapSourceSettings
-from worker.errors import SourceIncomplete
-from worker.model import SnapshotScope
+from worker.domain.errors import SourceIncomplete
+from worker.domain.model import SnapshotScope
+from worker.settings.sources import LdapSourceSettings
 from worker.sources.directory import Directory
 from worker.sources.supann import Supann
 

@@ -25,9 +25,9 @@ from pydantic import BaseModel, Field, ValidationError
 import schemas
 from schemas import EnrolmentRow, SnapshotRow, UnknownRow
 from schemas.envelope import Text32
-from worker import apogee
-from worker.errors import SettingsError, SourceIncomplete
-from worker.model import SnapshotScope
+from worker.domain import apogee
+from worker.domain.errors import SettingsError, SourceIncomplete
+from worker.domain.model import SnapshotScope
 from worker.sources.tally import counted_kinds
 
 NO_STUDENT_NUMBER, UNKNOWN_STATUS = "no_student_number", "unknown_status"

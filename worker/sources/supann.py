@@ -18,7 +18,7 @@ from functools import lru_cache
 from pydantic import ValidationError
 
 from schemas import Component, EnrolmentRow, Etape, Source, UnknownRow
-from worker.config_sources import LdapSourceSettings
+from worker.settings.sources import LdapSourceSettings
 
 ETAPES, YEARS = "supannEtuEtape", "supannEtuAnneeInscription"
 MOST_KEPT = 20_000

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 import schemas
 from schemas import EnrolmentRow
-from worker.errors import SettingsError, SourceIncomplete
+from worker.domain.errors import SettingsError, SourceIncomplete
 from worker.sources.tally import Tally
 
 COLUMNS = {

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from worker.errors import SourceIncomplete
+from worker.domain.errors import SourceIncomplete
 
 MOST_KINDS = 10
 

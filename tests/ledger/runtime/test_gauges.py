@@ -1,0 +1,266 @@
+"""What the metrics say of the ledger: of what is late, of what waits for others, of the last night."""
+
+from dataclasses import replace
+
+import pytest
+from prometheus_client import REGISTRY
+
+from tests.support import scenes
+from tests.support.builders import ETAPE, NOW, POLICY, STUDENT, told, workbook
+from tests.support.scenes import DAY, HOUR, Scene, Setup
+from worker import telemetry
+from worker.domain.errors import Refusal, SnapshotFault
+from worker.domain.model import Drift, Gap, Reason, RunState, Way
+from worker.domain.report import ForeignChange, ForeignEvent, GuardReport, PlatformReport, Report
+from worker.domain.rules import Mapper
+from worker.ledger import Ledger, Recorder, decisions, status
+from worker.ledger.runs import Runs
+from worker.runtime import gauges
+
+
+def metric(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(f"cohorts_{name}", labels)
+
+
+def look(scene: Scene, at: float | None = None) -> None:
+    gauges.refresh(scene.ledger, {"ecampus": True}, scene.now if at is None else at)
+
+
+def late() -> tuple[float | None, float | None]:
+    """Give how many changes have waited for over five minutes, and for over a day."""
+    five, day = (metric("late_changes", platform="ecampus", le=le) for le in ("300.0", "86400.0"))
+    return five, day
+
+
+def oldest() -> float | None:
+    return metric("oldest_gap_timestamp_seconds", platform="ecampus")
+
+
+def test_the_bounds_of_late_changes_are_those_of_the_histogram_letter_by_letter() -> None:
+    telemetry.APPLIED_SECONDS.labels("ecampus", "add", Way.MESSAGE)
+    bounds = {s.labels["le"] for m in telemetry.APPLIED_SECONDS.collect() for s in m.samples if "le" in s.labels}
+    assert {str(seconds) for seconds in status.PROMISES} <= bounds
+
+
+def test_a_change_that_moodle_could_hold_and_does_not_is_late_after_five_minutes_and_after_a_day(
+    ledger: Ledger,
+) -> None:
+    scene = Scene(ledger)
+    scene.tell(told())
+    for waited, expected in ((0, (0, 0)), (300, (0, 0)), (301, (1, 0)), (DAY + 1, (1, 1))):
+        look(scene, NOW + waited)
+        assert late() == expected
+        assert oldest() == NOW
+    scene.settle()
+    look(scene, NOW + DAY + 2)
+    assert late() == (0, 0)
+    assert oldest() is None
+
+
+def test_a_call_without_an_answer_makes_a_change_late_all_the_same(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    scene.tell(told())
+    scene.park(Reason.TIMEOUT, observed=None)
+    look(scene, NOW + 301)
+    assert late() == (1, 0)
+    assert metric("gap_reasons", platform="ecampus", reason="timeout") == 1
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        scenes.looked_up_and_not_found,
+        scenes.only_observed,
+        scenes.a_cohort_made_by_hand,
+        scenes.a_class_leaves,
+        scenes.approved,
+    ],
+    ids=lambda setup: setup.__name__,
+)
+def test_what_waits_for_others_is_not_late(ledger: Ledger, setup: Setup) -> None:
+    scene = Scene(ledger)
+    setup(scene)
+    look(scene, scene.now + HOUR)
+    assert late() == (0, 0)
+    assert oldest() is None
+
+
+def test_what_a_setting_or_the_night_has_changed_is_watched_and_is_not_what_a_message_was_promised(
+    ledger: Ledger,
+) -> None:
+    scene = Scene(ledger)
+    scene.tell(told())
+    scene.settle()
+    scene.now += HOUR
+    scene.image()  # which doesn't hold the student
+    look(scene, scene.now + HOUR)
+    assert late() == (0, 0)
+    assert oldest() == scene.now
+
+
+def test_who_stays_for_the_grace_of_a_closed_year_is_not_a_gap_that_is_too_old(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    scene.tell(told())
+    scene.settle()
+    scene.now += HOUR
+    closed = Mapper(replace(POLICY, active_years=frozenset({2027})))
+    Recorder(ledger, closed, coalesce=0, removal_delay=0, grace=30 * DAY).apply_policy(now=scene.now)
+    look(scene, scene.now + 29 * DAY)
+    assert oldest() is None
+    look(scene, scene.now + 31 * DAY)
+    assert oldest() == scene.now + 30 * DAY
+
+
+def test_the_oldest_held_removal_is_told_until_a_person_decides(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    scenes.a_class_leaves(scene)
+    look(scene)
+    assert metric("oldest_held_timestamp_seconds", platform="ecampus") == NOW + HOUR
+    assert metric("gaps", platform="ecampus", state="held") == 12
+    decisions.approve(ledger, scenes.plan_hash(scene), by="cemu", now=scene.now)
+    look(scene)
+    assert metric("oldest_held_timestamp_seconds", platform="ecampus") is None
+
+
+def test_a_reason_that_is_over_is_shown_no_more(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    scene.tell(told())
+    scene.park("strange_error")
+    look(scene)
+    assert metric("gap_reasons", platform="ecampus", reason="strange_error") == 1
+    scene.now += HOUR
+    scene.settle()
+    look(scene)
+    assert metric("gap_reasons", platform="ecampus", reason="strange_error") is None
+    assert metric("gap_reasons", platform="ecampus", reason="no_account") == 0
+
+
+# The way of a change
+
+
+def gap(scene: Scene) -> Gap:
+    """Claim the only gap, or the first of its cohort."""
+    return workbook(scene.ledger).claim(scene.now + DAY / 2, limit=100).gaps[0]
+
+
+def set_by_a_setting(scene: Scene) -> None:
+    scene.tell(told())
+    scene.settle()
+    Recorder(
+        scene.ledger, Mapper(replace(POLICY, exclude_etapes=("X*",))), coalesce=0, removal_delay=0
+    ).apply_policy(now=scene.now)  # fmt: skip
+
+
+def found_at_night(scene: Scene) -> None:
+    scene.image(told())
+
+
+@pytest.mark.parametrize(
+    ("setup", "way"),
+    [
+        (scenes.enrolled_and_due, Way.MESSAGE),
+        (scenes.removal_timed_out, Way.MESSAGE),
+        (scenes.looked_up_and_not_found, Way.PARKED),
+        (scenes.only_observed, Way.PARKED),
+        (scenes.approved, Way.APPROVED),
+        (scenes.undone, Way.DECISION),
+        (set_by_a_setting, Way.DECISION),
+        (found_at_night, Way.NIGHT),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_a_change_is_measured_by_the_way_it_came(ledger: Ledger, setup: Setup, way: Way) -> None:
+    scene = Scene(ledger)
+    setup(scene)
+    assert gap(scene).way is way
+
+
+# The night
+
+
+def night(run: int, *, cohorts: int = 40) -> PlatformReport:
+    return PlatformReport(
+        name="ecampus",
+        mode="automatic",
+        read=True,
+        cohorts=cohorts,
+        members=900,
+        drift={Drift.MISSING: 3},
+        strangers=2,
+        added=3,
+        removed=run,
+        foreign=7,
+        foreign_changes=(
+            ForeignChange(moodle_id=5, idnumber="CLUB", what=ForeignEvent.MEMBERS, journalled=0),
+        ),
+        guard=GuardReport(
+            enabled=True, memberships=900, removed=1, pending=2, held=30, platform_limit=45,
+            worst_cohort=ETAPE, worst_percent=25.0,
+        ),
+    )  # fmt: skip
+
+
+def end(ledger: Ledger, state: RunState, at: float, **more: object) -> None:
+    mine = Runs(ledger, "here:1:a", lease=900, is_dead=lambda _: False)
+    number = mine.begin(at - 60)
+    assert number is not None
+    mine.end(replace(Report(run=number, state=state, night=None, started_at=at - 60, ended_at=at), **more))  # type: ignore[arg-type] # fields of a report
+
+
+def test_what_a_nightly_job_has_recorded_is_told_by_whoever_is_asked_after_it(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    scene.image(told())
+    unread = PlatformReport(name="sante", mode="automatic", error="Moodle did not answer")
+    nothing_to_read_with = PlatformReport(name="prelude", mode="manual")
+    end(ledger, RunState.PARTIAL, NOW + HOUR, platforms=(night(4), unread, nothing_to_read_with))
+    look(scene)
+    assert metric("reconciliation_ended_timestamp_seconds", state="partial") == NOW + HOUR
+    assert metric("reconciliation_duration_seconds", state="partial") == 60
+    assert metric("snapshot_taken_timestamp_seconds", system="apogee") == NOW
+    assert metric("snapshot_rows", year="2026") == 1
+    assert metric("snapshot_refusals") == 0
+    assert metric("reconciliation_read", platform="ecampus") == 1
+    assert metric("reconciliation_read", platform="sante") == 0
+    assert metric("reconciliation_read", platform="prelude") is None
+    for name, labels, value in (
+        ("reconciliation_cohorts", {"kind": "ours"}, 40),
+        ("reconciliation_cohorts", {"kind": "others"}, 7),
+        ("reconciliation_members", {}, 900),
+        ("reconciliation_strangers", {}, 2),
+        ("reconciliation_drift", {"kind": "missing"}, 3),
+        ("reconciliation_drift", {"kind": "extra"}, 0),
+        ("reconciliation_changes", {"action": "add"}, 3),
+        ("reconciliation_changes", {"action": "remove"}, 4),
+        ("reconciliation_foreign_changes", {}, 1),
+        ("guard_removals", {"state": "held"}, 30),
+        ("guard_removals", {"state": "removed"}, 1),
+        ("guard_limit_removals", {}, 45),
+        ("guard_worst_cohort_ratio", {}, 0.25),
+    ):
+        assert metric(name, platform="ecampus", **labels) == value, name
+        assert metric(name, platform="sante", **labels) is None, name
+
+
+def test_a_refused_snapshot_is_told_beside_what_the_last_good_night_found(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    end(ledger, RunState.DONE, NOW, platforms=(night(4),))
+    faults = (SnapshotFault.SHRUNK, SnapshotFault.OLD)
+    refusals = tuple(Refusal(snapshot_id="S", fault=fault, sentence="why") for fault in faults)
+    end(ledger, RunState.REFUSED, NOW + DAY, refusals=refusals)
+    look(scene)
+    assert metric("snapshot_refusals") == 2
+    assert metric("reconciliation_ended_timestamp_seconds", state="refused") == NOW + DAY
+    assert metric("reconciliation_ended_timestamp_seconds", state="done") == NOW
+    assert metric("reconciliation_cohorts", platform="ecampus", kind="ours") == 40
+    end(ledger, RunState.DONE, NOW + 2 * DAY, platforms=(night(5, cohorts=41),))
+    look(scene)
+    assert metric("snapshot_refusals") == 0
+    assert metric("reconciliation_cohorts", platform="ecampus", kind="ours") == 41
+    assert metric("reconciliation_changes", platform="ecampus", action="remove") == 5
+
+
+def test_before_the_first_night_none_is_told(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    scene.tell(told(student_id=STUDENT))
+    look(scene)
+    assert metric("reconciliation_ended_timestamp_seconds", state="done") is None

@@ -1,0 +1,263 @@
+"""What a reading of one cohort says, case by case, and what holds of any."""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.domain.drift import Known, People, Seen, Sight, compare
+from worker.domain.model import Drift, Instant
+
+AT: Instant = 1000.0
+"""When the reading began."""
+NOBODY = Sight(seen=(), extras=(), strangers=())
+MEMBER = Known(student_id="eve", desired=True, observed=True, observed_at=AT - 60, user_id=31)
+WANTED = MEMBER._replace(observed=False, user_id=None)
+LEAVING = MEMBER._replace(desired=False)
+LEFT = WANTED._replace(desired=False)
+
+
+def people(accounts: Mapping[str, int], *, gone: AbstractSet[int] = frozenset(), **former: int) -> People:
+    """Tell accounts by student; `former` ones are theirs too, as those of merged numbers are."""
+    students = {user_id: student for student, user_id in former.items()}
+    return People(
+        accounts=accounts, students=students | {user_id: student for student, user_id in accounts.items()}, gone=gone
+    )
+
+
+EVE = people({"eve": 31})
+
+
+def sight(*known: Known, members: AbstractSet[int] = frozenset(), who: People = EVE, in_flight: bool = False) -> Sight:
+    return compare(known, members, who, at=AT, in_flight=in_flight)
+
+
+def one(*known: Known, members: AbstractSet[int] = frozenset(), who: People = EVE) -> Seen:
+    """Give the only thing that is seen."""
+    found = sight(*known, members=members, who=who)
+    (seen,) = found.seen
+    assert (found.extras, found.strangers) == ((), ())
+    return seen
+
+
+# As it was left
+
+
+@pytest.mark.parametrize(
+    ("known", "members"),
+    [
+        (MEMBER, {31}),
+        (LEAVING, {31}),
+        (LEFT, set[int]()),
+        (WANTED, set[int]()),
+        (LEFT._replace(user_id=31), set[int]()),
+    ],
+)
+def test_a_member_who_is_as_we_left_them_is_nothing_new(known: Known, members: set[int]) -> None:
+    assert sight(known, members=members) == NOBODY
+
+
+# What somebody else did
+
+
+def test_a_member_who_is_there_no_more_is_missing_and_keeps_their_account() -> None:
+    assert one(MEMBER) == Seen(student_id="eve", present=False, user_id=31, drift=Drift.MISSING)
+
+
+def test_a_member_whose_account_was_deleted_is_to_get_another() -> None:
+    seen = one(MEMBER, who=people({}, gone={31}))
+    assert seen == Seen(student_id="eve", present=False, user_id=None, drift=Drift.GONE_ACCOUNT)
+
+
+def test_somebody_who_had_left_and_is_there_again_is_extra() -> None:
+    assert one(LEFT, members={31}) == Seen(student_id="eve", present=True, user_id=31, drift=Drift.EXTRA)
+
+
+def test_a_student_who_never_was_to_be_there_is_extra() -> None:
+    assert sight(members={31}) == Sight(seen=(), extras=(("eve", 31),), strangers=())
+
+
+def test_an_account_of_no_student_is_a_stranger() -> None:
+    assert sight(MEMBER, members={31, 99, 98}) == Sight(seen=(), extras=(), strangers=(98, 99))
+
+
+# What comes nearer to what is desired
+
+
+def test_somebody_who_is_there_before_we_put_them_there_is_no_drift() -> None:
+    assert one(WANTED, members={31}) == Seen(student_id="eve", present=True, user_id=31, drift=None)
+
+
+@pytest.mark.parametrize("gone", [set[int](), {31}])
+def test_somebody_whom_others_removed_before_we_did_is_no_drift(gone: set[int]) -> None:
+    seen = one(LEAVING, who=people({"eve": 31}, gone=gone))
+    assert seen == Seen(student_id="eve", present=False, user_id=None, drift=None)
+
+
+# What was unknown
+
+
+@pytest.mark.parametrize("desired", [True, False])
+@pytest.mark.parametrize("present", [True, False])
+def test_a_call_of_unknown_outcome_is_cleared_up_and_is_no_drift(*, desired: bool, present: bool) -> None:
+    unsure = MEMBER._replace(desired=desired, observed=None)
+    seen = one(unsure, members={31} if present else set())
+    assert (seen.present, seen.drift) == (present, None)
+    assert seen.user_id == (31 if present or desired else None)
+
+
+def test_while_a_call_may_be_going_on_its_outcome_stays_unknown() -> None:
+    unsure = MEMBER._replace(observed=None)
+    assert sight(unsure, members={31}, in_flight=True) == NOBODY
+    assert sight(MEMBER, in_flight=True).seen[0].drift is Drift.MISSING, "this one is in no call"
+
+
+@pytest.mark.parametrize("members", [set[int](), {31}])
+@pytest.mark.parametrize("desired", [True, False])
+@pytest.mark.parametrize("observed", [True, False, None])
+def test_what_was_learnt_since_the_reading_began_is_newer(
+    *, members: set[int], desired: bool, observed: bool | None
+) -> None:
+    newer = Known(student_id="eve", desired=desired, observed=observed, observed_at=AT + 0.5, user_id=31)
+    assert sight(newer, members=members) == NOBODY
+
+
+# One person, two numbers, two accounts
+
+
+def test_the_account_of_merged_numbers_stays_for_the_one_that_lives_on() -> None:
+    former = LEFT._replace(student_id="old", user_id=31)
+    assert sight(former, MEMBER, members={31}) == NOBODY
+
+
+def test_an_account_that_was_made_anew_takes_the_place_of_the_deleted_one() -> None:
+    anew = people({"eve": 32}, gone={31})
+    assert one(MEMBER, members={32}, who=anew) == Seen(student_id="eve", present=True, user_id=32, drift=None)
+    assert one(LEAVING, members={32}, who=anew) == Seen(student_id="eve", present=True, user_id=32, drift=None)
+    assert one(MEMBER, who=anew).drift is Drift.GONE_ACCOUNT, "it must be put there first"
+
+
+def test_a_second_account_of_a_member_does_not_end_their_membership() -> None:
+    assert sight(MEMBER, members={31, 32}, who=people({"eve": 32})) == NOBODY
+    assert sight(MEMBER, members={31, 32}, who=people({"eve": 31}, eve=32)).extras == ()
+
+
+def test_the_account_of_a_former_number_is_its_bearer_s() -> None:
+    found = compare(
+        [LEFT], {32}, People(accounts={"eve": 31}, students={31: "eve", 32: "eve"}, gone=set()), at=AT, in_flight=False
+    )
+    assert found == Sight(
+        seen=(Seen(student_id="eve", present=True, user_id=32, drift=Drift.EXTRA),), extras=(), strangers=()
+    )
+
+
+def test_a_student_whose_numbers_were_merged_is_to_be_there_by_the_account_of_the_one_that_lives_on() -> None:
+    who = people({"eve": 31}, eve=32)
+    former = LEAVING._replace(student_id="old", user_id=32)
+    assert sight(former, WANTED, members={32}, who=who) == NOBODY, "one is to be added, the other to be removed"
+    assert one(MEMBER, members={32}, who=who).drift is Drift.MISSING
+    assert one(WANTED, members={32}, who=people({}, eve=32)).user_id == 32, "they have no other account"
+
+
+# Laws
+
+USERS = st.integers(1, 6)
+STUDENTS = st.sampled_from(["ada", "bob", "cyd", "dan"])
+FLAGS = st.sampled_from([True, False, None])
+KNOWN = st.lists(
+    st.builds(
+        Known,
+        student_id=STUDENTS,
+        desired=st.booleans(),
+        observed=FLAGS,
+        observed_at=st.sampled_from([AT - 60, AT, AT + 60]),
+        user_id=st.none() | USERS,
+    ),
+    unique_by=lambda row: row.student_id,
+)
+MEMBERS = st.frozensets(USERS)
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> People:
+    """Draw who is who: accounts have an owner at most, some students two, and some accounts are gone."""
+    students = draw(st.dictionaries(USERS, STUDENTS))
+    accounts = {student: user_id for user_id, student in students.items()}
+    return People(accounts=accounts, students=students, gone=draw(st.frozensets(USERS)) - students.keys())
+
+
+def apply(known: Sequence[Known], found: Sight, at: Instant) -> list[Known]:
+    """Write what was seen, as the ledger does."""
+    rows = {row.student_id: row for row in known}
+    for seen in found.seen:
+        rows[seen.student_id] = rows[seen.student_id]._replace(
+            observed=seen.present, user_id=seen.user_id, observed_at=at
+        )
+    for student, user_id in found.extras:
+        assert student not in rows or rows[student].observed_at == at, "nobody's membership is overwritten"
+        rows[student] = Known(student_id=student, desired=False, observed=True, observed_at=at, user_id=user_id)
+    return list(rows.values())
+
+
+@given(known=KNOWN, members=MEMBERS, who=crowds(), in_flight=st.booleans())
+def test_every_member_is_tied_or_extra_or_a_stranger(
+    *, known: list[Known], members: frozenset[int], who: People, in_flight: bool
+) -> None:
+    found = sight(*known, members=members, who=who, in_flight=in_flight)
+    extra = [user_id for _, user_id in found.extras]
+    named = [*extra, *found.strangers]
+    assert len(named) == len(set(named))
+    assert set(named) <= members
+    rows = {row.student_id: row.user_id for row in known}
+    assert all(who.students[user_id] == student and student not in rows for student, user_id in found.extras)
+    assert not who.students.keys() & set(found.strangers)
+    for user_id in members - set(named):
+        assert user_id in rows.values() or who.students.get(user_id) in rows
+
+
+@given(known=KNOWN, members=MEMBERS, who=crowds(), in_flight=st.booleans())
+def test_what_is_newer_than_the_reading_is_untouched(
+    *, known: list[Known], members: frozenset[int], who: People, in_flight: bool
+) -> None:
+    found = sight(*known, members=members, who=who, in_flight=in_flight)
+    newer = {row.student_id for row in known if row.observed_at > AT}
+    assert not newer & ({seen.student_id for seen in found.seen} | {student for student, _ in found.extras})
+
+
+@given(known=KNOWN, members=MEMBERS, who=crowds(), in_flight=st.booleans())
+def test_the_same_reading_once_more_says_nothing(
+    *, known: list[Known], members: frozenset[int], who: People, in_flight: bool
+) -> None:
+    found = sight(*known, members=members, who=who, in_flight=in_flight)
+    rows = apply(known, found, AT + 10)
+    again = compare(rows, members, who, at=AT + 20, in_flight=in_flight)
+    old = {row.student_id for row in known if row.observed_at <= AT}
+    assert [seen for seen in again.seen if seen.student_id in old] == []
+    assert again.extras == ()
+    assert again.strangers == found.strangers
+
+
+@given(KNOWN, crowds())
+def test_members_as_they_were_left_are_nothing_new(known: list[Known], who: People) -> None:
+    settled = [
+        row._replace(observed=row.user_id is not None)
+        for row in known
+        if row.user_id is not None or row.student_id not in who.accounts
+    ]
+    members = {row.user_id for row in settled if row.user_id is not None}
+    found = compare(settled, members, who, at=AT, in_flight=False)
+    assert found == NOBODY
+
+
+@given(KNOWN, MEMBERS, crowds())
+def test_drift_is_told_of_gaps_alone_that_nobody_knew_of(
+    known: list[Known], members: frozenset[int], who: People
+) -> None:
+    rows = {row.student_id: row for row in known}
+    for seen in sight(*known, members=members, who=who).seen:
+        row = rows[seen.student_id]
+        unannounced = row.observed is row.desired and seen.present is not row.desired
+        assert (seen.drift is not None) == unannounced
+        assert (seen.drift is Drift.EXTRA) == (unannounced and seen.present)

@@ -1,0 +1,109 @@
+"""Messages and policies, with the values that don't matter filled in."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from worker.domain.model import EnrolmentChange, EtapeDescribed, Instant, Payment, Received, Status, StudentRekeyed
+from worker.domain.plan import Guard
+from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
+from worker.ledger import Ledger, Recorder, Workbook
+from worker.ledger.schema import cohort, membership, metadata
+
+UAI, FOREIGN_UAI = "0141408E", "0751717J"
+NOW: Instant = 1_788_243_000.0
+STUDENT, ETAPE = "29900001", "XINFO1"
+ECAMPUS = PlatformPolicy(
+    name="ecampus", mode=Mode.AUTOMATIC, templates=(CohortTemplate(name="{component_label}: {etape_label}"),)
+)
+POLICY = Policy(uais=frozenset({UAI}), active_years=frozenset({2026}), platforms=(ECAMPUS,))
+
+TOLD = EnrolmentChange(
+    uai=UAI,
+    enrolment_id="2026:104233:XINFO1:101:1",
+    system="apogee",
+    version=1,
+    changed_at=NOW,
+    student_id=STUDENT,
+    status=Status.ACTIVE,
+    origin="enrolments[0]@1",
+    academic_year=2026,
+    etape=ETAPE,
+    etape_version="101",
+    component="U99",
+    payment=Payment.PAID,
+)
+
+
+def told(**changes: Any) -> EnrolmentChange:  # noqa: ANN401 - any field of it
+    """Tell an enrolment, active and paid unless said otherwise."""
+    return TOLD._replace(**changes)
+
+
+def deleted(**changes: Any) -> EnrolmentChange:  # noqa: ANN401 - idem
+    """Tell that an enrolment is no more, as little as a message may know of it."""
+    bare = TOLD._replace(status=Status.DELETED, etape=None, etape_version=None, academic_year=None)
+    return bare._replace(component=None, payment=Payment.UNKNOWN, **changes)
+
+
+def merged(previous: str, into: str, *, at: Instant = NOW, uai: str = UAI) -> StudentRekeyed:
+    """Tell that a number lives on as another."""
+    return StudentRekeyed(
+        uai=uai, previous_student_id=previous, student_id=into, changed_at=at, origin=f"merge@{at:.0f}"
+    )
+
+
+def described(
+    label: str | None = None, *, etape: str = ETAPE, at: Instant = NOW, uai: str = UAI, **more: str | None
+) -> EtapeDescribed:
+    """Tell an étape's label, its component or both."""
+    return EtapeDescribed(uai=uai, etape=etape, changed_at=at, origin=f"etapes@{at:.0f}", etape_label=label, **more)
+
+
+def received(*changes: EnrolmentChange | StudentRekeyed | EtapeDescribed, at: Instant = NOW) -> list[Received]:
+    """Publish changes."""
+    return [Received(change=change, published_at=at) for change in changes]
+
+
+def recorder(ledger: Ledger, policy: Policy = POLICY, *, coalesce: float = 0, removal_delay: float = 0) -> Recorder:
+    """Build a recorder without delays unless said otherwise."""
+    return Recorder(ledger, Mapper(policy), coalesce=coalesce, removal_delay=removal_delay)
+
+
+def workbook(
+    ledger: Ledger,
+    holder: str = "lane-0",
+    *,
+    platform: str = "ecampus",
+    guard: Guard = Guard(),  # noqa: B008 - frozen
+) -> Workbook:
+    """Open the work of a platform; a lease is a minute."""
+    return Workbook(ledger, platform, holder, lease=60, guard=guard)
+
+
+def content(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything in the ledger, by table."""
+    with ledger.read() as connection:
+        return {
+            table.name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=repr)
+            for table in metadata.sorted_tables
+        }
+
+
+def names(ledger: Ledger, platform: str = "ecampus") -> dict[str, str | None]:
+    """Wanted names by idnumber, of the cohorts that have desired members."""
+    used = sa.select(membership.c.cohort_id).where(membership.c.desired)
+    with ledger.read() as connection:
+        rows = connection.execute(
+            sa.select(cohort.c.idnumber, cohort.c.wanted_name).where(
+                cohort.c.platform == platform, cohort.c.id.in_(used)
+            )
+        )
+        return {row.idnumber: row.wanted_name for row in rows}
+
+
+def memberships(ledger: Ledger) -> dict[tuple[str, str], sa.Row[Any]]:
+    """Every row of a membership, by (cohort idnumber, student id)."""
+    with ledger.read() as connection:
+        rows = connection.execute(sa.select(cohort.c.idnumber, membership).join(membership)).all()
+        return {(row.idnumber, row.student_id): row for row in rows}

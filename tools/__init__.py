@@ -1,0 +1,1 @@
+"""What developers run: benchmarks, chaos, fuzzing, and generators of documents and dashboards."""

@@ -1,0 +1,99 @@
+"""From a directory to a published snapshot, against `ldapsearch` that reads the same attributes over the same TLS."""
+
+import os
+import statistics
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tests.support.servers.slapd import PASSWORD, READER, SUFFIX, Slapd, real_slapd
+from tests.support.supann import ldif
+from tools.bench import Figure, Quantity, scaled
+from tools.bench.memory import peak
+from tools.bench.parts import PROCESSES, command, settings
+from worker import snapshots, telemetry
+from worker.domain.model import SnapshotScope
+from worker.runtime import build
+from worker.sandbox.broker import EmbeddedBroker
+from worker.sandbox.university.university import University
+from worker.settings.root import Settings
+
+TITLE = "From a directory to a published snapshot"
+ROUNDS = scaled(5, least=1)
+PARTITIONS = 16  # the embedded broker keeps 5 MiB in each
+STUDENTS = scaled(35_000)
+FEW = STUDENTS // 10
+BASE = f"ou=people,{SUFFIX}"
+
+
+def run() -> Iterator[Figure]:
+    """Load the whole university and a tenth of it, and take turns."""
+    _, few_memory, _ = _measured(FEW)
+    reading, memory, bare = _measured(STUDENTS)
+    plain, what = statistics.median(bare), f"{STUDENTS:,} students"
+    for done, seconds in reading.items():
+        median = statistics.median(seconds)
+        yield Figure(
+            what=f"{what}, {done}",
+            figure=Quantity(median, "s"),
+            against=f"{plain:.2f} s, ldapsearch",
+            ratio=Quantity(median / plain, "times slower", most=2.0 if done == "published" else None),
+        )
+    yield Figure(
+        what=what,
+        figure=Quantity(memory, "MiB"),
+        against=f"{few_memory:.0f} MiB with {FEW:,}",
+        ratio=Quantity(1024 * (memory - few_memory) / (STUDENTS - FEW), "KiB a student more", most=1.0),
+    )
+
+
+def _measured(students: int) -> tuple[dict[str, list[float]], float, list[float]]:
+    """Give our seconds by what was done after them, our peak of memory in MiB, and the seconds of ldapsearch."""
+    entries = ldif(University(students=students), BASE)
+    ours: dict[str, list[float]] = {"read": [], "published": []}
+    peaks, bare = [], []
+    with real_slapd(entries) as slapd, EmbeddedBroker() as broker:
+        for number in range(ROUNDS):
+            broker.create_topic(f"snapshots-{number}", PARTITIONS)
+            kafka = {"bootstrap": broker.bootstrap, "snapshots": f"snapshots-{number}"}
+            theirs, pipe = PROCESSES.Pipe()
+            chosen = settings(ledger="sqlite://", kafka=kafka, sources={"directory": slapd.settings()})
+            process = command(_publish, pipe, chosen)
+            pipe.close()  # so that a process that fails is not waited for
+            read, published, memory = theirs.recv()
+            process.join()
+            ours["read"].append(read)
+            ours["published"].append(published)
+            peaks.append(memory)
+            bare.append(_ldapsearch(slapd))
+    return ours, max(peaks), bare
+
+
+def _publish(pipe: Connection, ours: Settings) -> None:
+    """Do what the command does."""
+    telemetry.configure_logging("warning")
+    scope = SnapshotScope(uais=ours.uais, academic_years=ours.active_years)
+    started, taken_at = time.perf_counter(), datetime.now(UTC)
+    publisher = snapshots.Publisher(ours.kafka.properties(), ours.kafka.snapshots)
+    with snapshots.collected(build.source(ours, "directory").read(scope, Counter()), scope) as image:
+        read = time.perf_counter() - started
+        name = snapshots.new_id(image.system, taken_at)
+        publisher.publish(image, snapshot_id=name, taken_at=taken_at)
+    pipe.send((read, time.perf_counter() - started, peak()))
+
+
+def _ldapsearch(slapd: Slapd) -> float:
+    """Read the same pages into nothing; gives the seconds, with the start of the program."""
+    source = slapd.settings()
+    command = ["ldapsearch", "-LLL", "-x", "-ZZ", "-H", source.uri, "-D", READER, "-w", PASSWORD, "-b", source.base]
+    wanted = [source.student_id, source.login, source.composite]
+    pages = f"pr={source.page_size}/noprompt"
+    trusting = os.environ | {"LDAPTLS_CACERT": str(slapd.ca)}
+    started = time.perf_counter()
+    with Path(os.devnull).open("wb") as nothing:
+        subprocess.run([*command, "-E", pages, source.filter, *wanted], env=trusting, stdout=nothing, check=True)  # noqa: S603 - our own arguments
+    return time.perf_counter() - started

@@ -1,0 +1,206 @@
+"""What several benches need: settings, a Moodle in a process of its own, and the instants at which it changes."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from math import isnan
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from random import Random
+from typing import Any
+
+from worker.cli.__main__ import settle
+from worker.domain.model import Received
+from worker.formats import cloudevents
+from worker.ledger import Ledger
+from worker.runtime import build
+from worker.sandbox.moodle.server import Cost, SandboxMoodle
+from worker.sandbox.university.generator import Message
+from worker.settings.root import Settings
+
+PLATFORM = "ecampus"
+TOKEN = "benchmark"
+TOPIC, DEAD_LETTERS = "enrolments", "enrolments.dead-letters"
+WATCH_SECONDS = 0.05
+FIRST_COHORTS = 100_000
+BATCH = 5_000
+"""Messages in one transaction, as the worker does by default."""
+PROCESSES = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
+
+Seen = dict[tuple[str, str], float]
+"""When each membership (cohort idnumber, username) was first seen, in seconds since the epoch."""
+
+
+def settings(*, ledger: str, moodle: str = "http://127.0.0.1:9", **more: Any) -> Settings:  # noqa: ANN401 - as TOML gives them
+    """Give the settings of a university with one platform and default values, but for `more`."""
+    return Settings(
+        uais=frozenset({"0141408E"}),
+        active_years=frozenset({2026}),
+        platforms={
+            PLATFORM: {
+                "mode": "automatic",
+                "url": moodle,
+                "token": TOKEN,
+                "account": {"template": "e{student_id}"},
+                "limits": more.pop("limits", {}),
+                "guard": more.pop("guard", {}),
+            }
+        },
+        ledger={"url": ledger},
+        web={"port": 0},
+        **more,
+    )
+
+
+def record(ours: Settings, ledger: Ledger, told: Iterable[Message]) -> None:
+    """Record messages as a worker does."""
+    recorder, now = build.recorder(ours, ledger), time.time()
+    recorder.apply_policy(now=now)  # else whoever comes next, with a policy, would derive everything anew
+    coming = iter(told)
+    while some := list(islice(coming, BATCH)):
+        changes = [cloudevents.parse(value=message.payload(), origin="bench") for message in some]
+        recorder.record([Received(change=change, published_at=now) for change in changes], now=now)
+
+
+class Moodle:
+    """A sandbox Moodle in another process, so that it shares no interpreter lock with who calls it."""
+
+    def __init__(self, url: str, accounts: Mapping[str, int], pipe: Connection) -> None:
+        self.url = url
+        self.accounts = accounts
+        """Ids by username."""
+        self._pipe = pipe
+
+    def watch(self) -> None:
+        """Look at the memberships after each call from now on, which takes some of its time."""
+        self._ask("watch")
+
+    def seen(self) -> Seen:
+        """Look, and tell all that has been seen."""
+        seen: Seen = self._ask("look")
+        return seen
+
+    def create_cohort(self, idnumber: str) -> int:
+        """Create a cohort, without a call; gives its id."""
+        number: int = self._ask("create", idnumber)
+        return number
+
+    def memberships(self) -> dict[str, set[str]]:
+        """Give each cohort idnumber with the usernames of its members."""
+        memberships: dict[str, set[str]] = self._ask("memberships")
+        return memberships
+
+    def charge(self, cost: Cost) -> None:
+        """Let calls take that long from now on."""
+        self._ask("charge", cost)
+
+    def disturb(self, changes: int) -> None:
+        """Change so many memberships, without a call: half are ended, the others begin where they never were."""
+        self._ask("disturb", changes)
+
+    def calls(self) -> list[tuple[float, float]]:
+        """Give when each call began and ended since this was last asked, by `time.monotonic()`."""
+        calls: list[tuple[float, float]] = self._ask("calls")
+        return calls
+
+    def _ask(self, *words: Any) -> Any:  # noqa: ANN401 - each question has an answer of its own
+        self._pipe.send(words)
+        return self._pipe.recv()
+
+
+def command(work: Callable[..., None], *arguments: object) -> SpawnProcess:
+    """Start work in a process of its own, whose Python is set up as that of the commands."""
+    process = PROCESSES.Process(target=_settled, args=(work, *arguments))
+    process.start()
+    return process
+
+
+def _settled(work: Callable[..., None], *arguments: object) -> None:
+    settle()
+    work(*arguments)
+
+
+@contextmanager
+def served(usernames: list[str], *, cost: Cost, courses: int = 0) -> Iterator[Moodle]:
+    """Serve a Moodle whose cohorts are all synchronised into so many courses."""
+    ours, theirs = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_serve, args=(theirs, usernames, cost, courses))
+    process.start()
+    try:
+        url, accounts = ours.recv()
+        yield Moodle(url, accounts, ours)
+        ours.send(None)
+    finally:
+        process.join(10)
+        process.kill()
+
+
+def _serve(pipe: Connection, usernames: list[str], cost: Cost, courses: int) -> None:
+    moodle = SandboxMoodle(token=TOKEN, cost=cost)
+    accounts = dict(zip(usernames, moodle.add_users((name, name[1:]) for name in usernames), strict=True))
+    moodle.courses.update(dict.fromkeys(range(FIRST_COHORTS), courses))  # of cohorts that are still to come
+    site = _Site(moodle)
+    with moodle.serving() as url:
+        pipe.send((url, accounts))
+        while True:
+            if site.watching and not pipe.poll(WATCH_SECONDS):
+                site.look_again()
+            elif asked := pipe.recv():
+                what, *words = asked
+                pipe.send(getattr(site, what)(*words))
+            else:
+                return
+
+
+class _Site:
+    """What may be asked of a Moodle from another process: see `Moodle`."""
+
+    def __init__(self, moodle: SandboxMoodle) -> None:
+        self._moodle = moodle
+        self.memberships = moodle.memberships
+        self.watching = False
+        self._seen: Seen = {}
+        self._ended = 0
+
+    def watch(self) -> None:
+        self.watching = True
+
+    def look_again(self) -> None:
+        ended = sum(call.writes and not isnan(call.ended) for call in self._moodle.calls)
+        if ended != self._ended:
+            self._ended = ended
+            self.look()
+
+    def look(self) -> Seen:
+        now = time.time()
+        for cohort, members in self._moodle.memberships().items():
+            for name in members:
+                self._seen.setdefault((cohort, name), now)
+        return self._seen
+
+    def create(self, idnumber: str) -> int:
+        return self._moodle.create_cohort(name=idnumber, idnumber=idnumber)
+
+    def charge(self, cost: Cost) -> None:
+        self._moodle.cost = cost
+
+    def calls(self) -> list[tuple[float, float]]:
+        calls = [(call.started, call.ended) for call in self._moodle.calls]
+        self._moodle.calls.clear()
+        return calls
+
+    def disturb(self, changes: int) -> None:
+        random = Random(1)
+        members = {cohort.id: set(self._moodle.members(cohort.id)) for cohort in self._moodle.cohorts()}
+        pairs = [(cohort_id, user_id) for cohort_id, users in members.items() for user_id in sorted(users)]
+        for cohort_id, user_id in random.sample(pairs, changes // 2):
+            self._moodle.remove_member(cohort_id, user_id)
+        cohort_ids, user_ids, added = [*members], [*self._moodle.users], 0
+        while added < changes // 2:
+            cohort_id, user_id = random.choice(cohort_ids), random.choice(user_ids)
+            if user_id not in members[cohort_id]:
+                members[cohort_id].add(user_id)
+                self._moodle.add_member(cohort_id, user_id)
+                added += 1

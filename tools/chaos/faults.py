@@ -1,0 +1,12 @@
+"""Everything that goes wrong."""
+
+from tools.chaos import brokers, clocks, commands, ledgers, moodles, processes
+
+FAULTS = (
+    *processes.FAULTS,
+    *brokers.FAULTS,
+    *ledgers.FAULTS,
+    *moodles.FAULTS,
+    *clocks.FAULTS,
+    *commands.FAULTS,
+)

@@ -1,0 +1,89 @@
+"""The program `cohorts` as the campaign runs it: its delays are cut short, and it may be told to die, or a wrong time.
+
+The first argument is the orders, as JSON; the others are those of `cohorts`. The worker's code knows nothing of it.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from functools import wraps
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from typing import Any, TypedDict
+
+
+class Orders(TypedDict, total=False):
+    """What a process is to suffer."""
+
+    dies: tuple[str, str, int]
+    """A step as `module:function`, `before` or `after` it, and at which call of it: then the process kills itself."""
+    clock: str
+    """A file with the seconds by which the clock is wrong, which may change."""
+    trusts: str
+    """A file of certificates."""
+    uncut: bool
+    """Whether delays are as long as anywhere."""
+
+
+def command(orders: Orders) -> list[str]:
+    """Give the program and its first arguments for a process under these orders."""
+    return [sys.executable, "-P", __file__, json.dumps(orders)]
+
+
+def main() -> None:
+    """Obey, then be `cohorts`."""
+    orders: Orders = json.loads(sys.argv.pop(1))
+    if "trusts" in orders:
+        os.environ["SSL_CERT_FILE"] = orders["trusts"]
+    if "clock" in orders:  # before the worker is loaded, whose parts keep the function
+        _mistake_time(Path(orders["clock"]))
+    if not orders.get("uncut"):
+        _hurry()
+    if "dies" in orders:
+        _die(*orders["dies"])
+    sys.argv[0] = "cohorts"
+    import_module("worker.cli.main").main()
+
+
+def _hurry() -> None:
+    """Wait for seconds where the worker waits for minutes; what settings say is left to them."""
+    parts = ("app", "converge", "ledger.engine", "ledger.clock")
+    app, converge, engine, clock = (import_module(f"worker.{name}") for name in parts)
+    converge.UNAVAILABLE = converge.Patience(first=0.5, most=5.0)  # type: ignore[attr-defined] # any module
+    converge.DENIED_RETRY_SECONDS = converge.RETRY_AFTER_MOST_SECONDS = 5.0  # type: ignore[attr-defined]
+    converge.SIGHT_SECONDS = 2.0  # type: ignore[attr-defined]
+    engine.BUSY_SECONDS = 5  # type: ignore[attr-defined]
+    clock.APART_SECONDS = 3.0  # type: ignore[attr-defined]
+    app.TOPICS_SECONDS = 2.0  # type: ignore[attr-defined]
+
+
+def _mistake_time(file: Path) -> None:
+    right = time.time
+    time.time = lambda: right() + float(file.read_text())
+
+
+def _die(step: str, when: str, nth: int) -> None:
+    module, _, path = step.partition(":")
+    owner: Any = import_module(module)
+    *owners, name = path.split(".")
+    for each in owners:
+        owner = getattr(owner, each)
+    function, calls = getattr(owner, name), count(1)
+
+    @wraps(function)
+    def dying(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - any function
+        if next(calls) != nth:
+            return function(*args, **options)
+        if when == "after":
+            function(*args, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("dead")
+
+    setattr(owner, name, dying)
+
+
+if __name__ == "__main__":
+    main()

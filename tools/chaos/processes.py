@@ -1,0 +1,49 @@
+"""The worker is killed: anywhere, and at the steps where something is half done."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+from tools.chaos.campaign import Fault
+from tools.chaos.world import World
+
+STEPS: Mapping[str, tuple[str, str]] = {  # those that need free cohorts come first: the others keep them leased
+    "between Moodle's answer and its settling": ("worker.moodle.transport:Wire.write", "after"),
+    "in the ledger's transaction": ("worker.ledger.recorder:_advance", "after"),
+    "between the ledger's transaction and the offsets": ("worker.kafka:RecordConsumer.commit", "before"),
+    "between a dead letter and the ledger's transaction": ("worker.kafka:RecordProducer.send", "after"),
+    "before it has read anything": ("worker.kafka:RecordConsumer.poll", "before"),
+    "between claiming cohorts and anything else": ("worker.moodle.client:MoodleReader.users", "before"),
+    "between the intention and the call": ("worker.ledger.work_queue:Workbook.intend", "after"),
+    "between settling and giving the lease back": ("worker.ledger.work_queue:Workbook.release", "before"),
+}
+"""Where, and whether before or after that step."""
+BRIEF = [*STEPS][:4]
+
+
+@contextmanager
+def killed_at(world: World, step: str) -> Iterator[None]:
+    where, when = STEPS[step]
+    world.restart(dies=(where, when, 1))
+    yield
+    world.dies()
+
+
+@contextmanager
+def killed_at_random(world: World) -> Iterator[None]:
+    """Kill it once it has done a little more, whatever it is doing then."""
+
+    def done() -> int:
+        return len(world.moodle.calls) + sum(world.here.recorded().values()) // 5
+
+    enough = done() + world.random.randint(1, 15)
+    yield
+    world.eventually(lambda: done() >= enough)
+    world.worker.kill()
+    world.dies()
+
+
+FAULTS = (
+    Fault(name="SIGKILL at random", strike=killed_at_random),
+    *(Fault(name=f"SIGKILL {step}", strike=partial(killed_at, step=step), brief=step in BRIEF) for step in STEPS),
+)

@@ -1,0 +1,168 @@
+"""What must hold of each kind of input. A target takes the bytes of a case and raises when something doesn't hold."""
+
+import atexit
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from io import BytesIO
+from tempfile import TemporaryDirectory
+from zoneinfo import ZoneInfo
+
+from tests.support.builders import NOW, POLICY, UAI, recorder
+from tests.support.snapshots import LIMITS
+from tools.fuzz.moodle import moodle
+from worker import explain
+from worker.domain.errors import CohortsError, InvalidMessage, SnapshotRefused, SourceIncomplete
+from worker.domain.model import EnrolmentChange, Language, PersonNumbered, Received, Watched
+from worker.formats import Debezium
+from worker.formats.cloudevents import Format, Headers, Native, check_instants
+from worker.kafka import Record
+from worker.ledger import Ledger, student_view
+from worker.settings.sources import LdapSourceSettings
+from worker.snapshots import Terms
+from worker.snapshots.reader import newest
+from worker.sources import files
+from worker.sources.directory import known_again
+from worker.sources.supann import Supann
+from worker.sources.tables import CsvForm
+from worker.sources.watch import changes
+
+ZONE = ZoneInfo("Europe/Paris")
+TERMS = Terms(now=NOW, accepted=None, uais=frozenset({UAI}), years=frozenset({2026}), limits=LIMITS)
+TABLE = CsvForm(constants={"system": "apogee", "uai": UAI}, words={"status": {"E": "active"}})
+
+
+def message(case: bytes) -> tuple[bytes | None, Headers]:
+    """Read a case: lines of headers, an empty line, the value; without an empty line a tombstone."""
+    head, there, value = case.partition(b"\n\n")
+    lines = (line.partition(b":") for line in head.splitlines())
+    headers = tuple((name.decode(errors="replace"), text.strip()) for name, _, text in lines)
+    return value if there else None, headers
+
+
+def _sayable(error: CohortsError) -> None:
+    """An error is a sentence or some, which nothing in the input can forge."""
+    assert str(error)
+    assert str(error).replace("\n", "").isprintable()
+
+
+def messages(case: bytes) -> None:
+    """Read a message of the contract: it is a change that can be recorded and explained, or a dead letter."""
+    value, headers = message(case)
+    _read(Native(), value, headers)
+
+
+def debezium(case: bytes) -> None:
+    """Read a message of change capture: it is changes that can be recorded, or none, or a dead letter."""
+    _read(Debezium(UAI), case, ())
+
+
+def _read(form: Format, value: bytes | None, headers: Headers) -> None:
+    letter = form.letter(value)
+    assert letter is None or len(letter) <= max(100, 2 * len(value or b""))
+    try:
+        said = form.read(value=value, headers=headers, origin="enrolments[0]@1")
+        check_instants(said, NOW)
+    except InvalidMessage as error:
+        _sayable(error)
+        return
+    counts = recorder(_ledger()).record([Received(change=change, published_at=NOW) for change in said], now=NOW)
+    assert counts.applied + counts.stale + counts.waiting + counts.tombstone >= len(said)
+    for change in said:
+        if isinstance(change, EnrolmentChange | PersonNumbered):
+            _explained(_ledger(), change.student_id)
+
+
+def _explained(ledger: Ledger, student: str) -> None:
+    told = explain.explain(student_view.read(ledger, POLICY, student), POLICY, now=NOW)
+    for language in Language:
+        assert explain.render(told, language, ZONE)
+
+
+@cache
+def _ledger() -> Ledger:
+    """Open one for as long as the process lasts: what came before must not matter."""
+    directory = TemporaryDirectory(prefix="cohorts-fuzz-")
+    ledger = Ledger(f"sqlite:///{directory.name}/ledger.db")
+    atexit.register(directory.cleanup)
+    atexit.register(ledger.close)
+    return ledger
+
+
+def entries(case: bytes) -> None:
+    """Read an entry of a directory, `attribute: value` a line: its student is told, unknown or counted."""
+    lines = [line.partition(b":") for line in case.split(b"\n") if line.strip()]
+    attributes: dict[str, tuple[str, ...]] = {}
+    for name, _, text in lines:
+        attribute = name.decode(errors="replace").strip().lower()
+        attributes[attribute] = (*attributes.get(attribute, ()), str(text.strip(), "utf-8", "surrogateescape"))
+    for composite in ("supannEtuInscription", ""):
+        habits = LdapSourceSettings(
+            kind="ldap", uri="ldaps://ldap.example.fr", base="dc=example,dc=fr",
+            composite=composite, etape_separator="_", component_prefix="HS_",
+        )  # fmt: skip
+        told = Supann(habits, uai=UAI, uais=frozenset({UAI})).tell(attributes)
+        assert len(told.rows) + len(told.unknown) + told.left_out.total() or "supannetuid" in attributes
+        try:
+            known = known_again(attributes)
+            changes.instant(known.csn)
+        except SourceIncomplete as error:
+            _sayable(error)
+            continue
+        entry = Watched(
+            uuid=known.uuid, csn=known.csn, terms="", version=0,
+            student_id=told.rows[0].student.student_id if told.rows else None, rows=changes.written(told.rows),
+        )  # fmt: skip
+        new = changes.changes({}, {"1": entry}, highest=1, at=NOW, years=frozenset({2026}))
+        assert len(new.told) == len(told.rows)
+        for change in new.told:
+            key, said = changes.message("directory", change)
+            assert key.decode() == told.rows[0].student.student_id
+            Native().read(value=said, headers=(), origin="enrolments[0]@1")
+
+
+def rows(case: bytes) -> None:
+    """Read a file of rows: every line is a row, or the file is refused."""
+    for form in (CsvForm(), TABLE):
+        try:
+            told = list(files.read(BytesIO(case), form))
+        except SourceIncomplete as error:
+            _sayable(error)
+            continue
+        if b'"' not in case and b"\r" not in case:  # no cell that goes over several lines
+            lines = [line for line in case.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line]
+            trailers = sum(line.startswith(b"#rows") for line in lines)
+            assert len(told) == max(0, len(lines) - 1 - trailers)
+
+
+def snapshots(case: bytes) -> None:
+    """Read a topic, a message a line after the number of its partition: a snapshot, or reasons why there is none."""
+    records = []
+    offsets: Counter[int] = Counter()
+    for line in case.split(b"\n"):
+        number, _, value = line.partition(b" ")
+        partition = int(number) if number in {b"0", b"1", b"2"} else 0
+        records.append(
+            Record(
+                topic="snapshots", partition=partition, offset=offsets[partition], key=None, value=value, headers=(),
+                timestamp=NOW,
+            )
+        )  # fmt: skip
+        offsets[partition] += 1
+    try:
+        found = newest(lambda: records, dict, TERMS)
+    except SnapshotRefused as refused:
+        _sayable(refused)
+        return
+    told = len(found.rows) + len(found.unknown.students) + len(found.unknown.enrolments)
+    assert 0 < told <= len(records)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "messages": messages,
+    "debezium": debezium,
+    "entries": entries,
+    "rows": rows,
+    "snapshots": snapshots,
+    "moodle": moodle,
+}

@@ -1,5 +1,0 @@
-"""Change capture from APOGÉE: the envelopes of Debezium as an input format of topics."""
-
-from worker.capture.debezium import Debezium
-
-__all__ = ["Debezium"]

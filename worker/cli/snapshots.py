@@ -1,0 +1,158 @@
+"""The commands of snapshots: publish, show."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, track
+from rich.table import Table
+
+from schemas import SnapshotRow
+from worker import snapshots
+from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, out, say, say_json
+from worker.domain.errors import SettingsError
+from worker.domain.model import SnapshotScope
+from worker.runtime import build
+from worker.settings.root import load
+from worker.snapshots import Image
+from worker.sources.files import FileSource
+from worker.sources.tables import CsvForm
+
+SAMPLE = 12
+"""Étapes that a dry run names."""
+
+snapshot = typer.Typer(no_args_is_help=True, help="Complete images of all enrolments, on their topic.")
+
+
+def _instant(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text} is no time; write it as 2026-09-01T01:00:00+02:00") from None
+    if at.tzinfo is None:
+        raise typer.BadParameter(f"{text} has no offset from UTC; add it, as in {text}+02:00")
+    if at > datetime.now(UTC):
+        raise typer.BadParameter(f"{text} is yet to come")
+    return at
+
+
+@snapshot.command()
+def publish(
+    file: Annotated[
+        Path | None, typer.Argument(help="JSON lines or CSV, one enrolment a row; - is the standard input.")
+    ] = None,
+    *,
+    source: Annotated[str | None, typer.Option("--from", help="A source of the settings, in place of a file.")] = None,
+    taken_at: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=_instant,
+            metavar="TIME",
+            help="When the file began to be made, e.g. `date -Iseconds`. A directory or a database is read now.",
+        ),
+    ] = None,
+    path: ConfigOption = DEFAULT_CONFIG,
+    years: Annotated[
+        list[int] | None, typer.Option(help="Academic years that it is complete for [default: active_years].")
+    ] = None,
+    uai: Annotated[
+        list[str] | None,
+        typer.Option(help="Universities that it is complete for [default: uais]."),
+    ] = None,
+    etapes: Annotated[
+        list[str] | None, typer.Option(help="Étapes (globs) that it is complete for [default: all].")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=0, help="How many rows the file must have.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and count everything, send nothing.")] = False,
+) -> None:
+    """Publish a source as a snapshot of all enrolments, unless it isn't whole: then nothing is sent."""
+    settings = load(path)
+    scope = SnapshotScope(
+        uais=frozenset(uai) if uai else build.uais_of(settings, source),
+        academic_years=frozenset(years or settings.active_years),
+        etapes=tuple(etapes) if etapes else None,
+    )
+    if (file is None) == (source is None):
+        raise SettingsError("name a file, or a source with --from")
+    origin = FileSource(file, CsvForm(), expected=count) if file else build.source(settings, source or "", count)
+    if isinstance(origin, FileSource) != (taken_at is not None):
+        raise SettingsError("--taken-at says when a file began to be made, and a file needs it; others are read now")
+    taken_at = taken_at or datetime.now(UTC)
+    left_out: Counter[str] = Counter()
+    topic = settings.kafka.snapshots
+    publisher = None if dry_run else snapshots.Publisher(settings.kafka.properties(), topic)
+    with snapshots.collected(_counted(origin.read(scope, left_out)), scope) as image:
+        if publisher is None:
+            _show(image)
+            say(f"{_said(image, left_out)}: whole, and not sent")
+            return
+        snapshot_id = snapshots.new_id(image.system, taken_at)
+        publisher.publish(
+            image,
+            snapshot_id=snapshot_id,
+            taken_at=taken_at,
+            progress=lambda rows: track(rows, topic, total=len(image), disable=not out.is_terminal),
+        )
+    say(f"{_said(image, left_out)}: published to {topic} over {publisher.partitions} partitions as {snapshot_id}")
+
+
+def _counted(rows: Iterable[SnapshotRow]) -> Iterator[SnapshotRow]:
+    """Show on a terminal how many rows have been read: how many there will be, nobody knows."""
+    columns = SpinnerColumn(), TextColumn("reading"), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, disable=not out.is_terminal, transient=True) as progress:
+        yield from progress.track(rows, total=None)
+
+
+def _said(image: Image, left_out: Counter[str]) -> str:
+    shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(image.rows_by_year.items()))
+    said = f"{image.rows} enrolments ({shown}), {image.repeated} of them told twice"
+    for reasons, what in ((image.unknown, "unknown, which stay as they were"), (left_out, "left out")):
+        if reasons:
+            counts = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
+            said += f", {reasons.total()} {what} ({counts})"
+    return said
+
+
+def _show(image: Image) -> None:
+    """Show enrolments by component and year, and a sample of codes from the largest étape to the smallest."""
+    years = sorted(image.rows_by_year)
+    table = Table("component", *map(str, years))
+    for component in sorted({component for _, component in image.components}):
+        table.add_row(escape(component) or "not said", *(str(image.components[year, component]) for year in years))
+    out.print(table)
+    ranked = image.etapes.most_common()
+    sample = ranked[:: max(1, len(ranked) // SAMPLE)][:SAMPLE]
+    say(f"{len(ranked)} étapes, such as " + ", ".join(f"{code} ({number})" for code, number in sample))
+
+
+@snapshot.command()
+def show(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Judge the snapshots on the topic, whatever was accepted before: the newest whole one, or why there is none."""
+    settings = load(path)
+    found = build.latest_snapshot(settings)(time.time(), None)
+    summary = found.accepted()
+    if as_json:
+        say_json(
+            {
+                "id": found.id,
+                "taken_at": found.taken_at,
+                "system": found.system,
+                "rows_by_year": summary.rows_by_year,
+                "unknown": len(found.unknown),
+                "passed_over": [asdict(refusal) for refusal in found.passed_over],
+                "ignored": found.ignored,
+            }
+        )
+        return
+    for refusal in found.passed_over:
+        say(f"passed over: {refusal}")
+    shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(summary.rows_by_year.items()))
+    untold = f", {len(found.unknown)} unknown" if found.unknown else ""
+    taken = ago(time.time() - found.taken_at)
+    say(f"{found.id}: whole, {len(found.rows)} enrolments ({shown}){untold}, taken {taken} ago")

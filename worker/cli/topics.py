@@ -1,0 +1,63 @@
+"""The commands about topics: create, acls."""
+
+from typing import Annotated
+
+import typer
+
+from worker import kafka
+from worker.cli.base import DEFAULT_CONFIG, ConfigOption, say
+from worker.runtime.topics import definitions, rights, shortcomings, uses
+from worker.settings.root import load
+
+topics = typer.Typer(no_args_is_help=True, help="The topics in Kafka, and the rights on them.")
+
+
+@topics.command()
+def create(
+    path: ConfigOption = DEFAULT_CONFIG,
+    partitions: Annotated[
+        int, typer.Option(min=1, help="Partitions of topics of messages: as many as you may ever run workers.")
+    ] = 6,
+    replicas: Annotated[
+        int, typer.Option(min=-1, help="Copies of each partition; -1 is the cluster's default, 3 is usual.")
+    ] = -1,
+) -> None:
+    """Create the topics of the settings that are missing, but for change capture's, which its connector creates.
+
+    Those that exist stay as they are, and are judged.
+    """
+    loaded = load(path)
+    settings, several = loaded.kafka, loaded.ledger.serves_several
+    wanted = definitions(settings, partitions=partitions, replicas=replicas)
+    created = kafka.create_topics(settings.properties(), wanted)
+    there = kafka.describe(settings.properties(), uses(settings).keys() - created).topics
+    found = kafka.topic_settings(settings.properties(), there)
+    for name, use in uses(settings).items():
+        if name in created:
+            days = int(wanted[name].settings["retention.ms"]) // 86_400_000
+            say(f"{name}: created, {wanted[name].partitions} partition(s), {use} kept for {days} days")
+        elif name not in there:
+            say(f"{name}: isn't there; the connector of change capture creates it")
+        else:
+            say(f"{name}: is there, {there[name].partitions} partition(s)")
+            for sentence in shortcomings(use, there[name], found[name], several=several):
+                say(f"{name}: {sentence}")
+
+
+@topics.command()
+def acls(
+    principal: Annotated[str, typer.Option(help="Who gets the rights.")] = "User:cohorts",
+    path: ConfigOption = DEFAULT_CONFIG,
+    command: Annotated[str | None, typer.Option(help="Only those of this command, e.g. `run`.")] = None,
+) -> None:
+    """Print the rights that each command needs, as arguments of Kafka's own kafka-acls.sh."""
+    needed = rights(load(path).kafka)
+    for commands, some in needed.items():
+        if command is not None and command not in commands.split(", "):
+            continue
+        say(f"# cohorts {commands}")
+        for right in some:
+            say(
+                f"kafka-acls.sh --bootstrap-server … --add --allow-principal {principal} "
+                f"--operation {right.operation} --{right.kind} {right.name}"
+            )

@@ -1,0 +1,44 @@
+"""The command that watches a directory."""
+
+from typing import Annotated
+
+import typer
+
+from worker import telemetry
+from worker.cli.base import DEFAULT_CONFIG, ConfigOption, opened, say
+from worker.runtime import build, watch_process
+from worker.settings.root import load
+from worker.sources.watch import Look
+
+PORT = 9465
+
+watching = typer.Typer()
+
+
+@watching.command()
+def watch(
+    name: Annotated[str, typer.Argument(help="A directory among the sources of the settings.")],
+    *,
+    path: ConfigOption = DEFAULT_CONFIG,
+    once: Annotated[bool, typer.Option("--once", help="Look once and say what was told.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics, /livez and /readyz.")] = PORT,
+    level: Annotated[str, typer.Option("--log", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Tell a directory's changes as messages on the topic, within a minute, until SIGTERM.
+
+    The first look tells everything. Whoever is gone from the branch, or moved to another one, has left.
+    """
+    settings = load(path)
+    with opened(settings) as ledger:
+        watched = build.watch(settings, ledger, name)
+        if once:
+            say(_said(watched.look()))
+            return
+        telemetry.configure_logging(level)
+        watch_process.watching(watched, host=settings.web.host, port=port)
+
+
+def _said(found: Look) -> str:
+    told = ", ".join(f"{number} {kind}" for kind, number in sorted(found.told.items())) or "nothing"
+    missed = f", {found.missed} missed, who have left if the next look misses them too" if found.missed else ""
+    return f"{found.entries} entries, {found.read} of them new or changed{missed}; told: {told}"

@@ -1,0 +1,162 @@
+"""A report as a page for the people of digital learning: one HTML file that needs nothing else, in two languages.
+
+The sentences are in `templates/fr.jinja` and `templates/en.jinja`, the layout in `report.html` and `platform.html`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+from functools import cache
+from zoneinfo import ZoneInfo
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from worker.domain.model import Drift, Instant, Language, RunState
+from worker.domain.report import PlatformReport, Report
+from worker.domain.sanitize import printable
+
+_NBSP, _NARROW_NBSP = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
+
+
+class Tone(StrEnum):
+    """How the page looks at a glance."""
+
+    GOOD = "good"
+    ATTENTION = "attention"
+    """A person has to decide or mend something; nothing is in danger."""
+    BAD = "bad"
+    """Nothing was done, or the protection of memberships isn't what it must be."""
+    RUNNING = "running"
+
+
+class Task(StrEnum):
+    """What waits for a person, the most urgent first."""
+
+    OURS = "ours"
+    """Our journal has entries about a cohort that isn't ours: this must never be."""
+    GUARD_OFF = "guard_off"
+    REFUSED = "refused"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    UNREAD = "unread"
+    """A platform could not be read, or not at the end."""
+    HELD = "held"
+    """Removals are held."""
+
+
+_LOUD = frozenset({Task.OURS, Task.GUARD_OFF, Task.REFUSED, Task.FAILED, Task.ABANDONED})
+_OF_STATES = {RunState.REFUSED: Task.REFUSED, RunState.FAILED: Task.FAILED, RunState.ABANDONED: Task.ABANDONED}
+_ENDED = frozenset({RunState.DONE, RunState.PARTIAL})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A task, and the platform where it waits unless it concerns the whole run."""
+
+    task: Task
+    platform: PlatformReport | None = None
+
+    @property
+    def loud(self) -> bool:
+        """Whether it is said in red."""
+        return self.task in _LOUD
+
+
+def waiting(report: Report) -> list[Waiting]:
+    """Give what waits for a person, the most urgent first."""
+    order = list(Task)
+    return sorted(_waiting(report), key=lambda item: order.index(item.task))
+
+
+def _waiting(report: Report) -> Iterator[Waiting]:
+    if report.state in _OF_STATES:
+        yield Waiting(task=_OF_STATES[report.state])
+    for platform in report.platforms:
+        if any(change.journalled for change in platform.foreign_changes):
+            yield Waiting(task=Task.OURS, platform=platform)
+        if platform.guard is not None and not platform.guard.enabled:
+            yield Waiting(task=Task.GUARD_OFF, platform=platform)
+        if platform.error is not None:
+            yield Waiting(task=Task.UNREAD, platform=platform)
+        if platform.held:
+            yield Waiting(task=Task.HELD, platform=platform)
+
+
+def tone(report: Report) -> Tone:
+    """Say how the night went, at a glance."""
+    tasks = waiting(report)
+    if any(item.loud for item in tasks):
+        return Tone.BAD
+    if report.state is RunState.RUNNING:
+        return Tone.RUNNING
+    return Tone.ATTENTION if tasks or report.state is RunState.PARTIAL else Tone.GOOD
+
+
+def proven(report: Report, platform: PlatformReport) -> bool:
+    """Whether the cohorts that aren't ours were compared before and after the run."""
+    return report.state in _ENDED and platform.read and platform.error is None
+
+
+def render(report: Report, language: Language, zone: ZoneInfo) -> str:
+    """Give the page as HTML. It shows instants by the clock of `zone`, and loads nothing from anywhere."""
+
+    def local(instant: Instant) -> datetime:
+        return datetime.fromtimestamp(instant, zone)
+
+    return (
+        _environment(language)
+        .get_template("report.html")
+        .render(
+            report=report,
+            language=language,
+            zone=zone.key,
+            night=None if report.night is None else date.fromisoformat(report.night),
+            tasks=waiting(report),
+            tone=tone(report),
+            drifts=list(Drift),
+            local=local,
+            proven=proven,
+        )
+    )
+
+
+@cache
+def _environment(language: Language) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("worker.console"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # markup of ours is no mere text
+    )
+    french = language is Language.FR
+
+    def number(value: float) -> str:
+        text = f"{value:,.1f}".removesuffix(".0")
+        return text.replace(",", _NARROW_NBSP).replace(".", ",") if french else text
+
+    def percent(value: float) -> str:
+        return f"{number(value)}{_NBSP if french else ''}%"
+
+    def count(value: int, one: str, many: str) -> str:
+        singular = value < 2 if french else value == 1  # noqa: PLR2004 - French counts 0 and 1 in the singular
+        return f"{number(value)}{_NBSP}{one if singular else many}"
+
+    environment.filters.update(number=number, percent=percent, count=count, duration=_duration)
+    return environment
+
+
+def _duration(seconds: float) -> str:
+    """A length of time to two units, the same in both languages: `42 s`, `11 min 04 s`, `4 h 12 min`."""
+    whole = round(seconds)
+    minutes, hours = whole // 60, whole // 3600
+    if hours:
+        shown = f"{hours} h {minutes % 60:02d} min"
+    elif minutes:
+        shown = f"{minutes} min {whole % 60:02d} s"
+    else:
+        shown = f"{whole} s"
+    return shown.replace(" ", _NBSP)

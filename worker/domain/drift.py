@@ -1,0 +1,113 @@
+"""What a reading of Moodle says of one cohort's members, against what we left there. Pure: no I/O, no clock."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from worker.domain.model import Drift, Instant
+
+
+class Known(NamedTuple):
+    """A membership as the ledger has it; the names are those of its columns, in the order in which they are read."""
+
+    student_id: str
+    desired: bool
+    observed: bool | None
+    observed_at: Instant
+    user_id: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A membership of which the reading says something new; `drift` when no message had announced it."""
+
+    student_id: str
+    present: bool
+    user_id: int | None
+    drift: Drift | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What a reading brings of one cohort."""
+
+    seen: tuple[Seen, ...]
+    extras: tuple[tuple[str, int], ...]
+    """Members whom we know and who were never desired there: student id and account."""
+    strangers: tuple[int, ...]
+    """Accounts of members whom we can't tie to a student."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class People:
+    """Who is who on a platform."""
+
+    accounts: Mapping[str, int]
+    """Accounts by student."""
+    students: Mapping[int, str]
+    """Students by account; of merged numbers, the one that lives on."""
+    gone: AbstractSet[int]
+    """Accounts that we knew and that were deleted."""
+
+
+def compare(
+    known: Iterable[Known], members: AbstractSet[int], people: People, *, at: Instant, in_flight: bool
+) -> Sight:
+    """Compare one cohort. `at` is when the reading began: what was learnt since is newer, and stays.
+
+    `in_flight` says that somebody holds the cohort's lease, so a membership of unknown outcome may be in a call.
+    """
+    here = {people.students[user_id]: user_id for user_id in sorted(members & people.students.keys())}
+    rows = [(row, _account(row, members, here, people)) for row in known]
+    staying = {user_id for row, user_id in rows if row.desired}
+    tied = {user_id for _, user_id in rows}
+    noted = {row.student_id for row, _ in rows}
+
+    def seen() -> Iterator[Seen]:
+        for row, user_id in rows:
+            present = user_id in members
+            unsure = row.observed is None and in_flight
+            as_left = present is row.observed and (user_id == row.user_id or not present)
+            if as_left or row.observed_at > at or unsure:
+                continue
+            if present and not row.desired and user_id in staying:
+                continue  # the account stays for another student number of the same person
+            gone = user_id in people.gone
+            yield Seen(
+                student_id=row.student_id,
+                present=present,
+                user_id=user_id if present or (row.desired and not gone) else None,
+                drift=_drift(row, present=present, gone=gone),
+            )
+
+    # A second account of somebody whose membership is noted is no reason to end that membership.
+    unknown = sorted(user_id for user_id in members - tied if people.students.get(user_id) not in noted)
+    return Sight(
+        seen=tuple(seen()),
+        extras=tuple((people.students[user_id], user_id) for user_id in unknown if user_id in people.students),
+        strangers=tuple(user_id for user_id in unknown if user_id not in people.students),
+    )
+
+
+def _account(row: Known, members: AbstractSet[int], here: Mapping[str, int], people: People) -> int | None:
+    """Give the account that stands for a membership: one that is there, or else the one it was given to.
+
+    An account that was made anew takes the place of the one that the membership was given to. That of a former number
+    doesn't stand for a student who is to be there and has an account of their own.
+    """
+    if row.user_id in members:
+        return row.user_id
+    known = [user_id for user_id in (row.user_id, people.accounts.get(row.student_id)) if user_id is not None]
+    if row.student_id in here and not (row.desired and known):
+        known.append(here[row.student_id])
+    return next((user_id for user_id in known if user_id in members), known[0] if known else None)
+
+
+def _drift(row: Known, *, present: bool, gone: bool) -> Drift | None:
+    """Name the drift; None when Moodle has come nearer to what is desired, or nothing certain and other was known."""
+    if row.observed in {None, present} or present == row.desired:
+        return None
+    if present:
+        return Drift.EXTRA
+    return Drift.GONE_ACCOUNT if gone else Drift.MISSING

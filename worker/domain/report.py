@@ -1,0 +1,140 @@
+"""What a reconciliation found and did: the values of a report. Pure; `page` shows one to a person.
+
+Instants are seconds since the epoch (UTC). A report holds codes and counts, and no student.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pydantic import TypeAdapter
+
+from worker.domain.errors import Refusal
+from worker.domain.model import Drift, Instant, RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotReport:
+    """The snapshot that was accepted, and what it changed."""
+
+    id: str
+    taken_at: Instant
+    system: str
+    rows: int
+    rows_by_year: Mapping[int, int]
+    unknown: int
+    """Students and enrolments that its source could not tell: they stay as they were."""
+    applied: int
+    """Enrolments of which it told something new."""
+    ended: int
+    """Enrolments that ended by being absent from it."""
+    memberships: int
+    """Memberships whose desired state it changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardReport:
+    """What the guard saw of the removals of one platform, also when it passed."""
+
+    enabled: bool
+    memberships: int
+    """Members of our cohorts, before the removals of the last 24 h."""
+    removed: int
+    """Removals of the last 24 h that no person approved."""
+    pending: int
+    """Removals that wait to be applied, held ones aside."""
+    held: int
+    platform_limit: int
+    """Removals that are allowed in 24 h."""
+    worst_cohort: str | None
+    """The cohort that loses the largest share, of those that lose anybody."""
+    worst_percent: float
+    """That share, 0 to 100."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortReport:
+    """What happened to one cohort; cohorts to which nothing did are not listed."""
+
+    idnumber: str
+    added: int = 0
+    removed: int = 0
+    waiting: int = 0
+    """Gaps that were left: to be applied soon, or tried again."""
+    held: int = 0
+    parked: int = 0
+    strangers: int = 0
+    """Members whom we can't tie to a student."""
+    drift: Mapping[Drift, int] = field(default_factory=dict)
+
+
+class ForeignEvent(StrEnum):
+    """What happened to a cohort that isn't ours."""
+
+    CREATED = "created"
+    DELETED = "deleted"
+    MEMBERS = "members"
+    """Its members changed, and perhaps its name."""
+    NAME = "name"
+    """Its name or idnumber changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignChange:
+    """A cohort that isn't ours and changed while the run went on; by others, as the journal proves."""
+
+    moodle_id: int
+    idnumber: str
+    what: ForeignEvent
+    journalled: int
+    """Entries of our journal about it during the run: always 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformReport:
+    """What was found and done on one platform."""
+
+    name: str
+    mode: str
+    error: str | None = None
+    """Why it could not be read, or, with `read`, why its foreign cohorts could not be looked at again at the end."""
+    read: bool = False
+    """Whether Moodle was read; a manual platform without a token isn't."""
+    cohorts: int = 0
+    """Cohorts of ours."""
+    members: int = 0
+    """Members that Moodle showed in them."""
+    drift: Mapping[Drift, int] = field(default_factory=dict)
+    strangers: int = 0
+    strangers_removed: bool = False
+    """Whether strangers are to be removed, rather than kept and reported."""
+    guard: GuardReport | None = None
+    added: int = 0
+    removed: int = 0
+    waiting: int = 0
+    held: int = 0
+    parked: int = 0
+    foreign: int = 0
+    """Cohorts that aren't ours."""
+    foreign_changes: tuple[ForeignChange, ...] = ()
+    details: tuple[CohortReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One reconciliation."""
+
+    run: int
+    state: RunState
+    night: str | None
+    started_at: Instant
+    ended_at: Instant | None
+    snapshot: SnapshotReport | None = None
+    refusals: tuple[Refusal, ...] = ()
+    """Why newer snapshots were passed over, or none was accepted."""
+    error: str | None = None
+    platforms: tuple[PlatformReport, ...] = ()
+
+
+REPORTS: TypeAdapter[Report] = TypeAdapter(Report)
+"""A report to JSON and back: `REPORTS.dump_json(report)`, `REPORTS.validate_json(text)`."""

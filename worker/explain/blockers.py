@@ -1,0 +1,132 @@
+"""What keeps a membership from being as it must be, and what happens next. Pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from worker.domain.model import OF_ACCOUNTS, Cause, CohortState, Instant, Limit, PlatformState, Reason
+from worker.domain.rules import Mode, PlatformPolicy
+from worker.explain.findings import Finding, Why, found
+from worker.ledger.student_view import AccountFact, CohortFact, Decision, MembershipFact, PlatformFact
+
+_A_PERSON_MUST = {Why.FOREIGN_COHORT, Why.OBSERVE, Why.HELD_COHORT, Why.HELD_PLATFORM}
+"""While one of these holds, nothing happens by itself."""
+_OF_ACCOUNTS = {Why(reason) for reason in OF_ACCOUNTS}
+_DOWN = {
+    PlatformState.UNAVAILABLE.value: Why.PLATFORM_UNAVAILABLE,
+    PlatformState.DENIED.value: Why.PLATFORM_DENIED,
+}
+_HELD = {Limit.COHORT.value: Why.HELD_COHORT, Limit.PLATFORM.value: Why.HELD_PLATFORM}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A membership that isn't as it must be, with all that it depends on."""
+
+    policy: PlatformPolicy
+    cohort: CohortFact
+    row: MembershipFact
+    platform: PlatformFact | None
+    account: AccountFact
+    decision: Decision | None
+    """What a person decided about its removal."""
+
+
+def holds(gap: Gap, now: Instant) -> Iterator[Finding]:
+    """Say everything that it waits for; when that is nothing, that it is to be done now."""
+    seen = False
+    for source in (_ownership(gap), _guard(gap, now), _platform(gap), _item(gap), _cohort(gap, now), _delay(gap, now)):
+        for finding in source:
+            seen = seen or finding.code not in {Why.APPROVED, Why.COHORT_TO_CREATE}
+            yield finding
+    if not seen:
+        yield found(Why.READY)
+
+
+def what_next(gap: Gap, held_by: Sequence[Finding], now: Instant) -> Iterator[Finding]:
+    """Say when it is tried next and when it was promised, unless it is for a person to decide."""
+    codes = {finding.code for finding in held_by}
+    if codes & _A_PERSON_MUST:
+        return
+    at = max(gap.row.next_attempt_at, gap.cohort.next_attempt_at, gap.cohort.lease_until)
+    if gap.platform is not None:
+        at = max(at, gap.platform.next_attempt_at)
+    if at > now:
+        yield found(Why.NEXT_ATTEMPT, at=at)
+    if gap.row.due_by > now:
+        yield found(Why.DUE_BY, at=gap.row.due_by)
+    elif not codes & _OF_ACCOUNTS:  # without an account there is nothing that could have been done
+        yield found(Why.OVERDUE, at=gap.row.due_by)
+
+
+def _ownership(gap: Gap) -> Iterator[Finding]:
+    if gap.cohort.state == CohortState.FOREIGN:
+        yield found(Why.FOREIGN_COHORT, platform=gap.cohort.platform, cohort=gap.cohort.idnumber)
+    if gap.policy.mode is Mode.OBSERVE:
+        yield found(Why.OBSERVE, platform=gap.cohort.platform)
+
+
+def _guard(gap: Gap, now: Instant) -> Iterator[Finding]:
+    row = gap.row
+    if row.desired:
+        return
+    if row.approved is not None:
+        by = gap.decision.decided_by if gap.decision is not None else None
+        expired = (row.approved_until or 0.0) <= now
+        code = Why.APPROVAL_EXPIRED if expired else Why.APPROVED
+        yield found(code, hash=row.approved, by=by, until=row.approved_until)
+        if not expired:
+            return
+    if row.held is not None:
+        yield found(_HELD[row.held])
+
+
+def _platform(gap: Gap) -> Iterator[Finding]:
+    state = gap.platform
+    if state is not None and state.state in _DOWN:
+        yield found(
+            _DOWN[state.state],
+            platform=state.name,
+            since=state.since,
+            error=state.code,
+            sentence=state.sentence,
+        )
+
+
+def _item(gap: Gap) -> Iterator[Finding]:
+    """Say what became of the last attempt."""
+    row, account = gap.row, gap.account
+    field = gap.policy.account_field.value
+    if row.reason in OF_ACCOUNTS:
+        yield found(
+            Why(row.reason),
+            platform=gap.cohort.platform,
+            field=field,
+            key=account.key,
+            looked_up_at=account.looked_up_at,
+        )
+    elif row.reason == Reason.TIMEOUT:
+        yield found(Why.TIMEOUT)
+    elif row.reason is not None and row.reason != Reason.OBSERVE:
+        yield found(Why.REFUSED, error=row.reason, attempts=row.attempts)
+
+
+def _cohort(gap: Gap, now: Instant) -> Iterator[Finding]:
+    cohort = gap.cohort
+    if cohort.state == CohortState.WANTED and gap.row.desired:
+        refused = cohort.attempts > 0
+        yield found(Why.COHORT_REFUSED, attempts=cohort.attempts) if refused else found(Why.COHORT_TO_CREATE)
+    if cohort.lease_until > now:
+        code = Why.COHORT_RESTING if cohort.lease_holder is None else Why.COHORT_BUSY
+        yield found(code, until=cohort.lease_until)
+
+
+def _delay(gap: Gap, now: Instant) -> Iterator[Finding]:
+    row = gap.row
+    if row.reason is not None or row.next_attempt_at <= now:
+        return
+    if row.desired:
+        yield found(Why.WAITING_ADDITION)
+    elif row.cause == Cause.YEAR_CLOSED:
+        yield found(Why.WAITING_GRACE)
+    else:
+        yield found(Why.WAITING_REMOVAL)

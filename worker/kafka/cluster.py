@@ -1,0 +1,138 @@
+"""The cluster and its topics: what there is, and what is to be created."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined] # its stubs forget to export it
+from confluent_kafka.cimpl import NewTopic
+
+from worker.domain.errors import BrokerError
+from worker.kafka.librdkafka import ABSENCE, REQUEST_SECONDS, Properties, broker_error, translated
+
+LISTED_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """A topic as the cluster describes it; `id` changes when it is deleted and created again.
+
+    `id` is None where the broker cannot say (the embedded one, Kafka before 2.8).
+    """
+
+    partitions: int
+    id: str | None
+    replicas: int = 1
+    """Copies that each partition has, at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicDefinition:
+    """A topic as it is to be created; what isn't said is as the cluster has it."""
+
+    partitions: int
+    replicas: int = -1  # the cluster's default
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Kafka's topic-level settings, e.g. `retention.ms`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """What answers at bootstrap.servers; a topic that does not exist is missing from `topics`."""
+
+    id: str
+    brokers: int
+    topics: Mapping[str, Topic]
+
+
+def describe(properties: Properties, topics: Iterable[str] = ()) -> Cluster:
+    """Ask the cluster who it is and which of these topics it has; raises BrokerError when it does not say."""
+    troubles: list[KafkaError] = []
+    admin = _admin({**properties, "error_cb": troubles.append})
+    try:
+        metadata = admin.list_topics(timeout=REQUEST_SECONDS)
+    except KafkaException as exception:
+        admin.poll(0)  # hands over what librdkafka met: the first trouble tells more than the time-out
+        raise broker_error("Kafka does not answer", [*troubles, exception.args[0]][0]) from exception
+    present = {name: metadata.topics[name].partitions for name in topics if name in metadata.topics}
+    ids = {}
+    if present and metadata.controller_id in metadata.brokers:  # not so in the embedded one, which has no ids
+        with translated("Kafka does not describe its topics"):
+            answers = admin.describe_topics(TopicCollection(list(present)), request_timeout=REQUEST_SECONDS)
+            ids = {name: str(answer.result().topic_id) for name, answer in answers.items()}
+    return Cluster(
+        id=cast("str", metadata.cluster_id),
+        brokers=len(metadata.brokers),
+        topics={
+            name: Topic(
+                partitions=len(partitions),
+                id=ids.get(name),
+                replicas=min((len(partition.replicas) for partition in partitions.values()), default=0),
+            )
+            for name, partitions in present.items()
+        },
+    )
+
+
+def create_topics(properties: Properties, definitions: Mapping[str, TopicDefinition]) -> frozenset[str]:
+    """Create the topics that are missing, wait until Kafka lists them, and give their names.
+
+    Those that exist stay as they are. Raises BrokerError when Kafka refuses, or lists one not within 60 s.
+    """
+    missing = definitions.keys() - describe(properties, definitions).topics.keys()
+    if not missing:
+        return frozenset()
+    admin = _admin(properties)  # kept until the answers are there, which its end would cancel
+    wanted = [
+        NewTopic(name, found.partitions, replication_factor=found.replicas, config=dict(found.settings))
+        for name, found in definitions.items()
+        if name in missing
+    ]
+    created = set()
+    for name, answer in admin.create_topics(wanted, request_timeout=REQUEST_SECONDS).items():
+        error = answer.exception()
+        if error is None:
+            created.add(name)
+        elif not isinstance(error, KafkaException):
+            raise error
+        elif error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise broker_error(f"The topic {name} cannot be created", error.args[0]) from error
+    # The controller answers before the brokers know: one that starts may take seconds, and who asks it sees no topic.
+    deadline = time.monotonic() + LISTED_SECONDS
+    while unlisted := created - describe(properties, created).topics.keys():
+        if time.monotonic() > deadline:
+            raise BrokerError(
+                f"Kafka has created {', '.join(sorted(unlisted))}, but does not list what it created after"
+                f" {LISTED_SECONDS:g} s: look whether its brokers follow their controller"
+            )
+        time.sleep(0.1)
+    return frozenset(created)
+
+
+def topic_settings(properties: Properties, topics: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Give the topic-level settings in force of topics that exist; raises BrokerError when Kafka doesn't say."""
+    admin = _admin(properties)
+    resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in topics]
+    if not resources:
+        return {}
+    with translated("Kafka does not tell the settings of topics"):
+        answers = admin.describe_configs(resources, request_timeout=REQUEST_SECONDS)
+        return {
+            resource.name: {name: cast("str", entry.value) for name, entry in answer.result().items()}
+            for resource, answer in answers.items()
+        }
+
+
+def count_partitions(properties: Properties, topic: str) -> int:
+    """Count the partitions of a topic; raises BrokerError when it does not exist."""
+    found = describe(properties, [topic]).topics.get(topic)
+    if found is None:
+        raise BrokerError(f"The topic {topic} does not exist; create it ({ABSENCE})")
+    return found.partitions
+
+
+def _admin(properties: Mapping[str, Any]) -> AdminClient:
+    with translated("Kafka's settings"):
+        return AdminClient({**properties, "log_level": 0})  # it says by its errors what it would log

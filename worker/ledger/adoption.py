@@ -1,0 +1,76 @@
+"""The ledger's side of adoption: which cohorts may be taken over, and taking them."""
+
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import sqlalchemy as sa
+
+from worker.domain.model import Action, CohortState, Instant
+from worker.ledger.database import Ledger, select_in
+from worker.ledger.schema import cohort, journal, membership, student
+
+
+def not_owned(ledger: Ledger, platform: str, globs: Collection[str]) -> dict[str, int]:
+    """Ids of the cohorts that the rules lead to and that aren't ours, by idnumber, among those that match."""
+    rows = sa.select(cohort.c.idnumber, cohort.c.id).where(
+        cohort.c.platform == platform, cohort.c.state != CohortState.OWNED
+    )
+    with ledger.read() as connection:
+        return {
+            row.idnumber: row.id
+            for row in connection.execute(rows)
+            if any(fnmatchcase(row.idnumber, glob) for glob in globs)
+        }
+
+
+def desired(ledger: Ledger, cohort_ids: Collection[int]) -> dict[int, set[tuple[str, str | None]]]:
+    """Desired members by cohort id, each with their login when it is known."""
+    rows = (
+        sa.select(membership.c.cohort_id, membership.c.student_id, student.c.login)
+        .join(student, student.c.student_id == membership.c.student_id, isouter=True)
+        .where(membership.c.desired)
+    )
+    found: dict[int, set[tuple[str, str | None]]] = {}
+    with ledger.read() as connection:
+        for row in select_in(connection, rows, membership.c.cohort_id, cohort_ids):
+            found.setdefault(row.cohort_id, set()).add((row.student_id, row.login))
+    return found
+
+
+def take(
+    ledger: Ledger,
+    cohort_id: int,
+    *,
+    platform: str,
+    values: Mapping[str, Any],
+    present: Mapping[str, int],
+    now: Instant,
+    by: str,
+) -> None:
+    """Make a cohort ours: its columns, the desired members that are there already (student to account), who did it."""
+    with ledger.write() as connection:
+        # Whoever works on it has seen it as it was: what they write comes too late.
+        connection.execute(sa.update(cohort).where(cohort.c.id == cohort_id).values(lease_holder=None, **values))
+        if present:
+            connection.execute(
+                sa.update(membership)
+                .where(
+                    membership.c.cohort_id == cohort_id,
+                    membership.c.student_id == sa.bindparam("b_student"),
+                    membership.c.desired,
+                )
+                .values(observed=True, observed_at=now, user_id=sa.bindparam("b_user"), attempts=0, reason=None),
+                [{"b_student": number, "b_user": user_id} for number, user_id in present.items()],
+            )
+        connection.execute(
+            sa.insert(journal),
+            {
+                "at": now,
+                "platform": platform,
+                "cohort": values["moodle_idnumber"],
+                "cohort_id": cohort_id,
+                "action": Action.ADOPT_COHORT,
+                "detail": f"by {by}",
+            },
+        )

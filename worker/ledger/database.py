@@ -1,0 +1,306 @@
+"""Opening the ledger, and its two kinds of transaction."""
+
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from operator import itemgetter
+from typing import Any, TypeVar
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from worker.domain.errors import LedgerError
+from worker.ledger import schema
+
+BUSY_SECONDS = 60
+"""How long a SQLite writer waits for another one."""
+SILENT_SECONDS = 60
+"""How long a PostgreSQL writer may say nothing within its transaction, for which all others wait."""
+STREAMED = 2_000
+"""Rows that are read at a time, where all are."""
+_SQLITE_OUTAGES = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY,
+}  # fmt: skip
+T = TypeVar("T")
+_WRITER_LOCK = 0x65_74_61_70_65  # "etape"; any number that no other program of the database uses
+
+
+class Ledger:
+    """The database, at the newest version of its schema.
+
+    There is one writer at a time, on SQLite by its nature and on PostgreSQL by an advisory lock: transactions are
+    short, Moodle is a thousand times slower, and no two of them ever work from the same stale reading.
+    """
+
+    def __init__(self, url: str) -> None:
+        where = _parsed(url)
+        self._public = public = where.set(query={}).render_as_string(hide_password=True)
+        try:
+            self.engine = _engine(where)
+        except (sa.exc.SQLAlchemyError, ImportError) as error:
+            raise LedgerError(f"{public}: the ledger cannot be opened: {error}") from None
+        try:
+            with self._writing() as connection:
+                _migrate(connection)
+                self.instance = _instance(connection)
+        except sa.exc.SQLAlchemyError as error:
+            self.close()
+            raise LedgerError(f"{public}: the ledger cannot be opened: {_reason(error)}") from None
+        except LedgerError as error:
+            self.close()
+            raise LedgerError(f"{public}: {error}") from None
+        self.name = self.engine.dialect.name
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Give a consistent view, without waiting for writers. Raises LedgerError when the database is away."""
+        engine = self.engine
+        if engine.dialect.name == "postgresql":  # whose statements see each what is newest, unless asked
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with self._in_reach(), engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Be the only writer; commits at the end, or rolls everything back.
+
+        A writer that says nothing for a minute, because its process is stopped or its machine gone, is rolled back by
+        PostgreSQL, so that the others go on; should it come round, it ends with an error.
+
+        Raises LedgerError when the database is away, full, locked for a minute, or broken. What is wrong with a
+        statement stays an error of SQLAlchemy: it is a defect of ours.
+        """
+        with self._in_reach(), self._writing() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            if self.engine.dialect.name == "postgresql":
+                silence = sa.func.set_config("idle_in_transaction_session_timeout", f"{SILENT_SECONDS}s", sa.true())
+                connection.execute(sa.select(silence, sa.func.pg_advisory_xact_lock(_WRITER_LOCK)))
+            yield connection
+
+    @contextmanager
+    def _in_reach(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            if not _is_outage(error):
+                raise
+            remedy = "look after the database, then start this again: nothing is left half done"
+            raise LedgerError(f"{self._public}: the ledger failed: {_reason(error)}; {remedy}") from error
+
+    def compact(self) -> None:
+        """Give the space of what was deleted back, so that SQLite's file no longer holds it; PostgreSQL does so itself.
+
+        Raises LedgerError when others keep the file busy: what was deleted is deleted all the same.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return
+        connection = self.engine.raw_connection()  # VACUUM can't be in a transaction
+        try:
+            connection.cursor().execute("VACUUM")
+            (busy, *_) = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError as error:
+            raise LedgerError(f"the ledger's file could not be compacted: {error}; do it again") from None
+        finally:
+            connection.close()
+        if busy:
+            raise LedgerError("the ledger's file could not be compacted while others read it; do it again")
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+
+def upsert(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]], *, update: Iterable[str]
+) -> None:
+    """Insert rows, all of the same columns, or update these columns of those whose primary key is there.
+
+    SQLAlchemy's own way with many rows, and psycopg's, take longer than the database does.
+    """
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        _execute_many(connection, *_sqlite_upsert(table, frozenset(rows[0]), tuple(update)), rows)
+    else:
+        insert = postgresql.insert(table).from_select(list(rows[0]), sa.select(_told(table, rows)))
+        connection.execute(_upserting(insert, update))
+
+
+def update(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Update rows that are there, all of the same columns, with those of the primary key among them."""
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        _execute_many(connection, *_sqlite_update(table, frozenset(rows[0])), rows)
+    else:
+        told = _told(table, rows).alias("told")
+        names = [column.name for column in table.c if column.name in rows[0] and not column.primary_key]
+        mine = [column == told.c[column.name] for column in table.primary_key]
+        connection.execute(sa.update(table).where(*mine).values({name: told.c[name] for name in names}))
+
+
+def _told(table: sa.Table, rows: Sequence[dict[str, Any]]) -> sa.TableValuedAlias:
+    """Give rows to PostgreSQL in one parameter."""
+    told = sa.func.json_populate_recordset(sa.literal_column(f'NULL::"{table.name}"'), sa.literal(rows, sa.JSON))
+    return told.table_valued(*rows[0])
+
+
+def _execute_many(
+    connection: sa.Connection, statement: str, names: Sequence[str], rows: Sequence[dict[str, Any]]
+) -> None:
+    connection.exec_driver_sql(statement, list(map(itemgetter(*names), rows)))
+
+
+@cache  # to write a statement takes as long as some hundred rows
+def _sqlite_upsert(table: sa.Table, names: frozenset[str], update: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Write the statement; gives the columns of its parameters, too."""
+    ordered = [column.name for column in table.c if column.name in names]
+    statement = _upserting(sqlite.insert(table), update)
+    return str(statement.compile(dialect=sqlite.dialect(), column_keys=ordered)), ordered
+
+
+@cache
+def _sqlite_update(table: sa.Table, names: frozenset[str]) -> tuple[str, list[str]]:
+    keys = [column.name for column in table.primary_key]
+    others = [column.name for column in table.c if column.name in names and not column.primary_key]
+    statement = sa.update(table).where(*(table.c[key] == sa.bindparam(key) for key in keys))
+    return str(statement.compile(dialect=sqlite.dialect(), column_keys=others)), [*others, *keys]
+
+
+def _upserting(insert: sqlite.Insert | postgresql.Insert, update: Iterable[str]) -> sa.Insert:
+    return insert.on_conflict_do_update(
+        index_elements=list(insert.table.primary_key), set_={name: insert.excluded[name] for name in update}
+    )
+
+
+def select_in(
+    connection: sa.Connection, statement: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]
+) -> list[sa.Row[Any]]:
+    """Rows whose column is among the values, however many there are."""
+    ordered = list(values)
+    if not ordered:
+        return []
+    return list(connection.execute(statement.where(among(connection, column, ordered))).all())
+
+
+def stream(connection: sa.Connection, statement: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
+    """Rows as tuples, read some at a time: one by one takes longer, and all at once memory."""
+    for some in connection.execute(statement.execution_options(yield_per=STREAMED)).partitions():
+        yield from map(tuple, some)
+
+
+def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequence[Any]) -> sa.ColumnElement[bool]:
+    """Say that a column is among values: one parameter for all, so that any number of them is the same statement."""
+    if connection.dialect.name == "sqlite":
+        each = sa.func.json_each(orjson.dumps(values).decode()).table_valued("value")
+        return column.in_(sa.select(each.c.value))
+    array = sa.cast(sa.literal(_array(values)), postgresql.ARRAY(column.type))
+    return column.in_(sa.select(sa.func.unnest(array)))
+
+
+def _array(values: Iterable[object]) -> str:
+    """Write an array as PostgreSQL reads it; psycopg takes six times as long for that."""
+    quoted = (str(value).replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return "{" + ",".join([f'"{value}"' for value in quoted]) + "}"
+
+
+def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Cut values into pieces of a size."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def _parsed(url: str) -> sa.URL:
+    wanted = "use sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):  # whose text may hold the password
+        raise LedgerError(f"ledger.url: not an address; {wanted}") from None
+    kind = parsed.get_backend_name()
+    if kind not in {"sqlite", "postgresql"}:
+        raise LedgerError(f"ledger.url: {kind} is not a ledger; {wanted}")
+    if kind == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise LedgerError(f"ledger.url: a ledger in memory would forget everything; {wanted}")
+    return parsed
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    engine = sa.create_engine(url, pool_size=8, max_overflow=24, json_serializer=_json, hide_parameters=True)
+    if engine.dialect.name == "sqlite":
+        # Who is enrolled is nobody else's to read. Only a new file is opened here: to close one that this process has
+        # open already would give up SQLite's locks on it, and other processes would ruin it.
+        with suppress(OSError):  # it is there; or SQLite says itself why it can't be made
+            os.close(os.open(url.database or "", os.O_CREAT | os.O_EXCL, 0o600))
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    else:
+        sa.event.listen(engine, "handle_error", _quote_nothing)
+    return engine
+
+
+def _reason(error: sa.exc.SQLAlchemyError) -> str:
+    """Give what the database says, in one line."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def _is_outage(error: sa.exc.DBAPIError) -> bool:
+    """Say whether it is the database that fails, not the statement that is wrong."""
+    of_sqlite = getattr(error.orig, "sqlite_errorcode", None)
+    if of_sqlite is not None:
+        return of_sqlite & 0xFF in _SQLITE_OUTAGES  # above are details
+    return error.connection_invalidated or isinstance(error, sa.exc.OperationalError)
+
+
+def _json(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)  # a column's name is a str of SQLAlchemy's own kind
+
+
+def _quote_nothing(context: sa.engine.ExceptionContext) -> None:
+    """Take out of an error of PostgreSQL what may end in a log: it quotes rows in details, and data in sentences."""
+    error: Any = context.original_exception
+    if code := getattr(error, "sqlstate", None):  # else it isn't the server that speaks
+        of_data = code.startswith("22")
+        error.args = (f"{type(error).__name__} ({code})" if of_data else error.diag.message_primary,)
+        if context.sqlalchemy_exception is not None:
+            context.sqlalchemy_exception.args = error.args
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection
+    connection.isolation_level = None  # the driver must not begin transactions by itself: see _begin_sqlite
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A transaction that begins by reading can't become a writing one once another has written: ask at the start.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(connection: sa.Connection) -> None:
+    written = sa.inspect(connection).has_table(schema.REVISIONS.name)
+    if not written or connection.scalar(sa.select(schema.REVISIONS.c.version_num)) != schema.REVISION:
+        from worker.ledger.upgrade import upgrade  # noqa: PLC0415 - Alembic takes long to import, and is rarely needed
+
+        upgrade(connection)
+
+
+def _instance(connection: sa.Connection) -> str:
+    """Give the ledger's own name, which the cohorts that it creates carry in their description."""
+    key = schema.meta.c.key == "instance"
+    name = connection.scalar(sa.select(schema.meta.c.value).where(key))
+    if name is None:
+        name = uuid.uuid4().hex[:12]
+        connection.execute(sa.insert(schema.meta), {"key": "instance", "value": name})
+    return str(name)

@@ -1,0 +1,209 @@
+"""What a person decides about removals: to approve them, to refuse them, to have them undone.
+
+A decision is bound to a hash: to exactly the removals that were shown under it.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from worker.domain.errors import DecisionRefused
+from worker.domain.model import Action, Cause, Instant, Kept
+from worker.ledger.database import Ledger, among, upsert
+from worker.ledger.guard import approved, leaving
+from worker.ledger.memberships import PROMISE_SECONDS
+from worker.ledger.proposals import HASH_DIGITS, Pair, proposal_hash
+from worker.ledger.schema import at_membership, cohort, journal, kept, membership, proposal
+
+APPROVAL_SECONDS = 24 * 3600.0
+"""An approval that isn't used within this time expires: the removals are held again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What was decided: how many memberships of which cohorts, as `platform/idnumber`."""
+
+    hash: str
+    cohorts: tuple[str, ...]
+    memberships: int
+    until: Instant | None = None
+    """When an approval expires."""
+
+
+def show(connection: sa.Connection, platform: str, removals: Iterable[Pair], now: Instant) -> str | None:
+    """Note that these removals are shown to a person, and give the hash to decide on them by; None for none."""
+    pairs = sorted(removals)
+    name = proposal_hash(pairs)
+    if name is not None:
+        row = {"hash": name, "platform": platform, "shown_at": now, "removals": orjson.dumps(pairs).decode()}
+        upsert(connection, proposal, [row], update=["shown_at"])
+    return name
+
+
+def approve(ledger: Ledger, name: str, *, by: str, now: Instant) -> Decision:
+    """Let exactly the removals that were shown under this hash be made, whatever the guard says; for a day.
+
+    Raises DecisionRefused when nothing was shown under it, or when other removals would be made now.
+    """
+    with ledger.write() as connection:
+        pairs = _shown(connection, name, now)
+        until = now + APPROVAL_SECONDS
+        _update(connection, pairs, {"approved": name, "approved_until": until})
+        return _decided(connection, name, pairs, Action.APPROVE, by=by, now=now, until=until)
+
+
+def reject(ledger: Ledger, name: str, *, by: str, now: Instant) -> Decision:
+    """Keep the members whose removals were shown under this hash, until what is desired changes again.
+
+    Raises DecisionRefused as `approve` does.
+    """
+    with ledger.write() as connection:
+        pairs = _shown(connection, name, now)
+        _update(connection, pairs, _kept(Kept.REJECTED, Cause.REJECTED, f"rejected {name}", now))
+        return _decided(connection, name, pairs, Action.REJECT, by=by, now=now)
+
+
+def undo(ledger: Ledger, what: str, *, by: str, now: Instant) -> Decision:
+    """Put back the members who were removed by a run (its number) or by an approved plan (its hash).
+
+    Those that it was still to remove stay, too; who came back since and left again doesn't. They stay until a message
+    or snapshot that is newer than this says that the enrolment is over. Raises DecisionRefused when nothing was
+    removed under that name.
+    """
+    by_run = what.isdecimal() and len(what) < HASH_DIGITS
+    with ledger.write() as connection:
+        done = journal.c.run == int(what) if by_run else journal.c.approved == what
+        to_do = membership.c.run == int(what) if by_run else membership.c.approved == what
+        since = journal.alias()
+        changed_since = sa.exists().where(
+            since.c.id > journal.c.id,
+            since.c.cohort_id == journal.c.cohort_id,
+            since.c.student_id == journal.c.student_id,
+            since.c.action.in_([Action.ADD, Action.REMOVE]),
+        )
+        removed = (
+            sa.select(membership.c.cohort_id, membership.c.student_id)
+            .join(
+                journal,
+                sa.and_(
+                    journal.c.cohort_id == membership.c.cohort_id,
+                    journal.c.student_id == membership.c.student_id,
+                ),
+            )
+            .where(journal.c.action == Action.REMOVE, done, ~membership.c.desired, ~changed_since)
+        )
+        pending = sa.select(membership.c.cohort_id, membership.c.student_id).where(leaving, to_do)
+        pairs = sorted(
+            {(row.cohort_id, row.student_id) for rows in (removed, pending) for row in connection.execute(rows)}
+        )
+        if not pairs:
+            raise DecisionRefused(
+                f"{what}: nothing to undo: no run and no approved plan of that name has removed anybody who isn't "
+                "back already; see `cohorts runs`"
+            )
+        _update(connection, pairs, _kept(Kept.UNDONE, Cause.UNDONE, f"undo {what}", now))
+        return _decided(connection, what, pairs, Action.UNDO, by=by, now=now)
+
+
+def let_go(connection: sa.Connection, students: Sequence[str], now: Instant) -> int:
+    """End what decisions had kept of students who are to be erased; gives how many memberships that were."""
+    ended = _kept(None, Cause.ERASED, "erase", now) | {"desired": False, "kept_at": None}
+    theirs = among(connection, membership.c.student_id, students)
+    return connection.execute(sa.update(membership).where(kept, theirs).values(ended)).rowcount
+
+
+def _shown(connection: sa.Connection, name: str, now: Instant) -> list[Pair]:
+    """Give the removals that were shown under a hash, if they are still those that would be made."""
+    text = connection.scalar(sa.select(proposal.c.removals).where(proposal.c.hash == name))
+    if text is None:
+        raise DecisionRefused(f"{name}: nothing was shown under this hash; see `cohorts held` or `cohorts plan`")
+    shown = {(cohort_id, student) for cohort_id, student in orjson.loads(text)}
+    cohorts = {cohort_id for cohort_id, _ in shown}
+    to_come = sa.select(
+        membership.c.cohort_id, membership.c.student_id, sa.func.coalesce(approved(now), sa.false()).label("approved")
+    ).where(leaving, membership.c.cohort_id.in_(cohorts))
+    rows = connection.execute(to_come).all()
+    current = {(row.cohort_id, row.student_id) for row in rows if not row.approved}
+    if shown <= {(row.cohort_id, row.student_id) for row in rows if row.approved}:
+        raise DecisionRefused(f"{name}: these removals are approved already and will be made; see `cohorts plan`")
+    if current != shown:
+        raise DecisionRefused(
+            f"{name}: the removals have changed since they were shown: "
+            f"{len(current - shown)} more ({_named(connection, current - shown)}), "
+            f"{len(shown - current)} no longer to be made ({_named(connection, shown - current)}); "
+            "look at them again, then decide"
+        )
+    return sorted(shown)
+
+
+def _named(connection: sa.Connection, pairs: Collection[Pair]) -> str:
+    ids = {cohort_id for cohort_id, _ in pairs}
+    names = connection.scalars(sa.select(cohort.c.idnumber).where(cohort.c.id.in_(ids)).order_by(cohort.c.idnumber))
+    return ", ".join(names) or "none"
+
+
+def _kept(kept: Kept | None, cause: Cause, origin: str, now: Instant) -> dict[str, Any]:
+    return {
+        "desired": True,
+        "kept": kept,
+        "kept_at": now,
+        "cause": cause.value,
+        "origin": origin,
+        "since": now,
+        "due_by": now + PROMISE_SECONDS,
+        "priority": 0,
+        "attempts": 0,
+        "next_attempt_at": now,
+        "reason": None,
+        "run": None,
+        "held": None,
+        "approved": None,
+        "approved_until": None,
+    }
+
+
+def _update(connection: sa.Connection, pairs: Collection[Pair], values: dict[str, Any]) -> None:
+    if rows := [{"b_cohort": cohort_id, "b_student": student} for cohort_id, student in pairs]:
+        connection.execute(at_membership.values(**values), rows)
+
+
+def _decided(
+    connection: sa.Connection,
+    name: str,
+    pairs: Collection[Pair],
+    action: Action,
+    *,
+    by: str,
+    now: Instant,
+    until: Instant | None = None,
+) -> Decision:
+    """Note the decision in the journal, cohort by cohort."""
+    sizes = Counter(cohort_id for cohort_id, _ in pairs)
+    rows = connection.execute(
+        sa.select(cohort.c.id, cohort.c.platform, cohort.c.idnumber)
+        .where(cohort.c.id.in_(sizes))
+        .order_by(cohort.c.platform, cohort.c.idnumber)
+    ).all()
+    connection.execute(
+        sa.insert(journal),
+        [
+            {
+                "at": now,
+                "platform": row.platform,
+                "cohort": row.idnumber,
+                "cohort_id": row.id,
+                "action": action.value,
+                "detail": f"{sizes[row.id]} members, by {by}",
+                "origin": name,
+            }
+            for row in rows
+        ],
+    )
+    verdict = sa.update(proposal).where(proposal.c.hash == name)
+    connection.execute(verdict.values(verdict=action.value, decided_by=by, decided_at=now))
+    cohorts = tuple(f"{row.platform}/{row.idnumber}" for row in rows)
+    return Decision(hash=name, cohorts=cohorts, memberships=len(pairs), until=until)

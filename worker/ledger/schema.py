@@ -1,0 +1,319 @@
+"""The ledger's tables, the same on SQLite and PostgreSQL.
+
+Instants are seconds since the epoch (UTC). Texts that stand for choices hold the value of the enum named beside them.
+A change here needs a migration; a test compares both.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    bindparam,
+    select,
+    true,
+    update,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pk",
+        "fk": "%(table_name)s_%(column_0_name)s_fk",
+        "uq": "%(table_name)s_%(column_0_N_name)s_uq",
+        "ix": "%(table_name)s_%(column_0_N_name)s_ix",
+    }
+)
+
+REVISION = "0007"
+"""The newest migration."""
+REVISIONS = Table("alembic_version", MetaData(), Column("version_num", Text))
+"""Where Alembic notes the newest migration that was made."""
+
+_Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True, comment="instance, or policy"),
+    Column("value", Text, nullable=False),
+)
+"""Or clock: see `worker.ledger.clock_skew`."""
+
+position = Table(
+    "position",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False, comment="first message not yet recorded"),
+    Column("topic_id", Text, comment="the broker's id of the topic: another one means a re-created topic"),
+)
+
+enrolment = Table(
+    "enrolment",
+    metadata,
+    Column("uai", Text, primary_key=True),
+    Column("enrolment_id", Text, primary_key=True),
+    Column("system", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("changed_at", Float, nullable=False, comment="instant that the message carries"),
+    Column("sequence", Text, nullable=False, server_default="", comment="orders what is said under one version"),
+    Column("student_id", Text, nullable=False, index=True, comment="as the source says, merges not applied"),
+    Column("status", Text, nullable=False, comment="model.Status; deleted ones stay, so that nothing comes back"),
+    Column("payment", Text, nullable=False, comment="model.Payment"),
+    Column("academic_year", Integer),
+    Column("etape", Text),
+    Column("etape_version", Text),
+    Column("component", Text),
+    Column("origin", Text, nullable=False, comment="where the fact was read, e.g. enrolments[3]@1042"),
+    Column("recorded_at", Float, nullable=False),
+)
+relies_on_etape = enrolment.c.component.is_(None)
+"""An enrolment whose component is that of its étape: APOGÉE's say their own, and needn't be found by étape."""
+Index("enrolment_etape_ix", enrolment.c.etape, sqlite_where=relies_on_etape, postgresql_where=relies_on_etape)
+
+person = Table(
+    "person",
+    metadata,
+    Column("uai", Text, primary_key=True),
+    Column("cod_ind", BigInteger, primary_key=True, autoincrement=False),
+    Column("student_id", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("sequence", Text, nullable=False),
+    Column("changed_at", Float, nullable=False),
+)
+"""Persons of APOGEE whose student number is known; change capture names enrolments by person."""
+
+waiting = Table(
+    "waiting",
+    metadata,
+    Column("uai", Text, primary_key=True),
+    Column("enrolment_id", Text, primary_key=True),
+    Column("cod_ind", BigInteger, nullable=False, index=True),
+    Column("system", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    Column("sequence", Text, nullable=False),
+    Column("status", Text, nullable=False, comment="model.Status"),
+    Column("payment", Text, nullable=False, comment="model.Payment"),
+    Column("academic_year", Integer),
+    Column("etape", Text),
+    Column("etape_version", Text),
+    Column("component", Text),
+    Column("origin", Text, nullable=False),
+    Column("published_at", Float, nullable=False),
+)
+"""Enrolments whose person's student number isn't known yet, each as it was told last."""
+
+watched = Table(
+    "watched",
+    metadata,
+    Column("source", Text, primary_key=True, comment="a directory, by its name in the settings"),
+    Column("uuid", Text, primary_key=True, comment="of its entry"),
+    Column("csn", Text, nullable=False, comment="says which state of the entry was read"),
+    Column("terms", Text, nullable=False, comment="hash of the settings that it was understood under"),
+    Column("student_id", Text, index=True),
+    Column("rows", Text, nullable=False, comment="what it said, as JSON of EnrolmentRow"),
+    Column("version", BigInteger, nullable=False, comment="under which it was told last"),
+    Column("missed_at", Float, comment="when a look missed it first; null: it is there"),
+    Column("gone", Boolean, nullable=False, comment="whether its leaving was told"),
+    Column("unsure", Boolean, nullable=False, comment="whether it was about to be told"),
+)
+"""Entries of the directories that are watched, as they were told last; those that are gone keep their version."""
+
+snapshot = Table(
+    "snapshot",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("taken_at", Float, nullable=False),
+    Column("system", Text, nullable=False),
+    Column("scope", Text, nullable=False, comment="model.SnapshotScope, as JSON"),
+    Column("rows_by_year", Text, nullable=False, comment="rows by academic year, as JSON"),
+    Column("unknown", Text, nullable=False, server_default="{}", comment="model.Unknown, as JSON"),
+    Column("accepted_at", Float, nullable=False),
+    Column("run", Integer, nullable=False),
+)
+"""Accepted snapshots: what is absent from them has ended, also for messages that come late."""
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("night", Text, comment="local date that a scheduled run is for: one a night, across processes"),
+    Column("state", Text, nullable=False, comment="model.RunState"),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("holder", Text, nullable=False, comment="process that runs it"),
+    Column("lease_until", Float, nullable=False, comment="a run whose process is dead is taken for abandoned then"),
+    Column("report", Text, comment="report.Report, as JSON"),
+)
+"""Reconciliations."""
+
+student = Table(
+    "student",
+    metadata,
+    Column("student_id", Text, primary_key=True),
+    Column("login", Text),
+    Column("login_at", Float),
+    Column("merged_into", Text, comment="the number that the source says it became"),
+    Column("merged_at", Float),
+    Column("survivor", Text, index=True, comment="the last number of the chain of merges; null when not merged"),
+)
+
+etape = Table(
+    "etape",
+    metadata,
+    Column("code", Text, primary_key=True),
+    Column("label", Text),
+    Column(
+        "label_version", Text, comment="version of the étape that the label was said of: the highest rules, * above all"
+    ),
+    Column("label_at", Float),
+    Column("component", Text),
+    Column("component_at", Float),
+)
+
+component = Table(
+    "component",
+    metadata,
+    Column("code", Text, primary_key=True),
+    Column("label", Text, nullable=False),
+    Column("label_at", Float, nullable=False),
+)
+
+cohort = Table(
+    "cohort",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("platform", Text, nullable=False),
+    Column("idnumber", Text, nullable=False),
+    Column("template", Integer, nullable=False, comment="index among the platform's templates"),
+    Column("etape", Text, index=True),
+    Column("component", Text, index=True),
+    Column("wanted_name", Text, comment="null while a label is unknown"),
+    Column("state", Text, nullable=False, comment="model.CohortState"),
+    Column("moodle_id", BigInteger),
+    Column("moodle_name", Text, comment="last name that we wrote or found; another on Moodle is a person's"),
+    Column("moodle_idnumber", Text, comment="differs from idnumber until a renamed étape reaches Moodle"),
+    Column("name_is_ours", Boolean, nullable=False, server_default=true()),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_attempt_at", Float, nullable=False, server_default="0"),
+    Column("lease_holder", Text),
+    Column("lease_until", Float, nullable=False, server_default="0"),
+    UniqueConstraint("platform", "idnumber"),
+)
+
+membership = Table(
+    "membership",
+    metadata,
+    Column("cohort_id", _Serial, ForeignKey("cohort.id"), primary_key=True, autoincrement=False),
+    Column("student_id", Text, primary_key=True, index=True, comment="the surviving number"),
+    Column("desired", Boolean, nullable=False),
+    Column("observed", Boolean, comment="what Moodle last showed; null while a call's outcome is unknown"),
+    Column("observed_at", Float, nullable=False, server_default="0", comment="an older reading changes nothing"),
+    Column("user_id", BigInteger, comment="Moodle account that the membership was given to"),
+    Column("cause", Text, nullable=False, comment="model.Cause of the desired state"),
+    Column("origin", Text, nullable=False, comment="the message, or whatever else changed the desired state"),
+    Column("since", Float, nullable=False, comment="when the change was published"),
+    Column("due_by", Float, nullable=False, comment="since plus 24 h: the promise"),
+    Column("priority", Integer, nullable=False, comment="0 fresh, 1 drift"),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", Float, nullable=False),
+    Column("reason", Text, comment="model.Reason why it could not be applied, or Moodle's errorcode"),
+    Column("run", Integer, comment="the reconciliation that made the gap; null: a message or a setting did"),
+    Column("held", Text, comment="model.Limit that holds the removal, until a person approves it"),
+    Column("approved", Text, comment="hash of the plan that a person approved"),
+    Column("approved_until", Float, comment="when the approval expires"),
+    Column("kept", Text, comment="model.Kept: desired by a person's decision, not by the rules"),
+    Column("kept_at", Float),
+)
+gap = membership.c.desired.is_distinct_from(membership.c.observed)
+"""A membership that Moodle doesn't show as it must be, or may not show so."""
+Index(
+    "membership_gap_ix",
+    membership.c.priority,
+    membership.c.due_by,
+    membership.c.cohort_id,
+    membership.c.next_attempt_at,
+    sqlite_where=gap,
+    postgresql_where=gap,
+)
+kept = membership.c.kept.is_not(None)
+"""A membership that a person decided about: few are, and every batch of messages asks for them."""
+Index("membership_kept_ix", membership.c.student_id, sqlite_where=kept, postgresql_where=kept)
+
+
+at_membership = update(membership).where(
+    membership.c.cohort_id == bindparam("b_cohort"), membership.c.student_id == bindparam("b_student")
+)
+"""Changes one membership, that of the parameters `b_cohort` and `b_student`."""
+
+
+def in_cohort(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Say that a membership is of a cohort like that.
+
+    A correlated EXISTS that no planner makes a join of, because it has an OFFSET. Where cohorts are joined, or listed,
+    SQLite goes through them, and in each through every student that is asked for, or through all its members; and so
+    does PostgreSQL as long as it has no statistics.
+    """
+    return select(cohort.c.id).where(cohort.c.id == membership.c.cohort_id, *conditions).offset(0).exists()
+
+
+account = Table(
+    "account",
+    metadata,
+    Column("platform", Text, primary_key=True),
+    Column("key", Text, primary_key=True, comment="username or idnumber, as the platform's template writes it"),
+    Column("user_id", BigInteger, comment="null: no account, or several"),
+    Column("looked_up_at", Float, nullable=False),
+)
+
+platform = Table(
+    "platform",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("state", Text, nullable=False, comment="model.PlatformState"),
+    Column("since", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", Float, nullable=False),
+    Column("code", Text, comment="Moodle's errorcode, or ours"),
+    Column("sentence", Text, comment="what happened, for a person"),
+)
+
+proposal = Table(
+    "proposal",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("platform", Text, nullable=False),
+    Column("shown_at", Float, nullable=False),
+    Column("removals", Text, nullable=False, comment="pairs of cohort id and student id, as JSON"),
+    Column("verdict", Text, comment="approved or rejected; null: neither yet"),
+    Column("decided_by", Text),
+    Column("decided_at", Float),
+)
+"""Removals that a person was shown under a hash, so that exactly these are approved or rejected."""
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("at", Float, nullable=False, index=True),
+    Column("platform", Text, nullable=False),
+    Column("cohort", Text, nullable=False, comment="idnumber, as it was then"),
+    Column("cohort_id", _Serial, nullable=False),
+    Column("action", Text, nullable=False, comment="model.Action"),
+    Column("student_id", Text, index=True),
+    Column("user_id", BigInteger),
+    Column("cause", Text),
+    Column("origin", Text),
+    Column("detail", Text, comment="for a cohort: its name, or who adopted it; for a decision: who took it"),
+    Column("run", Integer, index=True, comment="the reconciliation that it follows from"),
+    Column("approved", Text, index=True, comment="hash of the approved plan that it belongs to"),
+)

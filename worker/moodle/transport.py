@@ -1,0 +1,278 @@
+"""One call to a Moodle: form encoding, throttle, the retry policy, and what each kind of answer means."""
+
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import orjson
+import stamina
+from pydantic import ValidationError
+
+from worker import __version__, telemetry
+from worker.domain.errors import MoodleDenied, MoodleError, MoodleRejected, MoodleUnavailable
+from worker.moodle.responses import FORMS
+
+SERVICE = "webservice/rest/server.php"
+ENVELOPE_FIELDS = 4
+"""Fields of every call besides its arguments: function, format, raw texts, token."""
+TRUNCATION_FIELDS = 100
+"""An XML answer to a call with fewer fields than this can't come from PHP's `max_input_vars`."""
+ANSWER_BYTES = 32 * 1024 * 1024
+"""The longest answer that is read, once unpacked: ten times what 400,000 members, or 10,000 cohorts, take."""
+
+_COME_BACK = {"sitemaintenance", "dbconnectionfailed", "upgraderunning", "locktimeout", "cannotcreatesession"}
+_ACT = {
+    "invalidtoken", "accessexception", "nopermissions", "nopermission", "requireloginerror", "servicenotavailable",
+    "invalidtimedtoken", "usernotfullysetup", "sitepolicynotagreed", "forcepasswordchangenotice", "enablewsdescription",
+}  # fmt: skip
+
+SENDING = "http11.send_request_headers.started"
+"""What httpcore says before the first byte of a request, once its connection is open."""
+MOST_CODES = 100
+"""Different errorcodes that are believed: a Moodle gives a dozen."""
+_CODE = re.compile("[a-z][a-z0-9_/-]{0,63}", re.IGNORECASE)
+"""What Moodle's errorcodes look like. They end in logs, metrics and terminals: no other text does."""
+_GAVE_UP = {500, 502, 504}
+"""A web server that stopped waiting for PHP, which may go on: nginx and Apache's modules don't say it alike."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How hard a platform may be used: see `config.LimitSettings` for units and defaults."""
+
+    connections: int = 2
+    calls_per_second: float = 10.0
+    fields: int = 900
+    timeout_seconds: float = 60.0
+    batch_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a call gave, and the seconds that it took Moodle: waiting for one's turn aside."""
+
+    content: Any
+    seconds: float
+
+
+class Wire:
+    """A connection to one platform's web services. Threads may share it."""
+
+    def __init__(
+        self,
+        platform: str,
+        url: str,
+        token: str,
+        limits: Limits,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.platform = platform
+        self.limits = limits
+        self._token = token
+        self._url = f"{url.rstrip('/')}/{SERVICE}"
+        self._http = httpx.Client(
+            headers={"user-agent": f"etape-cohorts/{__version__}"},
+            timeout=httpx.Timeout(limits.timeout_seconds, connect=min(10.0, limits.timeout_seconds)),
+            limits=httpx.Limits(max_connections=limits.connections),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none is kept: each call has its token
+        )
+        self._slots = threading.BoundedSemaphore(limits.connections)
+        self._turn = threading.Lock()
+        self._next_call = 0.0
+        self._sleep = sleep
+        self._codes: set[str] = set()  # that Moodle gave so far
+
+    def read(self, function: str, **arguments: Any) -> Any:  # noqa: ANN401 - any JSON
+        """Call a function that changes nothing: a lost answer is asked for again."""
+        return self._retried(function, arguments, repeat_unknown=True).content
+
+    def write(self, function: str, arguments: dict[str, Any], *, before: Callable[[], None] = lambda: None) -> Answer:
+        """Call a function that changes something: when its outcome is unknown, that is for the caller to handle.
+
+        `before` is called whenever the call is about to be sent, over a connection that is open: to raise is to keep
+        it back.
+        """
+        return self._retried(function, arguments, repeat_unknown=False, before=before)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _retried(
+        self,
+        function: str,
+        arguments: dict[str, Any],
+        *,
+        repeat_unknown: bool,
+        before: Callable[[], None] = lambda: None,
+    ) -> Answer:
+        def worth_it(error: Exception) -> bool:
+            return (
+                isinstance(error, MoodleUnavailable)
+                and error.retry_after is None
+                and (repeat_unknown or not error.unknown)
+                and error.code != "timeout"
+            )
+
+        # The only retry policy: some seconds. What lasts longer is the ledger's back-off.
+        for attempt in stamina.retry_context(on=worth_it, attempts=3, timeout=15.0, wait_initial=0.3, wait_max=3.0):
+            with attempt:
+                return self._call(function, arguments, before)
+        raise AssertionError("stamina re-raises the last error")  # pragma: no cover - unreachable
+
+    def _call(self, function: str, arguments: dict[str, Any], before: Callable[[], None]) -> Answer:
+        def trace(event: str, _details: object) -> None:
+            if event == SENDING:
+                before()
+
+        # The token comes last: should PHP cut the request at max_input_vars, the call fails whole.
+        form = [
+            *_flatten("", arguments),
+            ("wsfunction", function),
+            ("moodlewsrestformat", "json"),
+            ("moodlewssettingraw", "1"),
+            ("wstoken", self._token),
+        ]
+        body = urlencode(form).encode()
+        with self._slots:
+            self._wait_turn()
+            started = time.perf_counter()
+            outcome = "not-sent"
+            try:
+                with self._http.stream(
+                    "POST",
+                    self._url,
+                    content=body,
+                    headers={"content-type": "application/x-www-form-urlencoded"},
+                    extensions={"trace": trace},
+                ) as answer:
+                    text = self._text(function, answer, started)
+                content = self._decode(function, answer, text, len(form), len(body))
+                outcome = "ok"
+                return Answer(content=content, seconds=time.perf_counter() - started)
+            except MoodleError as error:
+                outcome = error.code
+                raise
+            except (httpx.RequestError, httpx.InvalidURL) as error:  # the latter of where a redirect leads
+                raised = self._transport(function, error)
+                outcome = raised.code
+                raise raised from None
+            finally:
+                telemetry.MOODLE_CALLS.labels(self.platform, function, outcome).inc()
+                telemetry.MOODLE_CALL_SECONDS.labels(self.platform, function).observe(time.perf_counter() - started)
+
+    def _wait_turn(self) -> None:
+        with self._turn:
+            now = time.monotonic()
+            wait = max(0.0, self._next_call - now)
+            self._next_call = max(now, self._next_call) + 1 / self.limits.calls_per_second
+        if wait:
+            self._sleep(wait)
+
+    def _transport(self, function: str, error: httpx.RequestError | httpx.InvalidURL) -> MoodleUnavailable:
+        never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+        timed_out = isinstance(error, httpx.TimeoutException) and not never_sent
+        if timed_out:
+            return self._late(function)
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, ssl.SSLCertVerificationError):
+            cause = cause.__cause__ or cause.__context__
+        what = f"{type(error).__name__}; is the address right and the site up?"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            what = f"the site's certificate isn't accepted: {cause.verify_message}"
+        return MoodleUnavailable("transport", f"{self.platform}: {function}: {what}", unknown=not never_sent)
+
+    def _late(self, function: str) -> MoodleUnavailable:
+        sentence = f"{function} had no answer within {self.limits.timeout_seconds:g} s; it may have been applied"
+        return MoodleUnavailable("timeout", f"{self.platform}: {sentence}", unknown=True)
+
+    def _text(self, function: str, answer: httpx.Response, started: float) -> bytes:
+        """Read an answer to its end, if it has one: neither more than ANSWER_BYTES nor for longer than the time-out."""
+        text = bytearray()
+        for part in answer.iter_bytes():
+            text += part
+            if len(text) > ANSWER_BYTES:
+                sentence = f"an answer of more than {ANSWER_BYTES} bytes; it may have been applied"
+                raise MoodleUnavailable("too-long", f"{self.platform}: {function}: {sentence}", unknown=True)
+            if time.perf_counter() - started > self.limits.timeout_seconds:
+                raise self._late(function)
+        return bytes(text)
+
+    def _decode(self, function: str, answer: httpx.Response, text: bytes, fields: int, sent: int) -> Any:  # noqa: ANN401 - any JSON
+        where = f"{self.platform}: {function}"
+        status = answer.status_code
+        if status in {404, 410} or answer.is_redirect:
+            raise MoodleDenied(
+                f"http-{status}",
+                f"{where}: HTTP {status}; the platform's url must be the site's wwwroot, with its scheme and path",
+            )
+        if status == 413:  # noqa: PLR2004 - content too large
+            raise MoodleRejected("http-413", f"{where}: the web server refuses {sent} bytes")
+        if status != 200:  # noqa: PLR2004 - the only status of an answer by Moodle itself
+            raise MoodleUnavailable(
+                f"http-{status}",
+                f"{where}: HTTP {status}",
+                retry_after=_retry_after(answer),
+                unknown=status in _GAVE_UP,
+            )
+        if text.startswith(b"<?xml"):
+            if fields >= TRUNCATION_FIELDS:
+                raise MoodleRejected(
+                    "too-many-fields",
+                    f"{where}: PHP cut a form of {fields} fields; lower limits.fields or raise max_input_vars",
+                )
+            raise MoodleUnavailable("xml", f"{where}: an XML answer, although JSON was asked for")
+        try:
+            content = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise MoodleUnavailable("not-json", f"{where}: {len(text)} bytes that are not JSON", unknown=True) from None
+        if isinstance(content, dict) and "exception" in content:
+            raise _exception(where, self._errorcode(content))
+        try:
+            if function in FORMS:
+                FORMS[function].validate_python(content)
+        except ValidationError:
+            raise MoodleUnavailable("not-moodle", f"{where}: JSON that is no answer of Moodle", unknown=True) from None
+        return content
+
+    def _errorcode(self, content: dict[str, Any]) -> str:
+        """Give its errorcode, unless it doesn't look like one, or is one too many: each makes a series of metrics."""
+        code = str(content.get("errorcode", ""))
+        if not _CODE.fullmatch(code) or (len(self._codes) >= MOST_CODES and code not in self._codes):
+            return "no-errorcode"
+        self._codes.add(code)
+        return code
+
+
+def _exception(where: str, code: str) -> MoodleError:
+    # Moodle's own sentence is translated and may name people; the code is enough.
+    if code in _COME_BACK:
+        return MoodleUnavailable(code, f"{where}: {code}")
+    if code in _ACT:
+        return MoodleDenied(code, f"{where}: {code}; check the token, the service's functions and the role")
+    return MoodleRejected(code, f"{where}: {code}")
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    value = answer.headers.get("retry-after", "")
+    return float(value) if value.isdecimal() else None
+
+
+def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - any argument of a call
+    """Write arguments as PHP reads them: `members[0][cohorttype][type]=id`."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flatten(f"{prefix}[{key}]" if prefix else key, item)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _flatten(f"{prefix}[{index}]", item)
+    else:
+        yield prefix, str(value)

@@ -1,0 +1,1 @@
+"""Composition: settings to parts, threads, signals, health, metrics endpoint."""

@@ -1,0 +1,1 @@
+"""A Moodle on the real wire format, for the demo and the tests."""

@@ -1,0 +1,136 @@
+"""How PHP reads a form, and how Moodle's REST server and nginx answer (as recorded)."""
+
+import html
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.responses import Response
+
+from worker.sandbox.moodle.session import WebServiceError
+
+HTML = "text/html; charset=utf-8"
+
+
+class Fault(StrEnum):
+    """What can go wrong with a call: it lasts as `moodle.fault`, or strikes at random from `moodle.chaos`."""
+
+    MAINTENANCE_CLI = "maintenance_cli"
+    MAINTENANCE_SETTING = "maintenance_setting"
+    WEBSERVICES_DISABLED = "webservices_disabled"
+    DATABASE_DOWN = "database_down"
+    PHP_DOWN = "php_down"  # 502, nothing was applied
+    TOO_MANY_CALLS = "too_many_calls"  # 429 of a proxy that counts them
+    LOGIN_PAGE = "login_page"  # 200 and a proxy's own page
+    REDIRECTED = "redirected"  # to `moodle.elsewhere`
+    INVALID_TOKEN = "invalid_token"  # noqa: S105 # not a password: the name of the recorded case
+    NOT_GRANTED = "not_granted"
+    WRITE_REFUSED = "write_refused"  # dmlwriteexception, nothing was applied
+    APPLIED_THEN_502 = "applied_then_502"  # PHP died after the commit
+    APPLIED_THEN_CLOSED = "applied_then_closed"  # the connection closes in the middle of the answer
+    APPLIED_THEN_LATE = "applied_then_late"  # the answer comes after `moodle.late` seconds
+    APPLIED_THEN_EMPTY = "applied_then_empty"  # 200 without a body
+    APPLIED_THEN_STRANGE = "applied_then_strange"  # JSON, but no answer of Moodle
+    APPLIED_THEN_DRIPPED = "applied_then_dripped"  # the answer comes byte by byte, one each `moodle.drip` seconds
+
+
+ERRORS = {  # faults that Moodle itself reports, after which nothing is applied
+    Fault.DATABASE_DOWN: "dbconnectionfailed",
+    Fault.MAINTENANCE_SETTING: "sitemaintenance",
+    Fault.INVALID_TOKEN: "invalidtoken",
+    Fault.NOT_GRANTED: "accessexception",
+    Fault.WRITE_REFUSED: "dmlwriteexception",
+}
+
+
+def bad_gateway() -> Response:
+    """Give nginx's page when PHP-FPM doesn't answer."""
+    page = (
+        "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n"
+        "<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx/1.22.1</center>\r\n"
+        "</body>\r\n</html>\r\n"
+    )
+    return Response(page, 502, {"content-type": "text/html"})
+
+
+def page_of(fault: Fault | None, site_name: str, elsewhere: str) -> Response | None:  # noqa: PLR0911 - a page each
+    """Give the page of the faults that never reach the web service; `elsewhere` is where a redirection leads."""
+    match fault:
+        case Fault.MAINTENANCE_CLI:
+            title = f"{html.escape(site_name)} under maintenance"
+            page = f'<!DOCTYPE html> <html lang="en"><head><title>{title}</title></head><body></body></html>'
+            return Response(page, 503, {"content-type": HTML, "retry-after": "300"})
+        case Fault.WEBSERVICES_DISABLED:
+            return Response("", 403, {"content-type": HTML})
+        case Fault.PHP_DOWN:
+            return bad_gateway()
+        case Fault.TOO_MANY_CALLS:
+            return Response("", 429, {"content-type": HTML, "retry-after": "60"})
+        case Fault.LOGIN_PAGE:
+            form = '<form method="post"><input name="username"><input name="password" type="password"></form>'
+            return Response(f"<!DOCTYPE html>\n<html><body>{form}</body></html>\n", headers={"content-type": HTML})
+        case Fault.REDIRECTED:
+            return Response("", 307, {"location": elsewhere})
+    return None
+
+
+def read_form(encoded: bytes, limit: int) -> dict[str, Any]:
+    """Decode `a[0][b]=c` into nested dicts as PHP does; fields beyond `limit` are dropped in silence.
+
+    `a[]` appends. Names with unbalanced brackets are kept flat.
+    """
+    form: dict[str, Any] = {}
+    for name, value in parse_qsl(encoded.decode("latin-1"), keep_blank_values=True)[:limit]:
+        head, _, rest = name.partition("[")
+        keys = rest[:-1].split("][") if rest.endswith("]") else []
+        node, last = form, head if keys else name
+        for key in keys:
+            child = node.get(last)
+            if not isinstance(child, dict):
+                child = node[last] = {}
+            node, last = child, key or str(len(child))
+        node[last] = value
+    return form
+
+
+def answer(value: object, *, as_json: bool) -> Response:
+    """Give a function's answer."""
+    if as_json:
+        return Response(php_json(value), media_type="application/json")
+    return _xml(f"<RESPONSE>\n{_element(value) if value is not None else ''}</RESPONSE>\n")
+
+
+def failure(error: WebServiceError, *, as_json: bool) -> Response:
+    """Give an error, with status 200: in XML, too, when the field that asks for JSON was cut."""
+    if as_json:
+        body = {"exception": error.exception, "errorcode": error.code, "message": error.message}
+        return Response(php_json(body), media_type="application/json")
+    return _xml(
+        f'<EXCEPTION class="{error.exception}">\n<ERRORCODE>{_escape(error.code)}</ERRORCODE>\n'
+        f"<MESSAGE>{_escape(error.message)}</MESSAGE>\n</EXCEPTION>\n"
+    )
+
+
+def php_json(value: object) -> str:
+    r"""Encode as PHP's json_encode does: ASCII only, no spaces, and `/` as `\/`."""
+    return json.dumps(value, separators=(",", ":")).replace("/", "\\/")
+
+
+def _xml(content: str) -> Response:
+    body = f'<?xml version="1.0" encoding="UTF-8" ?>\n{content}'
+    return Response(body, headers={"content-type": "application/xml; charset=utf-8"})
+
+
+def _element(value: object) -> str:
+    if isinstance(value, list):
+        return f"<MULTIPLE>\n{''.join(map(_element, value))}</MULTIPLE>\n"
+    if isinstance(value, Mapping):
+        keys = (f'<KEY name="{key}">{_element(item)}</KEY>\n' for key, item in value.items())
+        return f"<SINGLE>\n{''.join(keys)}</SINGLE>\n"
+    return f"<VALUE>{_escape(str(int(value) if isinstance(value, bool) else value))}</VALUE>\n"
+
+
+def _escape(text: str) -> str:
+    return html.escape(text).replace("&#x27;", "'")

@@ -1,0 +1,1 @@
+"""An invented university and what its student records say."""

@@ -1,0 +1,185 @@
+"""The settings of a platform: how it is reached, whom it is for, how its cohorts are called, how far one may go."""
+
+import string
+from dataclasses import asdict, replace
+from datetime import date, timedelta
+from enum import StrEnum
+from typing import Annotated, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from worker.domain.plan import Guard, GuardLimits, MonthDay, Season
+from worker.domain.rules import AccountField, Mode
+from worker.settings.sources import Section
+
+
+def _template(*allowed: str) -> AfterValidator:
+    def check(value: str) -> str:
+        try:
+            names = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
+        except ValueError as error:
+            raise ValueError(f"not a template: {error}") from None
+        if unknown := names - set(allowed):
+            raise ValueError(f"unknown placeholder {', '.join(sorted(unknown))}; there are {', '.join(allowed)}")
+        if not names:
+            raise ValueError(f"needs a placeholder, one of {', '.join(allowed)}")
+        return value
+
+    return AfterValidator(check)
+
+
+class AccountSettings(Section):
+    """How a student's account is found on a platform."""
+
+    field: AccountField = AccountField.USERNAME
+    """Field of the Moodle account: username or idnumber."""
+    template: Annotated[str, _template("student_id", "login")] = "{student_id}"
+    """Value of that field, from {student_id} or {login}, e.g. `e{student_id}`. Usernames are put in lower case."""
+
+
+class RouteSettings(Section):
+    """Étapes that lead to a platform. An étape takes part when it passes any of the routes."""
+
+    etapes: tuple[str, ...] = ("*",)
+    """Étape codes (globs) that take this route."""
+    components: tuple[str, ...] = ("*",)
+    """Component codes (globs) that take this route; an unknown component passes only `*`."""
+    exclude_etapes: tuple[str, ...] = ()
+    """Étape codes (globs) that don't."""
+    exclude_components: tuple[str, ...] = ()
+    """Component codes (globs) that don't."""
+
+
+class CohortSettings(Section):
+    """A cohort that an étape leads to. Several templates give several cohorts."""
+
+    idnumber: Annotated[str, _template("etape", "version", "component", "year")] = "{etape}"
+    """Idnumber, from {etape}, {version}, {component}, {year}. An étape without one of them has no such cohort."""
+    name: Annotated[str, _template("idnumber", "etape", "etape_label", "component", "component_label")] = (
+        "{component_label}: {etape_label}"
+    )
+    """Name, from {idnumber}, {etape}, {etape_label}, {component}, {component_label}; until then the idnumber."""
+
+    @model_validator(mode="after")
+    def _name_follows_from_idnumber(self) -> Self:
+        if "{etape" in self.name and "{etape}" not in self.idnumber:
+            raise ValueError("name speaks of the étape, but idnumber gathers several: name it by its component")
+        if "{component" in self.name and not any(p in self.idnumber for p in ("{etape}", "{component}")):
+            raise ValueError("name speaks of the component, but idnumber gathers several of them")
+        return self
+
+
+class LimitSettings(Section):
+    """How hard a platform may be used, by each worker process."""
+
+    connections: int = Field(2, ge=2, le=16)
+    """Calls in flight at once. Two saturate a Moodle of two cores; more give nothing there."""
+    calls_per_second: float = Field(10.0, gt=0)
+    """Calls a second, at most, over all connections."""
+    fields: int = Field(900, ge=20, le=100_000)
+    """Form fields a call. PHP drops those above `max_input_vars` (1000 unless raised); keep well under it."""
+    timeout_seconds: float = Field(60.0, gt=0, le=600)
+    """Seconds to wait for an answer. Keep under the limits of PHP and of the proxies in front of it."""
+    batch_seconds: float = Field(5.0, gt=0)
+    """Seconds that a batch aims to take; its size follows the time that calls take."""
+
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+def _day_of_the_year(text: str) -> str:
+    new_year = date(2024, 1, 1)  # of a leap year
+    if text not in {f"{new_year + timedelta(days):%m-%d}" for days in range(366)}:
+        raise ValueError("no such day of the year; write it as month-day, e.g. 07-01")
+    return text
+
+
+MonthDayText = Annotated[str, AfterValidator(_day_of_the_year)]
+
+
+class SeasonSettings(Section):
+    """Days of the year with limits of their own, such as the rentrée. What isn't said is as at other times."""
+
+    first: MonthDayText
+    """First day, month-day, e.g. `07-01`."""
+    last: MonthDayText
+    """Last day, included; before the first one, the season lasts over New Year."""
+    cohort_percent: Percent | None = None
+    """As `guard.cohort_percent`."""
+    platform_percent: Percent | None = None
+    """As `guard.platform_percent`."""
+    floor: int | None = Field(None, ge=0)
+    """As `guard.floor`."""
+
+
+class GuardSettings(Section):
+    """How many removals pass in a sliding 24 hours; more are held until a person approves them."""
+
+    enabled: bool = True
+    """Whether removals are guarded at all. Every command and a metric say so when they aren't."""
+    cohort_percent: Percent = 20.0
+    """Percent of a cohort's members that may leave it."""
+    platform_percent: Percent = 5.0
+    """Percent of the members of all our cohorts of the platform that may leave them."""
+    floor: int = Field(10, ge=0)
+    """Removals that always pass, of a cohort and of the platform: small cohorts have large percentages."""
+    seasons: tuple[SeasonSettings, ...] = ()
+    """Seasons with limits of their own; the first that a day belongs to counts."""
+
+    def guard(self, zone: ZoneInfo) -> Guard:
+        """Give the guard its values."""
+        usual = GuardLimits(
+            cohort_percent=self.cohort_percent, platform_percent=self.platform_percent, floor=self.floor
+        )
+        return Guard(
+            enabled=self.enabled,
+            limits=usual,
+            seasons=tuple(
+                Season(
+                    first=_month_day(season.first),
+                    last=_month_day(season.last),
+                    limits=replace(usual, **season.model_dump(include={*asdict(usual)}, exclude_none=True)),
+                )
+                for season in self.seasons
+            ),
+            zone=zone,
+        )
+
+
+def _month_day(text: str) -> MonthDay:
+    month, day = text.split("-")
+    return int(month), int(day)
+
+
+class Strangers(StrEnum):
+    """What becomes of members of our cohorts whom we can't tie to a student."""
+
+    KEEP = "keep"
+    REMOVE = "remove"
+
+
+class PlatformSettings(Section):
+    """One Moodle."""
+
+    mode: Mode
+    """automatic (read and write), observe (everything but writing), manual (never written, nothing desired)."""
+    url: str | None = Field(None, pattern=r"^https?://[^\s/]+(/[^\s]*)?$")
+    """Address of the site, as its `wwwroot`. Required unless the mode is manual."""
+    token: SecretStr | None = None
+    """Token of the service user: COHORTS_PLATFORMS__<NAME>__TOKEN, or a file of that name among the secrets."""
+    account: AccountSettings = AccountSettings()
+    routes: Annotated[tuple[RouteSettings, ...], Field(min_length=1)] = (RouteSettings(),)
+    cohorts: Annotated[tuple[CohortSettings, ...], Field(min_length=1)] = (CohortSettings(),)
+    limits: LimitSettings = LimitSettings()
+    guard: GuardSettings = GuardSettings()
+    strangers: Strangers = Strangers.KEEP
+    """Members of our cohorts whom we can't tie to a student: keep (and report), or remove (through the guard)."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.mode is not Mode.MANUAL and (self.url is None or self.token is None):
+            ways = {"url": "url", "token": "token (COHORTS_PLATFORMS__<NAME>__TOKEN in the environment)"}
+            missing = " and ".join(way for name, way in ways.items() if getattr(self, name) is None)
+            raise ValueError(f"mode {self.mode} needs {missing}; only a manual platform does without")
+        return self

@@ -1,9 +1,0 @@
-"""Alembic's entry: the ledger hands over its connection, inside its own transaction."""
-
-from alembic import context
-
-from worker.sql.tables import metadata
-
-connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=metadata, transactional_ddl=False)
-context.run_migrations()

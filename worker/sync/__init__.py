@@ -1,0 +1,1 @@
+"""The flows: Kafka to ledger, ledger to Moodle, and the night."""

@@ -1,0 +1,56 @@
+"""What the cohorts that aren't ours are like, so that a run can prove that it left them alone."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from worker.domain.report import ForeignEvent
+from worker.moodle import RemoteCohort
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """A cohort's idnumber, and digests of its name and of its members."""
+
+    idnumber: str
+    name: str
+    members: str
+
+
+def fingerprints(
+    cohorts: Mapping[int, RemoteCohort], members: Mapping[int, set[int]], ours: AbstractSet[int], instance: str
+) -> dict[int, Fingerprint]:
+    """Give those of every cohort that isn't ours, by Moodle's id; one that is just being created is ours, too.
+
+    `instance` is the name of the ledger, which the cohorts that it creates carry.
+    """
+    return {
+        number: Fingerprint(
+            idnumber=cohorts[number].idnumber,
+            name=_digest(cohorts[number].name),
+            members=_digest(repr(sorted(users))),
+        )
+        for number, users in members.items()
+        if number not in ours and not cohorts[number].is_of(instance)
+    }
+
+
+def differences(
+    before: Mapping[int, Fingerprint], after: Mapping[int, Fingerprint]
+) -> Iterator[tuple[int, str, ForeignEvent]]:
+    """Give what happened to each cohort: its id, its idnumber before, and what."""
+    for number in sorted(before.keys() | after.keys()):
+        was, now = before.get(number), after.get(number)
+        if was is None and now is not None:
+            yield number, now.idnumber, ForeignEvent.CREATED
+        elif was is not None and now is None:
+            yield number, was.idnumber, ForeignEvent.DELETED
+        elif was is not None and now is not None and was.members != now.members:
+            yield number, was.idnumber, ForeignEvent.MEMBERS
+        elif was is not None and was != now:
+            yield number, was.idnumber, ForeignEvent.NAME
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
