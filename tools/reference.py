@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from worker import telemetry
 from worker.cli.main import EXIT_CODES, cli
-from worker.domain.model import Reason
+from worker.domain.states import Reason
 from worker.ledger import status
 from worker.settings.root import Settings
 

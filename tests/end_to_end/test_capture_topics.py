@@ -10,7 +10,7 @@ from tests.support.builders import NOW, content
 from tests.support.debezium import SECRET, Apogee, Capture, Event, as_numbers
 from tests.support.installation import Install, Installation, Process, enrolment, eventually, pairs, platform
 from tests.support.servers.kafka import Kafka
-from worker.domain.model import Action
+from worker.domain.states import Action
 from worker.kafka import RecordProducer, describe
 from worker.ledger import status
 from worker.sandbox.moodle.server import SandboxMoodle

@@ -18,7 +18,7 @@ from tests.support.installation import (
 )
 from tests.support.servers import free_ports
 from worker import kafka
-from worker.domain.model import Action
+from worker.domain.states import Action
 from worker.kafka import RecordProducer
 from worker.ledger import status
 from worker.sandbox.moodle.server import Fault, SandboxMoodle

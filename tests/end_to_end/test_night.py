@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from tests.support.installation import YEAR, Installation, Process, eventually, installed, pairs, platform
 from tests.support.servers.kafka import Kafka
-from worker.domain.model import Action, Drift, RunState
 from worker.domain.report import Report
+from worker.domain.states import Action, Drift, RunState
 from worker.ledger import runs, schema, status
 from worker.sandbox.moodle.server import SandboxMoodle
 from worker.sandbox.university.generator import Message

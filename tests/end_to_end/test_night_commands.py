@@ -26,7 +26,8 @@ from tests.support.installation import (
     platform,
     welcome,
 )
-from worker.domain.model import Action, SnapshotScope
+from worker.domain.snapshots import SnapshotScope
+from worker.domain.states import Action
 from worker.kafka import RecordProducer
 from worker.ledger import status
 from worker.sandbox.moodle.server import Fault, SandboxMoodle

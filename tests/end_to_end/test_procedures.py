@@ -24,7 +24,7 @@ from tests.support.installation import (
     welcome,
 )
 from tests.support.procedures import procedure
-from worker.domain.model import Action, PlatformState
+from worker.domain.states import Action, PlatformState
 from worker.ledger import status
 from worker.sandbox.moodle.server import Fault, SandboxMoodle
 from worker.sandbox.university.catalogue import Component, Etape

@@ -11,7 +11,7 @@ import pytest
 from tests.support.installation import Installation, Process, eventually, installed, pairs, platform
 from tests.support.privacy import headers_of, said_of, shown
 from tests.support.servers.kafka import Kafka
-from worker.domain.model import Action
+from worker.domain.states import Action
 from worker.kafka import Headers, Record
 from worker.ledger import status
 from worker.sandbox.moodle.server import Chaos, Cost, SandboxMoodle

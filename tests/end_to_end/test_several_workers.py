@@ -17,7 +17,7 @@ from confluent_kafka import KafkaException
 
 from tests.support.installation import Installation, Process, eventually, installed, pairs, platform
 from tests.support.servers.kafka import Kafka
-from worker.domain.model import Action, RunState
+from worker.domain.states import Action, RunState
 from worker.ledger import runs, status
 from worker.ledger.schema import cohort
 from worker.sandbox.moodle.server import Cost, SandboxMoodle

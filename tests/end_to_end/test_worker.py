@@ -25,7 +25,7 @@ from tests.support.installation import (
 from tests.support.privacy import headers_of, said_of, shown
 from tests.support.servers import free_ports
 from tests.support.servers.kafka import Kafka
-from worker.domain.model import PlatformState
+from worker.domain.states import PlatformState
 from worker.kafka import Partition
 from worker.ledger import schema
 from worker.sandbox.moodle.server import Cost, Fault, SandboxMoodle

@@ -9,7 +9,7 @@ from tests.support import scenes
 from tests.support.builders import NOW, content, told
 from tests.support.scenes import HOUR, Scene
 from worker.domain.errors import LedgerError
-from worker.domain.model import Status
+from worker.domain.states import Status
 from worker.ledger import Ledger, backup, status
 from worker.ledger.runs import Runs
 

@@ -6,8 +6,8 @@ from structlog.testing import capture_logs
 
 from tests.support.builders import STUDENT, received, recorder, told, workbook
 from tests.support.scenes import DAY, HOUR, Scene, a_member, a_year_that_was_closed
-from worker.domain.model import PlatformState, Reason, Status
-from worker.domain.plan import Guard
+from worker.domain.guard import Guard
+from worker.domain.states import PlatformState, Reason, Status
 from worker.ledger import Ledger
 from worker.ledger.schema import membership
 from worker.ledger.work_queue import Parked

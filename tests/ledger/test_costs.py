@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from tests.support.builders import NOW, described, received, recorder, told, workbook
 from tests.support.scenes import DAY
 from tests.support.servers.postgres import Postgres
-from worker.domain.model import Action, Received
-from worker.domain.plan import Guard
+from worker.domain.changes import Received
+from worker.domain.guard import Guard
+from worker.domain.states import Action
 from worker.ledger import Ledger, proposals, runs
 from worker.ledger.schema import journal, membership
 

@@ -31,9 +31,10 @@ from tests.support.builders import (
 from tests.support.scenes import DAY, HOUR, Scene
 from worker.domain.drift import People
 from worker.domain.errors import DecisionRefused
-from worker.domain.model import CohortState, Limit, Reason, Snapshot, SnapshotScope, Status, Unknown
-from worker.domain.plan import Guard, GuardLimits, Season
+from worker.domain.guard import Guard, GuardLimits, Season
 from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Policy, Route
+from worker.domain.snapshots import Snapshot, SnapshotScope, Unknown
+from worker.domain.states import CohortState, Limit, Reason, Status
 from worker.ledger import Ledger, Recorder, decisions, proposals, status
 from worker.ledger.observations import Observer, Reading
 from worker.ledger.proposals import PlannedCohort, PlannedPlatform

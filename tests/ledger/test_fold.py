@@ -15,18 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.builders import ECAMPUS, FOREIGN_UAI, NOW, POLICY, UAI, deleted, merged, names, recorder, told
-from worker.domain.model import (
+from worker.domain.changes import (
     BELOW_ALL_VERSIONS,
     Change,
     ComponentDescribed,
     EnrolmentChange,
     EtapeDescribed,
-    Payment,
     Received,
-    Status,
     StudentRekeyed,
 )
 from worker.domain.rules import CohortTemplate, Mode, PlatformPolicy, Policy, Route
+from worker.domain.states import Payment, Status
 from worker.formats import cloudevents
 from worker.ledger import Ledger, status
 from worker.ledger.schema import metadata

@@ -16,7 +16,8 @@ from tests.support.servers.postgres import Postgres
 from tests.support.servers.slapd import Slapd
 from tests.support.snapshots import LIMITS, records, sent
 from tests.support.supann import ldif
-from worker.domain.model import Received, SnapshotScope, StudentRekeyed
+from worker.domain.changes import Received, StudentRekeyed
+from worker.domain.snapshots import SnapshotScope
 from worker.formats import Debezium
 from worker.ledger import Ledger, status
 from worker.runtime import build

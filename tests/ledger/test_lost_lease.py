@@ -7,9 +7,10 @@ import pytest
 
 from tests.support.builders import ETAPE, STUDENT, memberships, told, workbook
 from tests.support.scenes import Scene, a_member
+from worker.domain.cohorts import Gap
 from worker.domain.errors import LeaseLost
-from worker.domain.model import Gap, Status
-from worker.domain.plan import Guard
+from worker.domain.guard import Guard
+from worker.domain.states import Status
 from worker.ledger import Ledger
 from worker.ledger.work_queue import Applied, Parked, Workbook
 

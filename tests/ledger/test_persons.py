@@ -14,21 +14,18 @@ from hypothesis import strategies as st
 from tests.ledger.test_fold import SMALL, emptied, expected, heard, world
 from tests.support.builders import ETAPE, NOW, UAI, content, deleted, memberships, merged, names, recorder, told
 from tests.support.debezium import Apogee, Capture, Event, as_numbers
-from worker.domain.model import (
+from worker.domain.changes import (
     BELOW_ALL_VERSIONS,
     Change,
     ComponentDescribed,
     EnrolmentChange,
     EtapeDescribed,
-    Instant,
-    Payment,
     PersonEnrolled,
     Received,
-    Snapshot,
-    SnapshotScope,
-    Status,
-    Unknown,
 )
+from worker.domain.instants import Instant
+from worker.domain.snapshots import Snapshot, SnapshotScope, Unknown
+from worker.domain.states import Payment, Status
 from worker.formats import Debezium
 from worker.ledger import Ledger, status
 from worker.ledger.enrolments import Counts

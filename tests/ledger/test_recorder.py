@@ -21,8 +21,9 @@ from tests.support.builders import (
     told,
     workbook,
 )
-from worker.domain.model import Change, Kept, Payment, Reason, Received, Status, Tombstone
+from worker.domain.changes import Change, Received, Tombstone
 from worker.domain.rules import AccountField, CohortTemplate, Mode, PlatformPolicy, Policy, Route
+from worker.domain.states import Kept, Payment, Reason, Status
 from worker.ledger import Ledger, status
 from worker.ledger.schema import cohort, enrolment, membership
 from worker.ledger.work_queue import Applied, Parked

@@ -10,25 +10,21 @@ import sqlalchemy as sa
 from tests.support import scenes
 from tests.support.builders import ETAPE, NOW, POLICY, STUDENT, UAI, memberships, merged, recorder, told, workbook
 from tests.support.scenes import DAY, FORMER, HOUR, OTHER, Scene, Setup
-from worker.domain.errors import DecisionRefused, StudentPresent
-from worker.domain.model import (
-    Action,
+from worker.domain.changes import (
     EnrolmentChange,
     EtapeDescribed,
     PersonEnrolled,
     PersonNumbered,
     Received,
-    RunState,
-    Snapshot,
-    SnapshotScope,
-    Status,
     StudentRekeyed,
-    Unknown,
-    Watched,
 )
-from worker.domain.plan import Guard
+from worker.domain.directory import Watched
+from worker.domain.errors import DecisionRefused, StudentPresent
+from worker.domain.guard import Guard
 from worker.domain.report import Report
 from worker.domain.rules import Policy
+from worker.domain.snapshots import Snapshot, SnapshotScope, Unknown
+from worker.domain.states import Action, RunState, Status
 from worker.formats import cloudevents
 from worker.ledger import Ledger, decisions, guard, retention, runs, status
 from worker.ledger.directory_state import Watchbook

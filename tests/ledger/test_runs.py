@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.builders import ETAPE, NOW, STUDENT, UAI, content, memberships, received, recorder, told
 from tests.support.scenes import DAY, Scene
 from worker.domain.errors import Refusal, RunInProgress, SnapshotFault
-from worker.domain.model import AcceptedSnapshot, Drift, Instant, RunState, Snapshot, SnapshotScope, Status
+from worker.domain.instants import Instant
 from worker.domain.report import (
     REPORTS,
     CohortReport,
@@ -21,6 +21,8 @@ from worker.domain.report import (
     Report,
     SnapshotReport,
 )
+from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope
+from worker.domain.states import Drift, RunState, Status
 from worker.ledger import Ledger, runs, status
 from worker.ledger.runs import End, Run, Runs
 from worker.ledger.schema import cohort, membership

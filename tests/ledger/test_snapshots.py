@@ -31,19 +31,11 @@ from tests.support.builders import (
     recorder,
     told,
 )
-from worker.domain.model import (
-    AcceptedSnapshot,
-    Change,
-    EnrolmentChange,
-    Instant,
-    Payment,
-    Received,
-    Snapshot,
-    SnapshotScope,
-    Status,
-    Unknown,
-)
+from worker.domain.changes import Change, EnrolmentChange, Received
+from worker.domain.instants import Instant
 from worker.domain.rules import Policy
+from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope, Unknown
+from worker.domain.states import Payment, Status
 from worker.ledger import Ledger, status
 from worker.ledger.recorder import Imaged
 from worker.ledger.schema import enrolment, journal, metadata, snapshot

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from worker.domain.changes import EnrolmentChange, EtapeDescribed, Received
 from worker.domain.errors import MoodleDenied, MoodleUnavailable
-from worker.domain.model import Drift, EnrolmentChange, EtapeDescribed, Payment, Received, RunState, Status
-from worker.domain.plan import Guard
+from worker.domain.guard import Guard
 from worker.domain.report import PlatformReport
 from worker.domain.rules import AccountField, CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
+from worker.domain.states import Drift, Payment, RunState, Status
 from worker.ledger import Ledger, Recorder, Workbook
 from worker.ledger.runs import Runs
 from worker.ledger.status import read_status

@@ -4,9 +4,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.domain.model import EnrolmentChange, EtapeDescribed, Instant, Payment, Received, Status, StudentRekeyed
-from worker.domain.plan import Guard
+from worker.domain.changes import EnrolmentChange, EtapeDescribed, Received, StudentRekeyed
+from worker.domain.guard import Guard
+from worker.domain.instants import Instant
 from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
+from worker.domain.states import Payment, Status
 from worker.ledger import Ledger, Recorder, Workbook
 from worker.ledger.schema import cohort, membership, metadata
 

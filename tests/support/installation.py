@@ -19,7 +19,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.servers.kafka import Kafka
-from worker.domain.model import PlatformState
+from worker.domain.states import PlatformState
 from worker.kafka import Headers, Partition, Record, RecordProducer, create_topics, describe, read_to_end
 from worker.ledger import Ledger, status
 from worker.ledger.status import PlatformStatus, read_status

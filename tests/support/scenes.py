@@ -20,22 +20,11 @@ from tests.support.builders import (
     told,
     workbook,
 )
-from worker.domain.model import (
-    Action,
-    Cause,
-    Change,
-    CohortState,
-    EnrolmentChange,
-    Payment,
-    PlatformState,
-    Reason,
-    Received,
-    Snapshot,
-    SnapshotScope,
-    Status,
-)
-from worker.domain.plan import Guard, GuardLimits
+from worker.domain.changes import Change, EnrolmentChange, Received
+from worker.domain.guard import Guard, GuardLimits
 from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Route
+from worker.domain.snapshots import Snapshot, SnapshotScope
+from worker.domain.states import Action, Cause, CohortState, Payment, PlatformState, Reason, Status
 from worker.explain import Explanation, explain
 from worker.ledger import Ledger, Recorder, adoption, decisions, proposals, student_view
 from worker.ledger.schema import cohort, membership

@@ -11,7 +11,8 @@ import orjson
 from schemas import EnrolmentRow, SnapshotRow
 from tests.support.builders import NOW, UAI
 from worker import snapshots
-from worker.domain.model import AcceptedSnapshot, Instant, SnapshotScope
+from worker.domain.instants import Instant
+from worker.domain.snapshots import AcceptedSnapshot, SnapshotScope
 from worker.kafka import Headers, Record
 from worker.snapshots import Image, Limits
 from worker.snapshots.publisher import Messages

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import httpx
 
-from worker.domain.model import EnrolmentChange, EtapeDescribed, Payment, Received, Status, StudentRekeyed
-from worker.domain.plan import Guard
+from worker.domain.changes import EnrolmentChange, EtapeDescribed, Received, StudentRekeyed
+from worker.domain.guard import Guard
 from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
+from worker.domain.states import Payment, Status
 from worker.ledger import Ledger, Recorder, Workbook, status
 from worker.ledger.status import PlatformStatus, read_status
 from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire

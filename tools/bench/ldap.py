@@ -16,7 +16,7 @@ from tools.bench import Figure, Quantity, scaled
 from tools.bench.memory import peak
 from tools.bench.parts import PROCESSES, command, settings
 from worker import snapshots, telemetry
-from worker.domain.model import SnapshotScope
+from worker.domain.snapshots import SnapshotScope
 from worker.runtime import build
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.university.university import University

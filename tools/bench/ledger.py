@@ -34,7 +34,8 @@ from tests.support.servers import MissingServerError
 from tests.support.servers.postgres import real_postgres
 from tools.bench import Figure, Quantity, scaled
 from tools.bench.parts import BATCH, TOPIC, settings
-from worker.domain.model import Received, Snapshot, SnapshotScope
+from worker.domain.changes import Received
+from worker.domain.snapshots import Snapshot, SnapshotScope
 from worker.formats import cloudevents
 from worker.ledger import Ledger, schema
 from worker.runtime.build import recorder

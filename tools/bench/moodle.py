@@ -25,7 +25,7 @@ import httpx
 
 from tools.bench import Figure, Quantity, scaled
 from tools.bench.parts import PLATFORM, TOKEN, Moodle, record, served, settings
-from worker.domain.plan import Guard
+from worker.domain.guard import Guard
 from worker.ledger import Ledger, Workbook
 from worker.ledger.status import read_status
 from worker.moodle.transport import SERVICE

@@ -25,7 +25,8 @@ from tools.bench.memory import peak
 from tools.bench.moodle import converge
 from tools.bench.parts import PLATFORM, PROCESSES, TOKEN, Moodle, command, record, served, settings
 from worker import snapshots, telemetry
-from worker.domain.model import RunState, SnapshotScope
+from worker.domain.snapshots import SnapshotScope
+from worker.domain.states import RunState
 from worker.moodle.transport import ENVELOPE_FIELDS, SERVICE
 from worker.runtime import build
 from worker.runtime.worker import converging

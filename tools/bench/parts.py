@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from worker.cli.__main__ import settle
-from worker.domain.model import Received
+from worker.domain.changes import Received
 from worker.formats import cloudevents
 from worker.ledger import Ledger
 from worker.runtime import build

@@ -13,7 +13,7 @@ from tests.support.servers.kafka import Kafka
 from tests.support.servers.postgres import Postgres
 from tools.chaos.launcher import Orders, command
 from worker.domain.errors import LedgerError
-from worker.domain.model import Action
+from worker.domain.states import Action
 from worker.ledger import status
 from worker.sandbox.moodle.server import Cost, SandboxMoodle
 from worker.sandbox.university.generator import Message

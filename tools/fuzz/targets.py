@@ -12,12 +12,15 @@ from tests.support.builders import NOW, POLICY, UAI, recorder
 from tests.support.snapshots import LIMITS
 from tools.fuzz.moodle import moodle
 from worker import explain
+from worker.domain.changes import EnrolmentChange, PersonNumbered, Received
+from worker.domain.directory import Watched
 from worker.domain.errors import CohortsError, InvalidMessage, SnapshotRefused, SourceIncomplete
-from worker.domain.model import EnrolmentChange, Language, PersonNumbered, Received, Watched
+from worker.domain.states import Language
 from worker.formats import Debezium
 from worker.formats.cloudevents import Format, Headers, Native, check_instants
 from worker.kafka import Record
 from worker.ledger import Ledger, student_view
+from worker.runtime.build import supann_form
 from worker.settings.sources import LdapSourceSettings
 from worker.snapshots import Terms
 from worker.snapshots.reader import newest
@@ -97,11 +100,12 @@ def entries(case: bytes) -> None:
         attribute = name.decode(errors="replace").strip().lower()
         attributes[attribute] = (*attributes.get(attribute, ()), str(text.strip(), "utf-8", "surrogateescape"))
     for composite in ("supannEtuInscription", ""):
-        habits = LdapSourceSettings(
+        chosen = LdapSourceSettings(
             kind="ldap", uri="ldaps://ldap.example.fr", base="dc=example,dc=fr",
             composite=composite, etape_separator="_", component_prefix="HS_",
         )  # fmt: skip
-        told = Supann(habits, uai=UAI, uais=frozenset({UAI})).tell(attributes)
+        form = supann_form(chosen, uai=UAI, uais=frozenset({UAI}))
+        told = Supann(form).tell(attributes)
         assert len(told.rows) + len(told.unknown) + told.left_out.total() or "supannetuid" in attributes
         try:
             known = known_again(attributes)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from worker.domain.model import Instant
+from worker.domain.instants import Instant
 from worker.domain.report import GuardReport
 from worker.domain.sanitize import printable
 from worker.ledger import Ledger

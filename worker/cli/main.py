@@ -34,10 +34,10 @@ from worker.domain.errors import (
     SnapshotRefused,
     SourceIncomplete,
 )
-from worker.domain.model import Language
 from worker.domain.rules import Mode
 from worker.domain.sanitize import printable
 from worker.domain.schedule import time_of_day
+from worker.domain.states import Language
 from worker.ledger import student_view
 from worker.ledger.status import GAP_STATES, forget_positions, read_status
 from worker.moodle import MoodleReader

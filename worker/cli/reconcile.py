@@ -28,9 +28,9 @@ from worker.cli.base import (
 )
 from worker.console.report_page import render
 from worker.domain.errors import SettingsError
-from worker.domain.model import Language, RunState
 from worker.domain.report import REPORTS, Report
 from worker.domain.sanitize import printable
+from worker.domain.states import Language, RunState
 from worker.ledger import runs
 from worker.runtime import build
 from worker.runtime.worker import converging

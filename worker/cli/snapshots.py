@@ -17,7 +17,7 @@ from schemas import SnapshotRow
 from worker import snapshots
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, out, say, say_json
 from worker.domain.errors import SettingsError
-from worker.domain.model import SnapshotScope
+from worker.domain.snapshots import SnapshotScope
 from worker.runtime import build
 from worker.settings.root import load
 from worker.snapshots import Image

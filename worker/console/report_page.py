@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from worker.domain.model import Drift, Instant, Language, RunState
+from worker.domain.instants import Instant
 from worker.domain.report import PlatformReport, Report
 from worker.domain.sanitize import printable
+from worker.domain.states import Drift, Language, RunState
 
 _NBSP, _NARROW_NBSP = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
 

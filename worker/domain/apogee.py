@@ -6,7 +6,7 @@ or A (en attente), and others whose meaning isn't documented.
 
 import re
 
-from worker.domain.model import Payment, Status
+from worker.domain.states import Payment, Status
 
 STATUSES = {"E": Status.ACTIVE, "C": Status.PENDING, "A": Status.CANCELLED, "R": Status.RESIGNED}
 _PAYMENTS = {"P": Payment.PAID, "A": Payment.DUE}

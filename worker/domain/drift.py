@@ -5,7 +5,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from worker.domain.model import Drift, Instant
+from worker.domain.instants import Instant
+from worker.domain.states import Drift
 
 
 class Known(NamedTuple):

@@ -10,7 +10,8 @@ from enum import StrEnum
 from pydantic import TypeAdapter
 
 from worker.domain.errors import Refusal
-from worker.domain.model import Drift, Instant, RunState
+from worker.domain.instants import Instant
+from worker.domain.states import Drift, RunState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

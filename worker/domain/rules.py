@@ -11,7 +11,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from worker.domain.model import Payment, Status
+from worker.domain.states import Payment, Status
 
 NAME_LIMIT = 254
 """Longest cohort name that Moodle stores; a longer one fails the whole call with `dmlwriteexception`."""

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from worker.domain.model import Instant
+from worker.domain.instants import Instant
 
 
 def time_of_day(value: object) -> time:

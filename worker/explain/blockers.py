@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from worker.domain.model import OF_ACCOUNTS, Cause, CohortState, Instant, Limit, PlatformState, Reason
+from worker.domain.instants import Instant
 from worker.domain.rules import Mode, PlatformPolicy
+from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Limit, PlatformState, Reason
 from worker.explain.findings import Finding, Why, found
 from worker.ledger.student_view import AccountFact, CohortFact, Decision, MembershipFact, PlatformFact
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from worker.domain.model import Status
 from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, Verdict, WantedCohort, canonical, eligibility
+from worker.domain.states import Status
 from worker.explain.findings import Finding, Why, found
 from worker.ledger.student_view import Fact, Story
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
-from worker.domain.model import Instant
+from worker.domain.instants import Instant
 from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, canonical
 from worker.explain.blockers import Gap, holds, what_next
 from worker.explain.enrolments import Judged, admits, confirmed, judged, routes

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from worker.domain.model import Instant
+from worker.domain.instants import Instant
 from worker.ledger.student_view import Fact
 
 Value = str | int | float | bool | tuple[str, ...] | tuple[int, ...] | None

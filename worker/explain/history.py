@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from worker.domain.model import Action, Cause, Kept
 from worker.domain.rules import canonical
+from worker.domain.states import Action, Cause, Kept
 from worker.explain.findings import Finding, Why, found
 from worker.ledger.student_view import CohortFact, Entry, MembershipFact, Story
 

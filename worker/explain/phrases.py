@@ -11,7 +11,8 @@ from functools import cache
 from importlib import resources
 from zoneinfo import ZoneInfo
 
-from worker.domain.model import Instant, Language
+from worker.domain.instants import Instant
+from worker.domain.states import Language
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from zoneinfo import ZoneInfo
 
-from worker.domain.model import Language
 from worker.domain.sanitize import printable
+from worker.domain.states import Language
 from worker.explain.findings import Answer, Explanation, Finding, Said, Value
 from worker.explain.phrases import words
 

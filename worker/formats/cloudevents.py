@@ -18,18 +18,10 @@ import orjson
 from pydantic import ValidationError
 
 import schemas
+from worker.domain.changes import Change, EnrolmentChange, EtapeDescribed, PersonEnrolled, StudentRekeyed, Tombstone
 from worker.domain.errors import InvalidMessage, Problem
-from worker.domain.model import (
-    Change,
-    EnrolmentChange,
-    EtapeDescribed,
-    Instant,
-    Payment,
-    PersonEnrolled,
-    Status,
-    StudentRekeyed,
-    Tombstone,
-)
+from worker.domain.instants import Instant
+from worker.domain.states import Payment, Status
 
 _STRUCTURED = b"application/cloudevents+json"
 STRUCTURED_HEADERS = (("content-type", _STRUCTURED),)

@@ -25,8 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 import schemas
 from worker.domain import apogee
-from worker.domain.errors import InvalidMessage, Problem
-from worker.domain.model import (
+from worker.domain.changes import (
     BELOW_ALL_VERSIONS,
     Change,
     ComponentDescribed,
@@ -34,9 +33,10 @@ from worker.domain.model import (
     EtapeDescribed,
     PersonEnrolled,
     PersonNumbered,
-    Status,
     Tombstone,
 )
+from worker.domain.errors import InvalidMessage, Problem
+from worker.domain.states import Status
 from worker.formats import debezium_rows
 from worker.formats.cloudevents import Headers, unframed
 

@@ -8,7 +8,7 @@ from typing import cast
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from worker.domain.errors import PositionLost
-from worker.domain.model import Instant
+from worker.domain.instants import Instant
 from worker.kafka.librdkafka import LOST, REQUEST_SECONDS, Properties, broker_error, log, passes, translated
 from worker.kafka.reader import READ_AHEAD, READING
 from worker.kafka.records import Partition, Record, partition_of, record_of

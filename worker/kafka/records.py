@@ -5,7 +5,7 @@ from typing import NamedTuple, cast
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
-from worker.domain.model import Instant
+from worker.domain.instants import Instant
 
 Partition = tuple[str, int]
 Headers = tuple[tuple[str, bytes | None], ...]

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.domain.model import Instant
+from worker.domain.instants import Instant
 from worker.ledger.database import Ledger, among, select_in, stream, upsert
 from worker.ledger.schema import account
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.domain.model import Action, CohortState, Instant
+from worker.domain.instants import Instant
+from worker.domain.states import Action, CohortState
 from worker.ledger.database import Ledger, select_in
 from worker.ledger.schema import cohort, journal, membership, student
 

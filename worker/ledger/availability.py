@@ -5,7 +5,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.domain.model import Instant, PlatformState
+from worker.domain.instants import Instant
+from worker.domain.states import PlatformState
 from worker.ledger.database import Ledger, upsert
 from worker.ledger.schema import platform
 

@@ -7,7 +7,7 @@ waits forward by as much, whichever of the two clocks was wrong: to try too earl
 import sqlalchemy as sa
 import structlog
 
-from worker.domain.model import Instant
+from worker.domain.instants import Instant
 from worker.ledger.database import upsert
 from worker.ledger.memberships import PROMISE_SECONDS
 from worker.ledger.schema import cohort, membership, meta, platform, run

@@ -12,7 +12,8 @@ import orjson
 import sqlalchemy as sa
 
 from worker.domain.errors import DecisionRefused
-from worker.domain.model import Action, Cause, Instant, Kept
+from worker.domain.instants import Instant
+from worker.domain.states import Action, Cause, Kept
 from worker.ledger.database import Ledger, among, upsert
 from worker.ledger.guard import approved, leaving
 from worker.ledger.memberships import PROMISE_SECONDS

@@ -10,15 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.domain.model import (
-    Cause,
-    ComponentDescribed,
-    EnrolmentChange,
-    EtapeDescribed,
-    Instant,
-    PersonEnrolled,
-    Received,
-)
+from worker.domain.changes import ComponentDescribed, EnrolmentChange, EtapeDescribed, PersonEnrolled, Received
+from worker.domain.instants import Instant
+from worker.domain.states import Cause
 from worker.ledger.database import select_in, upsert
 from worker.ledger.enrolments import Counts, Effects, Trigger
 from worker.ledger.schema import component, enrolment, etape, relies_on_etape

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from worker.domain.model import Instant, Watched
+from worker.domain.directory import Watched
+from worker.domain.instants import Instant
 from worker.ledger.database import Ledger, select_in, upsert
 from worker.ledger.schema import watched
 

@@ -14,19 +14,11 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from worker.domain.model import (
-    AcceptedSnapshot,
-    Cause,
-    EnrolmentChange,
-    Instant,
-    Kept,
-    Received,
-    SnapshotScope,
-    Status,
-    StudentRekeyed,
-    Unknown,
-)
+from worker.domain.changes import EnrolmentChange, Received, StudentRekeyed
+from worker.domain.instants import Instant
 from worker.domain.rules import survivors
+from worker.domain.snapshots import AcceptedSnapshot, SnapshotScope, Unknown
+from worker.domain.states import Cause, Kept, Status
 from worker.ledger.database import chunks, select_in, update, upsert
 from worker.ledger.schema import enrolment, membership, snapshot, student
 

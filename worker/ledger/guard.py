@@ -2,8 +2,9 @@
 
 import sqlalchemy as sa
 
-from worker.domain.model import Action, CohortState, Instant, Limit
-from worker.domain.plan import WINDOW_SECONDS, Guard, Judgement, Removals, judge
+from worker.domain.guard import WINDOW_SECONDS, Guard, Judgement, Removals, judge
+from worker.domain.instants import Instant
+from worker.domain.states import Action, CohortState, Limit
 from worker.ledger.schema import cohort, gap, journal, membership
 
 leaving = sa.and_(gap, ~membership.c.desired)

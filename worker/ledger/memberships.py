@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from worker.domain.model import OF_ACCOUNTS, Cause, CohortState, Instant, Kept, Reason, Status
+from worker.domain.instants import Instant
 from worker.domain.rules import Enrolment, Mapper, Mode, WantedCohort, canonical
+from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Kept, Reason, Status
 from worker.ledger.database import among, select_in, upsert
 from worker.ledger.enrolments import EnrolmentKey, Said, Trigger, Triggers
 from worker.ledger.schema import cohort, component, enrolment, etape, gap, in_cohort, membership, student

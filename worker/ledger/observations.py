@@ -11,9 +11,11 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from worker.domain.cohorts import STRANGER
 from worker.domain.drift import Known, People, Sight, compare
-from worker.domain.model import OF_ACCOUNTS, STRANGER, Action, Cause, CohortState, Drift, Instant
+from worker.domain.instants import Instant
 from worker.domain.rules import PlatformPolicy, account_key
+from worker.domain.states import OF_ACCOUNTS, Action, Cause, CohortState, Drift
 from worker.ledger.accounts import Accounts
 from worker.ledger.database import Ledger, among, chunks, stream, upsert
 from worker.ledger.memberships import DRIFT, PROMISE_SECONDS

@@ -10,16 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from worker.domain.model import (
-    EnrolmentChange,
-    Instant,
-    Payment,
-    PersonEnrolled,
-    PersonNumbered,
-    Received,
-    Status,
-    StudentRekeyed,
-)
+from worker.domain.changes import EnrolmentChange, PersonEnrolled, PersonNumbered, Received, StudentRekeyed
+from worker.domain.instants import Instant
+from worker.domain.states import Payment, Status
 from worker.ledger.database import among, select_in, upsert
 from worker.ledger.enrolments import Counts
 from worker.ledger.schema import person, waiting

@@ -10,9 +10,10 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from worker.domain.model import OF_ACCOUNTS, Cause, CohortState, Instant, Limit, Reason
-from worker.domain.plan import Guard, Judgement
+from worker.domain.guard import Guard, Judgement
+from worker.domain.instants import Instant
 from worker.domain.report import GuardReport
+from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Limit, Reason
 from worker.ledger.guard import approved, judged, members_by_cohort
 from worker.ledger.schema import cohort, gap, in_cohort, membership
 

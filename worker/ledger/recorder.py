@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from worker.domain.model import AcceptedSnapshot, Cause, Instant, Received, Snapshot, Tombstone
+from worker.domain.changes import Received, Tombstone
+from worker.domain.instants import Instant
 from worker.domain.rules import Mapper
+from worker.domain.snapshots import AcceptedSnapshot, Snapshot
+from worker.domain.states import Cause
 from worker.ledger import descriptions, enrolments, persons, runs, snapshots
 from worker.ledger.database import Ledger, chunks, upsert
 from worker.ledger.enrolments import Counts, Effects, Trigger, Triggers

@@ -14,8 +14,10 @@ import orjson
 import sqlalchemy as sa
 
 from worker.domain.errors import StudentPresent
-from worker.domain.model import Instant, Status, Unknown
+from worker.domain.instants import Instant
 from worker.domain.rules import Policy, account_key
+from worker.domain.snapshots import Unknown
+from worker.domain.states import Status
 from worker.ledger import decisions
 from worker.ledger.database import Ledger, among
 from worker.ledger.enrolments import UNKNOWN, accepted_snapshots

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from worker.domain.errors import RunInProgress
-from worker.domain.model import OF_ACCOUNTS, AcceptedSnapshot, Action, CohortState, Instant, RunState
+from worker.domain.instants import Instant
 from worker.domain.report import REPORTS, Report
+from worker.domain.snapshots import AcceptedSnapshot
+from worker.domain.states import OF_ACCOUNTS, Action, CohortState, RunState
 from worker.ledger.database import Ledger
 from worker.ledger.memberships import PROMISE_SECONDS
 from worker.ledger.schema import cohort, gap, in_cohort, journal, membership, run, snapshot

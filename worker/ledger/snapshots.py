@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from worker.domain.model import AcceptedSnapshot, Cause, EnrolmentChange, Instant, Kept, Snapshot, SnapshotScope, Status
+from worker.domain.changes import EnrolmentChange
+from worker.domain.instants import Instant
+from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope
+from worker.domain.states import Cause, Kept, Status
 from worker.ledger.database import among, select_in, stream, upsert
 from worker.ledger.enrolments import FACT, UNKNOWN, Effects, EnrolmentKey, Trigger, accepted_snapshots, fact
 from worker.ledger.schema import cohort, enrolment, membership, snapshot, student

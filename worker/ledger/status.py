@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from worker.domain.model import OF_DECISIONS, PARKING, CohortState, Instant, PlatformState
-from worker.domain.model import Status as EnrolmentStatus
+from worker.domain.instants import Instant
+from worker.domain.states import OF_DECISIONS, PARKING, CohortState, PlatformState
+from worker.domain.states import Status as EnrolmentStatus
 from worker.ledger.database import Ledger
 from worker.ledger.guard import approved
 from worker.ledger.memberships import PROMISE_SECONDS

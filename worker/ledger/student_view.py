@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from worker.domain.model import AcceptedSnapshot, Instant
+from worker.domain.instants import Instant
 from worker.domain.rules import Policy, account_key, canonical
+from worker.domain.snapshots import AcceptedSnapshot
 from worker.ledger.database import Ledger, select_in
 from worker.ledger.enrolments import accepted_snapshots
 from worker.ledger.schema import account, cohort, enrolment, etape, journal, membership, platform, proposal, student

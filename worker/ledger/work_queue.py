@@ -12,9 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from worker.domain.cohorts import Cohort, Gap
 from worker.domain.errors import LeaseLost
-from worker.domain.model import Action, Cohort, CohortState, Gap, Instant, Limit, Reason
-from worker.domain.plan import Guard
+from worker.domain.guard import Guard
+from worker.domain.instants import Instant
+from worker.domain.states import Action, CohortState, Limit, Reason
 from worker.ledger import clock_skew
 from worker.ledger.accounts import Accounts
 from worker.ledger.availability import Availability

@@ -8,11 +8,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import fields
 
 from worker import snapshots
 from worker.domain.errors import SettingsError
-from worker.domain.model import AcceptedSnapshot, Instant, Snapshot
+from worker.domain.instants import Instant
 from worker.domain.rules import Mapper, Mode
+from worker.domain.snapshots import AcceptedSnapshot, Snapshot
 from worker.formats import Debezium
 from worker.formats.cloudevents import Format, Native
 from worker.kafka import RecordProducer
@@ -24,10 +26,11 @@ from worker.settings.platforms import PlatformSettings, Strangers
 from worker.settings.root import Settings
 from worker.settings.sources import FileSourceSettings, LdapSourceSettings, SqlSourceSettings
 from worker.sources import Source
+from worker.sources.directory import DirectoryOptions
 from worker.sources.files import FileSource
 from worker.sources.ldap import LdapSource
 from worker.sources.sql import SqlSource
-from worker.sources.supann import Supann
+from worker.sources.supann import Supann, SupannForm
 from worker.sources.tables import CsvForm
 from worker.sources.watch import Watch
 from worker.sync.converge.lane import Lane, Patience
@@ -65,15 +68,27 @@ def source(settings: Settings, name: str, expected: int | None = None) -> Source
         case SqlSourceSettings():
             return SqlSource(name, chosen.url.get_secret_value(), uai=settings.uai_of(chosen), query=chosen.query)
         case LdapSourceSettings():
-            return LdapSource(chosen, supann(settings, chosen))
+            return LdapSource(directory_options(chosen), _supann(settings, chosen))
         case _:
             known = ", ".join(sorted(settings.sources)) or "none"
             raise SettingsError(f"no source {name} in the settings; there are: {known}")
 
 
-def supann(settings: Settings, directory: LdapSourceSettings) -> Supann:
-    """Build what understands the entries of a directory."""
-    return Supann(directory, uai=settings.uai_of(directory), uais=settings.uais)
+def directory_options(chosen: LdapSourceSettings) -> DirectoryOptions:
+    """Return the plain values that a connection to a directory needs."""
+    names = {field.name for field in fields(DirectoryOptions)} - {"password"}
+    password = None if chosen.password is None else chosen.password.get_secret_value()
+    return DirectoryOptions(**chosen.model_dump(include=names), password=password)
+
+
+def supann_form(chosen: LdapSourceSettings, *, uai: str, uais: frozenset[str]) -> SupannForm:
+    """Return how a directory writes enrolments, as plain values."""
+    names = {field.name for field in fields(SupannForm)} - {"uai", "uais"}
+    return SupannForm(**chosen.model_dump(include=names), uai=uai, uais=uais)
+
+
+def _supann(settings: Settings, chosen: LdapSourceSettings) -> Supann:
+    return Supann(supann_form(chosen, uai=settings.uai_of(chosen), uais=settings.uais))
 
 
 def uais_of(settings: Settings, name: str | None) -> frozenset[str]:
@@ -99,14 +114,15 @@ def watch(settings: Settings, ledger: Ledger, name: str) -> Watch:
         raise SettingsError("kafka.topics has no topic of format native, on which changes could be told")
     return Watch(
         name,
-        directories[name],
-        supann(settings, directories[name]),
+        directory_options(directories[name]),
+        _supann(settings, directories[name]),
         Watchbook(ledger, name),
         RecordProducer(settings.kafka.properties()),
         topic=settings.kafka.native[0],
         years=settings.active_years,
         terms=_terms(settings, directories[name]),
         max_missing_percent=settings.snapshot.max_shrink_percent,
+        every=directories[name].watch_seconds,
     )
 
 

@@ -9,8 +9,9 @@ from typing import TypeVar
 from prometheus_client import Gauge
 
 from worker import telemetry
-from worker.domain.model import Action, Drift, Instant, PlatformState, Reason, RunState
+from worker.domain.instants import Instant
 from worker.domain.report import Report
+from worker.domain.states import Action, Drift, PlatformState, Reason, RunState
 from worker.ledger import Ledger, runs, snapshots
 from worker.ledger.status import PlatformStatus, read_status
 

@@ -8,8 +8,8 @@ from types import FrameType
 from schemas import EnrolmentRow
 from worker import snapshots
 from worker.domain.errors import SettingsError
-from worker.domain.model import SnapshotScope
 from worker.domain.rules import Mode
+from worker.domain.snapshots import SnapshotScope
 from worker.kafka import RecordProducer
 from worker.sandbox.demo.stage import FEWEST_ETAPES, MOST_ETAPES, STUDENTS_PER_ETAPE
 from worker.sandbox.moodle.server import MEASURED, SandboxMoodle

@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from worker.domain.plan import Guard, GuardLimits, MonthDay, Season
+from worker.domain.guard import Guard, GuardLimits, MonthDay, Season
 from worker.domain.rules import AccountField, Mode
-from worker.settings.sources import Section
+from worker.settings.section import Section
 
 
 def _template(*allowed: str) -> AfterValidator:

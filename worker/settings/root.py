@@ -24,11 +24,12 @@ from pydantic_settings import (
 )
 
 from worker.domain.errors import SettingsError
-from worker.domain.model import Payment, Status
-from worker.domain.plan import Guard
+from worker.domain.guard import Guard
 from worker.domain.rules import CohortTemplate, PlatformPolicy, Policy, Route
+from worker.domain.states import Payment, Status
 from worker.settings.platforms import PlatformSettings
-from worker.settings.sources import LdapSourceSettings, Section, SourceSettings, SqlSourceSettings, Uai
+from worker.settings.section import Section, Uai
+from worker.settings.sources import LdapSourceSettings, SourceSettings, SqlSourceSettings
 
 DEFAULT_FILE = Path("cohorts.toml")
 SECRETS_VARIABLE = "CREDENTIALS_DIRECTORY"

@@ -3,15 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
-Uai = Annotated[str, Field(pattern=r"^\d{7}[A-Z]$")]
-
-
-class Section(BaseModel):
-    """A table of the settings' file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+from worker.settings.section import Section, Uai
 
 
 class FileSourceSettings(Section):

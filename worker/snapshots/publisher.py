@@ -14,7 +14,7 @@ import orjson
 
 import schemas
 from worker.domain.errors import SourceIncomplete
-from worker.domain.model import SnapshotScope
+from worker.domain.snapshots import SnapshotScope
 from worker.formats.cloudevents import STRUCTURED_HEADERS
 from worker.kafka import Headers, Properties, RecordProducer, count_partitions
 from worker.snapshots.validation import Contents, digest, digest_text

@@ -8,8 +8,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 import schemas
 from worker import kafka
+from worker.domain.changes import EnrolmentChange
 from worker.domain.errors import InvalidMessage, PositionLost, Refusal, SnapshotFault, SnapshotRefused
-from worker.domain.model import AcceptedSnapshot, EnrolmentChange, Instant, Snapshot, SnapshotScope, Unknown
+from worker.domain.instants import Instant
+from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope, Unknown
 from worker.formats import cloudevents
 from worker.kafka import Properties, Record
 from worker.snapshots.validation import Contents, Found, Limits, Seen, Terms, announced_fault, fault

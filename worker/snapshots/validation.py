@@ -13,7 +13,8 @@ from itertools import pairwise
 
 import schemas
 from worker.domain.errors import Refusal, SnapshotFault
-from worker.domain.model import AcceptedSnapshot, Instant, SnapshotScope
+from worker.domain.instants import Instant
+from worker.domain.snapshots import AcceptedSnapshot, SnapshotScope
 
 CLOCK_SKEW_SECONDS = 60.0
 """How far the producer's clock may be ahead of ours."""

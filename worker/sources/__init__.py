@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from schemas import SnapshotRow
-from worker.domain.model import SnapshotScope
+from worker.domain.snapshots import SnapshotScope
 
 
 class Source(Protocol):

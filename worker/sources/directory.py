@@ -11,12 +11,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from worker.domain.errors import SettingsError, SourceIncomplete
-from worker.settings.sources import LdapSourceSettings
 
 UUIDS_A_SEARCH = 200
 _UUID, _CSN, _MODIFIED = "entryUUID", "entryCSN", "modifyTimestamp"
@@ -43,6 +43,27 @@ Attributes = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryOptions:
+    """Where a directory is, how to bind to it, and what to read of it."""
+
+    uri: str
+    """`ldaps://HOST`, or `ldap://HOST` for StartTLS."""
+    base: str
+    """DN of the branch of people."""
+    filter: str
+    """LDAP filter of the students."""
+    bind_dn: str | None
+    password: str | None = field(repr=False)
+    sasl: str | None
+    """`EXTERNAL` or `GSSAPI`, in place of `bind_dn`."""
+    ca_file: Path | None
+    certificate_file: Path | None
+    key_file: Path | None
+    page_size: int
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """An entry, as far as it was asked for."""
 
@@ -60,8 +81,8 @@ class Directory:
     directory can't be reached, isn't whom its certificate should name, or refuses us.
     """
 
-    def __init__(self, settings: LdapSourceSettings) -> None:
-        self._settings = settings
+    def __init__(self, options: DirectoryOptions) -> None:
+        self._directory = options
         self._read = 0
 
     def __enter__(self) -> Self:
@@ -76,13 +97,13 @@ class Directory:
         self._connection.unbind_ext()
 
     def read(self, attributes: Sequence[str], where: str = "") -> Iterator[Attributes]:
-        """Give these attributes of the entries of the settings' base and filter, and of `where`, a filter more.
+        """Give these attributes of the entries of the options' base and filter, and of `where`, a filter more.
 
         Memory holds two pages. That it ends says that the directory has given all; otherwise SourceIncomplete.
         """
         self._read = 0
         with self._failures("reading the directory"):
-            for page in self._pages(attributes, f"(&{self._settings.filter}{where})"):
+            for page in self._pages(attributes, f"(&{self._directory.filter}{where})"):
                 for name, found in page:
                     if name is None:
                         raise SourceIncomplete(f"the directory is not whole: {_REMEDIES['REFERRAL']}")
@@ -123,13 +144,13 @@ class Directory:
 
         threading.Thread(target=run, name="directory", daemon=True).start()
         try:
-            return opening.result(self._settings.timeout_seconds)
+            return opening.result(self._directory.timeout_seconds)
         except TimeoutError:
             raise self._ldap.TIMEOUT from None
 
     def _open(self) -> Any:  # noqa: ANN401 - idem
-        settings = self._settings
-        connection = self._ldap.initialize(settings.uri)
+        directory = self._directory
+        connection = self._ldap.initialize(directory.uri)
         for option, value in self._options().items():
             connection.set_option(option, value)
         # Until then the options of TLS are only noted, and those of the whole process are in force.
@@ -140,29 +161,28 @@ class Directory:
                 "ca_file, certificate_file or key_file can't be used: one is missing, may not be read, isn't PEM, or "
                 "the key isn't that of the certificate"
             ) from None
-        if settings.uri.startswith("ldap:"):
+        if directory.uri.startswith("ldap:"):
             connection.start_tls_s()
-        if settings.sasl == "EXTERNAL":
+        if directory.sasl == "EXTERNAL":
             connection.sasl_external_bind_s()
-        elif settings.sasl == "GSSAPI":
+        elif directory.sasl == "GSSAPI":
             connection.sasl_gssapi_bind_s()
         else:
-            password = settings.password.get_secret_value() if settings.password else ""
-            connection.simple_bind_s(settings.bind_dn or "", password)
-        _let_reads_end(connection.fileno(), settings.timeout_seconds)
+            connection.simple_bind_s(directory.bind_dn or "", directory.password or "")
+        _let_reads_end(connection.fileno(), directory.timeout_seconds)
         return connection
 
     def _options(self) -> dict[int, int | float | str]:
-        ldap, settings = self._ldap, self._settings
+        ldap, directory = self._ldap, self._directory
         files = {
-            ldap.OPT_X_TLS_CACERTFILE: settings.ca_file,
-            ldap.OPT_X_TLS_CERTFILE: settings.certificate_file,
-            ldap.OPT_X_TLS_KEYFILE: settings.key_file,
+            ldap.OPT_X_TLS_CACERTFILE: directory.ca_file,
+            ldap.OPT_X_TLS_CERTFILE: directory.certificate_file,
+            ldap.OPT_X_TLS_KEYFILE: directory.key_file,
         }
         return {
             ldap.OPT_PROTOCOL_VERSION: ldap.VERSION3,
             ldap.OPT_REFERRALS: 0,
-            ldap.OPT_TIMEOUT: settings.timeout_seconds,
+            ldap.OPT_TIMEOUT: directory.timeout_seconds,
             ldap.OPT_X_TLS_REQUIRE_CERT: ldap.OPT_X_TLS_DEMAND,
             **{option: str(path) for option, path in files.items() if path is not None},
         }
@@ -170,17 +190,17 @@ class Directory:
     def _pages(self, attributes: Sequence[str], where: str) -> Iterator[list[tuple[str | None, Any]]]:
         """Give the pages; the next one is asked for before one is given, so that the directory works meanwhile."""
         ldap = self._ldap
-        control = ldap.controls.SimplePagedResultsControl(criticality=True, size=self._settings.page_size, cookie=b"")
+        control = ldap.controls.SimplePagedResultsControl(criticality=True, size=self._directory.page_size, cookie=b"")
 
         def ask() -> int:
             asked: int = self._connection.search_ext(
-                self._settings.base, ldap.SCOPE_SUBTREE, where, attributes, serverctrls=[control]
+                self._directory.base, ldap.SCOPE_SUBTREE, where, attributes, serverctrls=[control]
             )
             return asked
 
         asked = ask()
         while True:
-            _, page, _, controls = self._connection.result3(asked, timeout=self._settings.timeout_seconds)
+            _, page, _, controls = self._connection.result3(asked, timeout=self._directory.timeout_seconds)
             cookies = [answer.cookie for answer in controls if answer.controlType == control.controlType]
             if len(cookies) != 1:
                 raise SourceIncomplete(f"reading the directory failed: {_REMEDIES['UNAVAILABLE_CRITICAL_EXTENSION']}")

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 import schemas
 from schemas import EnrolmentRow
 from worker.domain.errors import SettingsError, SourceIncomplete
-from worker.domain.model import SnapshotScope
+from worker.domain.snapshots import SnapshotScope
 from worker.sources.tables import CsvForm, csv_rows
 from worker.sources.tally import Tally
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from schemas import EnrolmentRow, SnapshotRow
 from worker.domain.errors import SourceIncomplete
-from worker.domain.model import SnapshotScope
-from worker.settings.sources import LdapSourceSettings
-from worker.sources.directory import Directory
+from worker.domain.snapshots import SnapshotScope
+from worker.sources.directory import Directory, DirectoryOptions
 from worker.sources.supann import Supann
 
 
@@ -16,7 +15,7 @@ from worker.sources.supann import Supann
 class LdapSource:
     """The students of a directory. Several entries of one student number add up; the first one's login counts."""
 
-    settings: LdapSourceSettings
+    directory: DirectoryOptions
     supann: Supann
 
     def read(self, scope: SnapshotScope, left_out: Counter[str]) -> Iterator[SnapshotRow]:
@@ -28,7 +27,7 @@ class LdapSource:
         entries = with_enrolments = 0
         establishments: set[str] = set()
         told_before: set[tuple[str, str]] = set()
-        with Directory(self.settings) as directory:
+        with Directory(self.directory) as directory:
             for attributes in directory.read(self.supann.attributes):
                 entries += 1
                 with_enrolments += self.supann.says_anything(attributes)

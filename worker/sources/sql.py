@@ -27,7 +27,7 @@ from schemas import EnrolmentRow, SnapshotRow, UnknownRow
 from schemas.envelope import Text32
 from worker.domain import apogee
 from worker.domain.errors import SettingsError, SourceIncomplete
-from worker.domain.model import SnapshotScope
+from worker.domain.snapshots import SnapshotScope
 from worker.sources.tally import counted_kinds
 
 NO_STUDENT_NUMBER, UNKNOWN_STATUS = "no_student_number", "unknown_status"

@@ -18,7 +18,6 @@ from functools import lru_cache
 from pydantic import ValidationError
 
 from schemas import Component, EnrolmentRow, Etape, Source, UnknownRow
-from worker.settings.sources import LdapSourceSettings
 
 ETAPES, YEARS = "supannEtuEtape", "supannEtuAnneeInscription"
 MOST_KEPT = 20_000
@@ -30,6 +29,23 @@ _UAI = re.compile("[0-9]{7}[A-Z]")
 _YEAR = re.compile("[0-9]{4}")
 _LOOSE = re.compile(r"\]\s+\[[^\[\]=]+=")
 _VERSION = re.compile("[0-9]{1,3}")  # APOGÉE's COD_VRS_VET is a NUMBER(3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupannForm:
+    """How a directory writes enrolments; see the settings of the same names."""
+
+    uai: str
+    """Establishment of enrolments that don't name one."""
+    uais: frozenset[str]
+    """Our establishments."""
+    student_id: str
+    login: str
+    composite: str
+    etape_prefix: str
+    etape_separator: str
+    component: str
+    component_prefix: str
 
 
 class Unreadable(ValueError):
@@ -71,18 +87,16 @@ class _Enrolment:
 
 
 class Supann:
-    """Reads entries by the habits of a directory. `uais` are our establishments, `uai` that of who names none."""
+    """Reads entries as a directory writes them."""
 
-    def __init__(self, settings: LdapSourceSettings, *, uai: str, uais: frozenset[str]) -> None:
-        self._settings = settings
-        self._uai = uai
-        self._uais = uais
-        self._student_id = settings.student_id.lower()
-        self._login = settings.login.lower()
-        self._enrolments = (settings.composite or ETAPES).lower()
-        self._component = settings.component.lower()
-        enrolments = (settings.composite,) if settings.composite else (ETAPES, YEARS)
-        self.attributes = tuple(name for name in (settings.student_id, settings.login, *enrolments) if name)
+    def __init__(self, form: SupannForm) -> None:
+        self._form = form
+        self._student_id = form.student_id.lower()
+        self._login = form.login.lower()
+        self._enrolments = (form.composite or ETAPES).lower()
+        self._component = form.component.lower()
+        enrolments = (form.composite,) if form.composite else (ETAPES, YEARS)
+        self.attributes = tuple(name for name in (form.student_id, form.login, *enrolments) if name)
         """What to ask the directory for."""
         self._understood = lru_cache(maxsize=MOST_KEPT)(self._understand)
 
@@ -122,13 +136,13 @@ class Supann:
     def _ambiguity(self, numbers: Sequence[str], attributes: Mapping[str, Sequence[str]]) -> str:
         if len(numbers) != 1:
             return "several_student_ids"
-        if not self._settings.composite and self.says_anything(attributes):
+        if not self._form.composite and self.says_anything(attributes):
             both = attributes[ETAPES.lower()], attributes.get(YEARS.lower(), ())
             return "" if all(len(values) == 1 for values in both) else "ambiguous_year"
         return ""
 
     def _composites(self, attributes: Mapping[str, Sequence[str]]) -> Sequence[str]:
-        if self._settings.composite or not self.says_anything(attributes):
+        if self._form.composite or not self.says_anything(attributes):
             return attributes.get(self._enrolments, ())
         [etape], [year] = attributes[ETAPES.lower()], attributes[YEARS.lower()]
         return [compose({"anneeinsc": year, "etape": etape})]
@@ -141,24 +155,24 @@ class Supann:
             return "no_etape"
         _, etab = _unlabelled(parts.get("etab", ""))
         uais = [_uai(text) for text in (etab, _establishment_of(label)) if text]
-        if not self._uais.issuperset(uais):
+        if not self._form.uais.issuperset(uais):
             return "foreign_etab"
         _, year = _unlabelled(parts.get("anneeinsc", ""))
         if not _YEAR.fullmatch(year):
             raise Unreadable("no_year")
         code, version = self._code_and_version(etape.upper())
         _, component = _unlabelled(parts.get(self._component, ""))
-        component = component.upper().removeprefix(self._settings.component_prefix.upper())
+        component = component.upper().removeprefix(self._form.component_prefix.upper())
         return _Enrolment(
             year=int(year),
             etape=Etape(code=code, version=version, component=Component(code=component) if component else None),
-            source=Source(system="supann", uai=uais[0] if uais else self._uai),
+            source=Source(system="supann", uai=uais[0] if uais else self._form.uai),
         )
 
     def _code_and_version(self, etape: str) -> tuple[str, str | None]:
-        etape = etape.removeprefix(self._settings.etape_prefix.upper())
-        if self._settings.etape_separator:
-            code, _, version = etape.rpartition(self._settings.etape_separator.upper())
+        etape = etape.removeprefix(self._form.etape_prefix.upper())
+        if self._form.etape_separator:
+            code, _, version = etape.rpartition(self._form.etape_separator.upper())
             if code and _VERSION.fullmatch(version):
                 return code, version
         return etape, None

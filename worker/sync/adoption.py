@@ -4,8 +4,8 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from worker.domain.model import CohortState
 from worker.domain.rules import PlatformPolicy, account_key
+from worker.domain.states import CohortState
 from worker.ledger import Ledger, adoption
 from worker.ledger.accounts import Accounts
 from worker.moodle import MoodleReader

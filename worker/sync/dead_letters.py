@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from worker.domain.errors import InvalidMessage
-from worker.domain.model import Instant
+from worker.domain.instants import Instant
 from worker.formats.cloudevents import Format
 from worker.kafka import Headers, Properties, Record, RecordProducer, read_to_end
 

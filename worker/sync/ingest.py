@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from worker import telemetry
+from worker.domain.changes import Received
 from worker.domain.errors import ContractBroken, InvalidMessage
-from worker.domain.model import Instant, Received
+from worker.domain.instants import Instant
 from worker.formats.cloudevents import Format, check_instants
 from worker.kafka import Record, RecordConsumer, RecordProducer
 from worker.ledger import Recorder

@@ -14,10 +14,12 @@ import structlog
 
 from worker.domain.drift import People
 from worker.domain.errors import MoodleError, MoodleRejected, SnapshotFault, SnapshotRefused
-from worker.domain.model import AcceptedSnapshot, Action, CohortState, Instant, RunState, Snapshot
-from worker.domain.plan import Guard
+from worker.domain.guard import Guard
+from worker.domain.instants import Instant
 from worker.domain.report import CohortReport, ForeignChange, PlatformReport, Report, SnapshotReport
 from worker.domain.rules import Mode, PlatformPolicy, can_be_asked
+from worker.domain.snapshots import AcceptedSnapshot, Snapshot
+from worker.domain.states import Action, CohortState, RunState
 from worker.ledger import Ledger, Recorder, observations, proposals, runs
 from worker.ledger.observations import Found, Observer
 from worker.moodle import MoodleReader, RemoteCohort

@@ -66,18 +66,9 @@ from tests.support.scenes import (
     undone,
     without_a_version,
 )
-from worker.domain.model import (
-    Action,
-    Cause,
-    EnrolmentChange,
-    Language,
-    Payment,
-    PlatformState,
-    Reason,
-    Received,
-    Status,
-)
+from worker.domain.changes import EnrolmentChange, Received
 from worker.domain.rules import AccountField
+from worker.domain.states import Action, Cause, Language, Payment, PlatformState, Reason, Status
 from worker.explain import Why, explain, render
 from worker.explain.phrases import words
 from worker.formats import cloudevents

@@ -9,10 +9,11 @@ from tests.support import scenes
 from tests.support.builders import ETAPE, NOW, POLICY, STUDENT, told, workbook
 from tests.support.scenes import DAY, HOUR, Scene, Setup
 from worker import telemetry
+from worker.domain.cohorts import Gap
 from worker.domain.errors import Refusal, SnapshotFault
-from worker.domain.model import Drift, Gap, Reason, RunState, Way
 from worker.domain.report import ForeignChange, ForeignEvent, GuardReport, PlatformReport, Report
 from worker.domain.rules import Mapper
+from worker.domain.states import Drift, Reason, RunState, Way
 from worker.ledger import Ledger, Recorder, decisions, status
 from worker.ledger.runs import Runs
 from worker.runtime import gauges

@@ -10,8 +10,10 @@ import pytest
 from tests.support.apogee_database import ApogeeDatabase, apogee_database
 from tests.support.builders import NOW, POLICY, UAI, names, received, recorder, told
 from tests.support.snapshots import LIMITS, SCOPE, TAKEN_AT, YEAR, records, sent
-from worker.domain.model import Instant, Snapshot, SnapshotScope, Status
+from worker.domain.instants import Instant
 from worker.domain.rules import Policy
+from worker.domain.snapshots import Snapshot, SnapshotScope
+from worker.domain.states import Status
 from worker.ledger import Ledger, status
 from worker.sandbox.university.university import University
 from worker.snapshots import Terms

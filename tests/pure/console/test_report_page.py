@@ -13,7 +13,6 @@ from jinja2.runtime import Macro
 from worker.console import report_page
 from worker.console.report_page import Task, render
 from worker.domain.errors import Refusal, SnapshotFault
-from worker.domain.model import Drift, Language, RunState
 from worker.domain.report import (
     REPORTS,
     CohortReport,
@@ -25,6 +24,7 @@ from worker.domain.report import (
     SnapshotReport,
 )
 from worker.domain.rules import Mode
+from worker.domain.states import Drift, Language, RunState
 
 PARIS = ZoneInfo("Europe/Paris")
 FR, EN = Language.FR, Language.EN

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.domain.drift import Known, People, Seen, Sight, compare
-from worker.domain.model import Drift, Instant
+from worker.domain.instants import Instant
+from worker.domain.states import Drift
 
 AT: Instant = 1000.0
 """When the reading began."""

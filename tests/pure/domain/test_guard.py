@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.domain.model import Limit
-from worker.domain.plan import WINDOW_SECONDS, Guard, GuardLimits, Judgement, MonthDay, Removals, Season, judge
+from worker.domain.guard import WINDOW_SECONDS, Guard, GuardLimits, Judgement, MonthDay, Removals, Season, judge
+from worker.domain.states import Limit
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
 WIDE = GuardLimits(cohort_percent=20, platform_percent=100, floor=0)

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from worker.domain.model import Gap
+from worker.domain.cohorts import Gap
 from worker.domain.plan import Plan, plan
 
 JOINS = Gap(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.builders import ECAMPUS, ETAPE, FOREIGN_UAI, POLICY, TOLD, deleted, told
-from worker.domain.model import EnrolmentChange, Payment, Status
+from worker.domain.changes import EnrolmentChange
 from worker.domain.rules import (
     NAME_LIMIT,
     AccountField,
@@ -24,6 +24,7 @@ from worker.domain.rules import (
     eligibility,
     survivors,
 )
+from worker.domain.states import Payment, Status
 
 
 def idnumbers(

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import schemas
+from worker.domain.changes import Change, EnrolmentChange, EtapeDescribed, StudentRekeyed, Tombstone
 from worker.domain.errors import InvalidMessage, Problem
-from worker.domain.model import Change, EnrolmentChange, EtapeDescribed, Payment, Status, StudentRekeyed, Tombstone
+from worker.domain.states import Payment, Status
 from worker.formats.cloudevents import parse
 
 ORIGIN = "enrolments[3]@1042"

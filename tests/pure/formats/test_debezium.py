@@ -9,19 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.domain.errors import InvalidMessage, Problem
-from worker.domain.model import (
+from worker.domain.changes import (
     BELOW_ALL_VERSIONS,
     Change,
     ComponentDescribed,
     EnrolmentChange,
     EtapeDescribed,
-    Payment,
     PersonEnrolled,
     PersonNumbered,
-    Status,
     Tombstone,
 )
+from worker.domain.errors import InvalidMessage, Problem
+from worker.domain.states import Payment, Status
 from worker.formats import Debezium
 
 UAI, ORIGIN = "0141408E", "apogee[3]@1042"

@@ -5,9 +5,9 @@ import pytest
 
 from tests.support.paths import DEPLOY
 from worker.domain.errors import SettingsError
-from worker.domain.model import Payment, Status
-from worker.domain.plan import Guard, GuardLimits
+from worker.domain.guard import Guard, GuardLimits
 from worker.domain.rules import Mode
+from worker.domain.states import Payment, Status
 from worker.formats import Debezium
 from worker.formats.cloudevents import Native
 from worker.runtime import build

@@ -27,8 +27,10 @@ from tests.support.snapshots import (
     sent,
     students,
 )
+from worker.domain.changes import EnrolmentChange
 from worker.domain.errors import Refusal, SnapshotFault, SnapshotRefused, SourceIncomplete
-from worker.domain.model import AcceptedSnapshot, EnrolmentChange, Payment, Snapshot, SnapshotScope, Status
+from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope
+from worker.domain.states import Payment, Status
 from worker.kafka import Record
 from worker.snapshots import Terms, collected
 from worker.snapshots.reader import newest

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import EnrolmentRow
+from worker.runtime.build import supann_form
 from worker.settings.sources import LdapSourceSettings
 from worker.sources.supann import Supann, Told, Unreadable, compose, parse
 
@@ -36,7 +37,7 @@ def tell(
         **(entry or {}),
     }
     present = {name: values for name, values in attributes.items() if values}
-    return Supann(directory, uai=OURS, uais=uais).tell(present)
+    return Supann(supann_form(directory, uai=OURS, uais=uais)).tell(present)
 
 
 def one(composite: str, /, **more: Any) -> EnrolmentRow:  # noqa: ANN401 - idem

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.installation import enrolment
 from tools.bench.parts import TOKEN, settings
-from worker.domain.model import Received
+from worker.domain.changes import Received
 from worker.formats import cloudevents
 from worker.runtime import build
 from worker.runtime.worker import converging

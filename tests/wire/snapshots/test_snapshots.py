@@ -17,7 +17,7 @@ from tests.wire.kafka.test_broker_contract import embedded_differs
 from worker import kafka as gate
 from worker import snapshots
 from worker.domain.errors import BrokerError, PositionLost, SnapshotFault, SnapshotRefused
-from worker.domain.model import AcceptedSnapshot, Snapshot, SnapshotScope, Unknown
+from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope, Unknown
 from worker.kafka import Properties, Record, RecordProducer
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.university.university import University

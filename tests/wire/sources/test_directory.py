@@ -13,6 +13,7 @@ from tests.support.servers.ldap_peers import answering, line
 from tests.support.servers.slapd import LIMITED, MOST_OF_LIMITED, PASSWORD, SUFFIX, Slapd, certify
 from tests.support.supann import entry
 from worker.domain.errors import SettingsError, SourceIncomplete
+from worker.runtime.build import directory_options
 from worker.sources.directory import Directory
 
 STUDENTS = [f"2260{number:04}" for number in range(60)]
@@ -27,7 +28,7 @@ def base(slapd: Slapd) -> str:
 
 
 def numbers(slapd: Slapd, base: str, **settings: Any) -> list[str]:  # noqa: ANN401 - as TOML gives them
-    with Directory(slapd.settings(base, **settings)) as directory:
+    with Directory(directory_options(slapd.settings(base, **settings))) as directory:
         return [value for found in directory.read(["supannEtuId"]) for value in found["supannetuid"]]
 
 
@@ -40,7 +41,7 @@ def test_pages_of_any_size_give_every_entry_once(slapd: Slapd, base: str, page_s
 
 
 def test_only_what_is_asked_for_is_read(slapd: Slapd, base: str) -> None:
-    with Directory(slapd.settings(base)) as directory:
+    with Directory(directory_options(slapd.settings(base))) as directory:
         assert {frozenset(found) for found in directory.read(["supannEtuId", "supannAliasLogin"])} == {
             frozenset({"supannetuid", "supannaliaslogin"})
         }
@@ -48,7 +49,7 @@ def test_only_what_is_asked_for_is_read(slapd: Slapd, base: str) -> None:
 
 def test_an_entry_is_known_again_until_it_changes(slapd: Slapd) -> None:
     base = slapd.branch([entry("22600001"), entry("22600002")])
-    with Directory(slapd.settings(base)) as directory:
+    with Directory(directory_options(slapd.settings(base))) as directory:
         before = dict(directory.versions())
         slapd.change(
             f"dn: uid=e22600002,{base}\nchangetype: modify\nreplace: supannAliasLogin\nsupannAliasLogin: another"
@@ -62,7 +63,7 @@ def test_an_entry_is_known_again_until_it_changes(slapd: Slapd) -> None:
 
 
 def test_entries_are_found_by_their_uuid_however_many(slapd: Slapd, base: str) -> None:
-    with Directory(slapd.settings(base)) as directory:
+    with Directory(directory_options(slapd.settings(base))) as directory:
         uuids = [uuid for uuid, _ in directory.versions()]
         absent = [f"00000000-0000-0000-0000-{number:012}" for number in range(300)]
         found = [one.attributes["supannetuid"] for one in directory.by_uuid([*absent, *uuids], ["supannEtuId"])]
@@ -140,10 +141,12 @@ def test_files_that_cannot_be_used_are_said(slapd: Slapd, base: str, more: dict[
 def test_the_environment_cannot_turn_the_check_of_certificates_off(slapd: Slapd, base: str, tmp_path: Path) -> None:
     certify(tmp_path, "server", "IP:127.0.0.1")
     program = f"""
+from worker.runtime.build import directory_options
 from worker.settings.sources import LdapSourceSettings
 from worker.sources.directory import Directory
-Directory(LdapSourceSettings(kind="ldap", uri="ldap://127.0.0.1:{slapd.ports["ldap"]}", base="{base}",
-                             ca_file="{tmp_path / "ca.pem"}")).__enter__()
+chosen = LdapSourceSettings(kind="ldap", uri="ldap://127.0.0.1:{slapd.ports["ldap"]}", base="{base}",
+                            ca_file="{tmp_path / "ca.pem"}")
+Directory(directory_options(chosen)).__enter__()
 """
     environment = os.environ | {"LDAPTLS_REQCERT": "never", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", program]

@@ -11,7 +11,7 @@ from tests.support.servers.slapd import SUFFIX, Slapd, real_slapd
 from tests.support.supann import entry, ldif
 from worker import snapshots
 from worker.domain.errors import SourceIncomplete
-from worker.domain.model import SnapshotScope
+from worker.domain.snapshots import SnapshotScope
 from worker.runtime import build
 from worker.sandbox.university.university import University
 from worker.settings.root import Settings

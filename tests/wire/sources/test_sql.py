@@ -21,7 +21,7 @@ from tests.support.paths import ROOT
 from tests.support.servers import free_ports
 from tests.support.snapshots import SCOPE, image
 from worker.domain.errors import SettingsError, SourceIncomplete
-from worker.domain.model import SnapshotScope
+from worker.domain.snapshots import SnapshotScope
 from worker.runtime import build
 from worker.settings.root import Settings, load
 from worker.sources import Source, sql

@@ -35,10 +35,11 @@ from tests.support.world import (
     book_around,
     platform,
 )
+from worker.domain.changes import EtapeDescribed
 from worker.domain.errors import MoodleUnavailable
-from worker.domain.model import CohortState, EtapeDescribed, PlatformState
-from worker.domain.plan import Guard, GuardLimits
+from worker.domain.guard import Guard, GuardLimits
 from worker.domain.rules import AccountField, Mode
+from worker.domain.states import CohortState, PlatformState
 from worker.ledger import status
 from worker.sandbox.moodle.server import Cost, Fault, SandboxMoodle
 from worker.sync.converge.lane import DENIED_RETRY_SECONDS, Lane

@@ -22,21 +22,13 @@ from tests.support.world import (
     World,
     platform,
 )
+from worker.domain.changes import EnrolmentChange
 from worker.domain.errors import DecisionRefused, Refusal, RunInProgress, SnapshotFault, SnapshotRefused
-from worker.domain.model import (
-    AcceptedSnapshot,
-    Drift,
-    EnrolmentChange,
-    Payment,
-    PlatformState,
-    RunState,
-    Snapshot,
-    SnapshotScope,
-    Status,
-)
-from worker.domain.plan import Guard, GuardLimits
+from worker.domain.guard import Guard, GuardLimits
 from worker.domain.report import PlatformReport, Report
 from worker.domain.rules import Mode
+from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope
+from worker.domain.states import Drift, Payment, PlatformState, RunState, Status
 from worker.ledger import decisions, proposals, runs, schema, status
 from worker.ledger.runs import Runs
 from worker.moodle import MoodleReader

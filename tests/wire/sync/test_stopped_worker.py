@@ -26,7 +26,7 @@ from tests.support.world import (
     book_around,
     platform,
 )
-from worker.domain.model import CohortState
+from worker.domain.states import CohortState
 from worker.ledger import status
 from worker.moodle import MoodleReader
 from worker.sandbox.moodle.server import SandboxMoodle

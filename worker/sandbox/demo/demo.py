@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from worker import telemetry
-from worker.domain.model import Action, PlatformState
+from worker.domain.states import Action, PlatformState
 from worker.ledger import status
 from worker.sandbox.demo.night import Night
 from worker.sandbox.demo.show import LOOK_SECONDS, Show

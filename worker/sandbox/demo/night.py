@@ -8,8 +8,8 @@ from threading import Event
 
 from schemas import EnrolmentRow
 from worker.console.report_page import render
-from worker.domain.model import Action, Drift, Language, RunState
 from worker.domain.report import PlatformReport, Report
+from worker.domain.states import Action, Drift, Language, RunState
 from worker.ledger import decisions, runs, status
 from worker.ledger.proposals import PlannedCohort, planned
 from worker.runtime import build

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from schemas import EnrolmentRow
 from worker import snapshots
-from worker.domain.model import SnapshotScope
+from worker.domain.snapshots import SnapshotScope
 from worker.kafka import RecordProducer
 from worker.ledger import Ledger
 from worker.ledger.status import PlatformStatus, read_status

@@ -5,7 +5,7 @@ from http.client import HTTPConnection
 
 from rich.table import Table
 
-from worker.domain.model import Action
+from worker.domain.states import Action
 from worker.ledger import status
 from worker.sandbox.demo.platform import Comparison
 from worker.sandbox.demo.show import Show

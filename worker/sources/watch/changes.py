@@ -23,8 +23,9 @@ from schemas import (
     StudentRekeyed,
     StudentRekeyedData,
 )
+from worker.domain.directory import Watched
 from worker.domain.errors import SourceIncomplete
-from worker.domain.model import Instant, Watched
+from worker.domain.instants import Instant
 
 NOTHING = "[]"
 """No enrolments."""

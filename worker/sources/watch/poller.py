@@ -14,13 +14,13 @@ from itertools import islice
 
 import structlog
 
+from worker.domain.directory import Watched
 from worker.domain.errors import SourceIncomplete
-from worker.domain.model import Instant, Watched
+from worker.domain.instants import Instant
 from worker.formats.cloudevents import STRUCTURED_HEADERS
 from worker.kafka import RecordProducer
 from worker.ledger.directory_state import Sighting, Watchbook
-from worker.settings.sources import LdapSourceSettings
-from worker.sources.directory import Directory, Entry
+from worker.sources.directory import Directory, DirectoryOptions, Entry
 from worker.sources.supann import Supann
 from worker.sources.watch import changes
 
@@ -53,13 +53,14 @@ class Look:
 class Watch:
     """Tells what changes in a directory, look by look. The first one tells everything.
 
-    `terms` is another whenever entries are to be understood otherwise: then all are read again.
+    `terms` changes whenever entries are to be understood otherwise: then all are read again. `every` is the seconds
+    between two looks.
     """
 
     def __init__(
         self,
         name: str,
-        settings: LdapSourceSettings,
+        directory: DirectoryOptions,
         supann: Supann,
         book: Watchbook,
         producer: RecordProducer,
@@ -68,10 +69,11 @@ class Watch:
         years: frozenset[int],
         terms: str,
         max_missing_percent: float,
+        every: float,
         clock: Callable[[], Instant] = time.time,
     ) -> None:
         self.name = name
-        self._settings = settings
+        self._directory = directory
         self._supann = supann
         self._book = book
         self._producer = producer
@@ -80,7 +82,7 @@ class Watch:
         self._most = max_missing_percent
         self._clock = clock
         self._terms = terms
-        self.every = settings.watch_seconds
+        self.every = every
 
     def look(self, progress: Callable[[int, int], None] = lambda _done, _of: None) -> Look:
         """Look once; `progress` is told how many of how many entries were read.
@@ -91,7 +93,7 @@ class Watch:
         at = self._clock()
         told: Counter[str] = Counter()
         known = self._book.seen()
-        with Directory(self._settings) as directory:
+        with Directory(self._directory) as directory:
             there = dict(directory.versions())
             missing = {uuid: seen.missed_at for uuid, seen in known.items() if uuid not in there}
             self._check(there, known, missing)

@@ -17,10 +17,12 @@ from typing import Any
 import structlog
 
 from worker import telemetry
+from worker.domain.cohorts import STRANGER, Cohort, Gap
 from worker.domain.errors import LeaseLost, MoodleDenied, MoodleError, MoodleRejected, MoodleUnavailable
-from worker.domain.model import STRANGER, Action, Cohort, CohortState, Gap, Instant, PlatformState, Reason, Way
+from worker.domain.instants import Instant
 from worker.domain.plan import plan
 from worker.domain.rules import PlatformPolicy, account_key, can_be_asked
+from worker.domain.states import Action, CohortState, PlatformState, Reason, Way
 from worker.ledger import Workbook
 from worker.ledger.work_queue import Applied, Parked, Work
 from worker.moodle import MoodleReader, MoodleWriter, Outcome, RemoteCohort

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import schemas
 from schemas import EnrolmentDeleted, EnrolmentRow, EnrolmentState
 from tests.support.snapshots import row
-from worker.domain.model import Watched
+from worker.domain.directory import Watched
 from worker.sources.watch import changes
 
 YEARS, NOW = frozenset({2026}), 1_795_600_000.0

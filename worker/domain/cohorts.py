@@ -1,0 +1,58 @@
+"""Cohorts and memberships as the ledger knows them."""
+
+from dataclasses import dataclass
+
+from worker.domain.instants import Instant
+from worker.domain.states import OF_DECISIONS, PARKING, CohortState, Way
+
+STRANGER = "#"
+"""What the student id of a member begins with whom we can't tie to a student; the number of the account follows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """A cohort as the ledger knows it."""
+
+    id: int
+    platform: str
+    idnumber: str
+    etape: str | None
+    wanted_name: str | None
+    state: CohortState
+    moodle_id: int | None
+    moodle_name: str | None
+    moodle_idnumber: str | None
+    name_is_ours: bool
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A membership to be given (`desired`) or taken back."""
+
+    cohort_id: int
+    student_id: str
+    login: str | None
+    desired: bool
+    user_id: int | None
+    cause: str
+    origin: str
+    since: Instant
+    attempts: int
+    run: int | None = None
+    """The reconciliation that made it."""
+    approved: str | None = None
+    """Hash of the plan that a person approved."""
+    reason: str | None = None
+    """Why the last attempt failed."""
+
+    @property
+    def way(self) -> Way:
+        """Say how it came, the longest wait first."""
+        if self.approved is not None:
+            return Way.APPROVED
+        if self.reason in PARKING:
+            return Way.PARKED
+        if self.run is not None:
+            return Way.NIGHT
+        return Way.DECISION if self.cause in OF_DECISIONS else Way.MESSAGE

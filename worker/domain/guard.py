@@ -1,0 +1,149 @@
+"""Which removals are too many: pure, decided before any of them is made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, tzinfo
+
+from worker.domain.instants import Instant
+from worker.domain.states import Limit
+
+WINDOW_SECONDS = 24 * 3600.0
+"""The guard looks at the removals of this long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardLimits:
+    """How many removals pass without a person's approval, in a sliding 24 hours.
+
+    Percent of the members that a cohort, and all our cohorts of a platform, had before them; and `floor`, a number of
+    removals that always pass, for small ones.
+    """
+
+    cohort_percent: float = 20.0
+    platform_percent: float = 5.0
+    floor: int = 10
+
+    def cohort(self, members: int) -> int:
+        """Give how many may leave a cohort of so many."""
+        return max(self.floor, _share(members, self.cohort_percent))
+
+    def platform(self, members: int) -> int:
+        """Give how many may leave the cohorts of a platform that have so many members together."""
+        return max(self.floor, _share(members, self.platform_percent))
+
+
+def _share(members: int, percent: float) -> int:
+    """Round down, but not what binary fractions alone keep below a whole number: 18.4 % of 375 are 69."""
+    return int(members * percent / 100 + 1e-6)
+
+
+MonthDay = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Season:
+    """Days of the year with limits of their own, both included; it may last over New Year."""
+
+    first: MonthDay
+    last: MonthDay
+    limits: GuardLimits
+
+    def __contains__(self, day: date) -> bool:
+        """Say whether a day belongs to it."""
+        at = (day.month, day.day)
+        if self.first <= self.last:
+            return self.first <= at <= self.last
+        return at >= self.first or at <= self.last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """The limits of one platform's removals. A guard that isn't `enabled` lets everything pass."""
+
+    enabled: bool = True
+    limits: GuardLimits = GuardLimits()
+    seasons: tuple[Season, ...] = ()
+    zone: tzinfo = UTC
+    """Where the seasons' days begin and end."""
+
+    def at(self, now: Instant) -> GuardLimits:
+        """Give the limits in force: those of the first season that the day belongs to, or the usual ones."""
+        day = datetime.fromtimestamp(now, self.zone).date()
+        return next((season.limits for season in self.seasons if day in season), self.limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removals:
+    """What the guard looks at, of one cohort."""
+
+    cohort_id: int
+    idnumber: str
+    members: int
+    """Members that Moodle shows, or may show."""
+    removed: int
+    """Removals of the last 24 h that no person approved."""
+    pending: int
+    """Removals to come that no person approved, held ones included."""
+    held: int
+    """Those among them that are held."""
+
+    @property
+    def before(self) -> int:
+        """Members before the removals of the last 24 h."""
+        return self.members + self.removed
+
+    @property
+    def percent(self) -> float:
+        """Share of them that leave or have left."""
+        return 100 * (self.pending + self.removed) / self.before if self.before else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What the guard says of all removals of a platform: which limit each cohort's pending ones are beyond."""
+
+    limits: GuardLimits
+    enabled: bool
+    held: Mapping[int, Limit]
+    """By cohort id."""
+    members: int
+    """Members of our cohorts before the removals of the last 24 h."""
+    removed: int
+    pending: int
+    """Removals to come that are neither approved nor held by their cohort's limit, or by an earlier judgement."""
+    allowed: int
+    """Removals that the platform's limit allows in 24 h."""
+    worst: Removals | None
+    """The cohort that loses the largest share."""
+
+
+def judge(guard: Guard, cohorts: Sequence[Removals], now: Instant, *, members: int) -> Judgement:
+    """Judge the removals of a platform, before any of them; `members` counts those of all its owned cohorts.
+
+    A cohort that would lose too many has all of its removals held. If what is left is too many for the platform, all
+    of it is held: a mistake that touches every cohort a little is seen whole, not when the limit is used up.
+    What is held stays so until a person approves or rejects it, and counts no more towards the platform's limit.
+    """
+    limits = guard.at(now)
+    held: dict[int, Limit] = {}
+    for cohort in cohorts:
+        if guard.enabled and cohort.pending and cohort.pending + cohort.removed > limits.cohort(cohort.before):
+            held[cohort.cohort_id] = Limit.COHORT
+    removed = sum(cohort.removed for cohort in cohorts)
+    pending = sum(cohort.pending - cohort.held for cohort in cohorts if cohort.cohort_id not in held)
+    allowed = limits.platform(members + removed)
+    if guard.enabled and pending and pending + removed > allowed:
+        for cohort in cohorts:
+            if cohort.pending > cohort.held:
+                held.setdefault(cohort.cohort_id, Limit.PLATFORM)
+    leaving = [cohort for cohort in cohorts if cohort.pending or cohort.removed]
+    return Judgement(
+        limits=limits,
+        enabled=guard.enabled,
+        held=held,
+        members=members + removed,
+        removed=removed,
+        pending=pending,
+        allowed=allowed,
+        worst=max(leaving, key=lambda cohort: (cohort.percent, cohort.idnumber), default=None),
+    )
