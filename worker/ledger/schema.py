@@ -32,7 +32,7 @@ metadata = MetaData(
     }
 )
 
-REVISION = "0007"
+REVISION = "0001"
 """The newest migration."""
 REVISIONS = Table("alembic_version", MetaData(), Column("version_num", Text))
 """Where Alembic notes the newest migration that was made."""

@@ -1,4 +1,4 @@
-"""First ledger."""
+"""The ledger."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,10 +14,7 @@ def upgrade() -> None:
         "account",
         sa.Column("platform", sa.Text(), nullable=False),
         sa.Column(
-            "key",
-            sa.Text(),
-            nullable=False,
-            comment="username or idnumber, as the platform's template writes it",
+            "key", sa.Text(), nullable=False, comment="username or idnumber, as the platform's template writes it"
         ),
         sa.Column("user_id", sa.BigInteger(), nullable=True, comment="null: no account, or several"),
         sa.Column("looked_up_at", sa.Float(), nullable=False),
@@ -70,12 +67,12 @@ def upgrade() -> None:
         sa.Column("system", sa.Text(), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("changed_at", sa.Float(), nullable=False, comment="instant that the message carries"),
+        sa.Column(
+            "sequence", sa.Text(), server_default="", nullable=False, comment="orders what is said under one version"
+        ),
         sa.Column("student_id", sa.Text(), nullable=False, comment="as the source says, merges not applied"),
         sa.Column(
-            "status",
-            sa.Text(),
-            nullable=False,
-            comment="model.Status; deleted ones stay, so that nothing comes back",
+            "status", sa.Text(), nullable=False, comment="model.Status; deleted ones stay, so that nothing comes back"
         ),
         sa.Column("payment", sa.Text(), nullable=False, comment="model.Payment"),
         sa.Column("academic_year", sa.Integer(), nullable=True),
@@ -86,7 +83,14 @@ def upgrade() -> None:
         sa.Column("recorded_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("uai", "enrolment_id", "system", name=op.f("enrolment_pk")),
     )
-    op.create_index(op.f("enrolment_etape_ix"), "enrolment", ["etape"], unique=False)
+    op.create_index(
+        "enrolment_etape_ix",
+        "enrolment",
+        ["etape"],
+        unique=False,
+        sqlite_where=sa.text("component IS NULL"),
+        postgresql_where=sa.text("component IS NULL"),
+    )
     op.create_index(op.f("enrolment_student_id_ix"), "enrolment", ["student_id"], unique=False)
     op.create_table(
         "etape",
@@ -121,15 +125,29 @@ def upgrade() -> None:
             nullable=True,
             comment="for a cohort: its name, or who adopted it; for a decision: who took it",
         ),
+        sa.Column("run", sa.Integer(), nullable=True, comment="the reconciliation that it follows from"),
+        sa.Column("approved", sa.Text(), nullable=True, comment="hash of the approved plan that it belongs to"),
         sa.PrimaryKeyConstraint("id", name=op.f("journal_pk")),
     )
+    op.create_index(op.f("journal_approved_ix"), "journal", ["approved"], unique=False)
     op.create_index(op.f("journal_at_ix"), "journal", ["at"], unique=False)
+    op.create_index(op.f("journal_run_ix"), "journal", ["run"], unique=False)
     op.create_index(op.f("journal_student_id_ix"), "journal", ["student_id"], unique=False)
     op.create_table(
         "meta",
         sa.Column("key", sa.Text(), nullable=False, comment="instance, or policy"),
         sa.Column("value", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("meta_pk")),
+    )
+    op.create_table(
+        "person",
+        sa.Column("uai", sa.Text(), nullable=False),
+        sa.Column("cod_ind", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("student_id", sa.Text(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("sequence", sa.Text(), nullable=False),
+        sa.Column("changed_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("uai", "cod_ind", name=op.f("person_pk")),
     )
     op.create_table(
         "platform",
@@ -156,6 +174,48 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("topic", "partition", name=op.f("position_pk")),
     )
     op.create_table(
+        "proposal",
+        sa.Column("hash", sa.Text(), nullable=False),
+        sa.Column("platform", sa.Text(), nullable=False),
+        sa.Column("shown_at", sa.Float(), nullable=False),
+        sa.Column("removals", sa.Text(), nullable=False, comment="pairs of cohort id and student id, as JSON"),
+        sa.Column("verdict", sa.Text(), nullable=True, comment="approved or rejected; null: neither yet"),
+        sa.Column("decided_by", sa.Text(), nullable=True),
+        sa.Column("decided_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("hash", name=op.f("proposal_pk")),
+    )
+    op.create_table(
+        "run",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column(
+            "night",
+            sa.Text(),
+            nullable=True,
+            comment="local date that a scheduled run is for: one a night, across processes",
+        ),
+        sa.Column("state", sa.Text(), nullable=False, comment="model.RunState"),
+        sa.Column("started_at", sa.Float(), nullable=False),
+        sa.Column("ended_at", sa.Float(), nullable=True),
+        sa.Column("holder", sa.Text(), nullable=False, comment="process that runs it"),
+        sa.Column(
+            "lease_until", sa.Float(), nullable=False, comment="a run whose process is dead is taken for abandoned then"
+        ),
+        sa.Column("report", sa.Text(), nullable=True, comment="report.Report, as JSON"),
+        sa.PrimaryKeyConstraint("id", name=op.f("run_pk")),
+    )
+    op.create_table(
+        "snapshot",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("taken_at", sa.Float(), nullable=False),
+        sa.Column("system", sa.Text(), nullable=False),
+        sa.Column("scope", sa.Text(), nullable=False, comment="model.SnapshotScope, as JSON"),
+        sa.Column("rows_by_year", sa.Text(), nullable=False, comment="rows by academic year, as JSON"),
+        sa.Column("unknown", sa.Text(), server_default="{}", nullable=False, comment="model.Unknown, as JSON"),
+        sa.Column("accepted_at", sa.Float(), nullable=False),
+        sa.Column("run", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("snapshot_pk")),
+    )
+    op.create_table(
         "student",
         sa.Column("student_id", sa.Text(), nullable=False),
         sa.Column("login", sa.Text(), nullable=True),
@@ -163,21 +223,50 @@ def upgrade() -> None:
         sa.Column("merged_into", sa.Text(), nullable=True, comment="the number that the source says it became"),
         sa.Column("merged_at", sa.Float(), nullable=True),
         sa.Column(
-            "survivor",
-            sa.Text(),
-            nullable=True,
-            comment="the last number of the chain of merges; null when not merged",
+            "survivor", sa.Text(), nullable=True, comment="the last number of the chain of merges; null when not merged"
         ),
         sa.PrimaryKeyConstraint("student_id", name=op.f("student_pk")),
     )
     op.create_index(op.f("student_survivor_ix"), "student", ["survivor"], unique=False)
     op.create_table(
+        "waiting",
+        sa.Column("uai", sa.Text(), nullable=False),
+        sa.Column("enrolment_id", sa.Text(), nullable=False),
+        sa.Column("cod_ind", sa.BigInteger(), nullable=False),
+        sa.Column("system", sa.Text(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("changed_at", sa.Float(), nullable=False),
+        sa.Column("sequence", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False, comment="model.Status"),
+        sa.Column("payment", sa.Text(), nullable=False, comment="model.Payment"),
+        sa.Column("academic_year", sa.Integer(), nullable=True),
+        sa.Column("etape", sa.Text(), nullable=True),
+        sa.Column("etape_version", sa.Text(), nullable=True),
+        sa.Column("component", sa.Text(), nullable=True),
+        sa.Column("origin", sa.Text(), nullable=False),
+        sa.Column("published_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("uai", "enrolment_id", name=op.f("waiting_pk")),
+    )
+    op.create_index(op.f("waiting_cod_ind_ix"), "waiting", ["cod_ind"], unique=False)
+    op.create_table(
+        "watched",
+        sa.Column("source", sa.Text(), nullable=False, comment="a directory, by its name in the settings"),
+        sa.Column("uuid", sa.Text(), nullable=False, comment="of its entry"),
+        sa.Column("csn", sa.Text(), nullable=False, comment="says which state of the entry was read"),
+        sa.Column("terms", sa.Text(), nullable=False, comment="hash of the settings that it was understood under"),
+        sa.Column("student_id", sa.Text(), nullable=True),
+        sa.Column("rows", sa.Text(), nullable=False, comment="what it said, as JSON of EnrolmentRow"),
+        sa.Column("version", sa.BigInteger(), nullable=False, comment="under which it was told last"),
+        sa.Column("missed_at", sa.Float(), nullable=True, comment="when a look missed it first; null: it is there"),
+        sa.Column("gone", sa.Boolean(), nullable=False, comment="whether its leaving was told"),
+        sa.Column("unsure", sa.Boolean(), nullable=False, comment="whether it was about to be told"),
+        sa.PrimaryKeyConstraint("source", "uuid", name=op.f("watched_pk")),
+    )
+    op.create_index(op.f("watched_student_id_ix"), "watched", ["student_id"], unique=False)
+    op.create_table(
         "membership",
         sa.Column(
-            "cohort_id",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            autoincrement=False,
-            nullable=False,
+            "cohort_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False
         ),
         sa.Column("student_id", sa.Text(), nullable=False, comment="the surviving number"),
         sa.Column("desired", sa.Boolean(), nullable=False),
@@ -188,17 +277,12 @@ def upgrade() -> None:
             comment="what Moodle last showed; null while a call's outcome is unknown",
         ),
         sa.Column(
-            "user_id",
-            sa.BigInteger(),
-            nullable=True,
-            comment="Moodle account that the membership was given to",
+            "observed_at", sa.Float(), server_default="0", nullable=False, comment="an older reading changes nothing"
         ),
+        sa.Column("user_id", sa.BigInteger(), nullable=True, comment="Moodle account that the membership was given to"),
         sa.Column("cause", sa.Text(), nullable=False, comment="model.Cause of the desired state"),
         sa.Column(
-            "origin",
-            sa.Text(),
-            nullable=False,
-            comment="the message, or whatever else changed the desired state",
+            "origin", sa.Text(), nullable=False, comment="the message, or whatever else changed the desired state"
         ),
         sa.Column("since", sa.Float(), nullable=False, comment="when the change was published"),
         sa.Column("due_by", sa.Float(), nullable=False, comment="since plus 24 h: the promise"),
@@ -211,15 +295,38 @@ def upgrade() -> None:
             nullable=True,
             comment="model.Reason why it could not be applied, or Moodle's errorcode",
         ),
+        sa.Column(
+            "run",
+            sa.Integer(),
+            nullable=True,
+            comment="the reconciliation that made the gap; null: a message or a setting did",
+        ),
+        sa.Column(
+            "held", sa.Text(), nullable=True, comment="model.Limit that holds the removal, until a person approves it"
+        ),
+        sa.Column("approved", sa.Text(), nullable=True, comment="hash of the plan that a person approved"),
+        sa.Column("approved_until", sa.Float(), nullable=True, comment="when the approval expires"),
+        sa.Column(
+            "kept", sa.Text(), nullable=True, comment="model.Kept: desired by a person's decision, not by the rules"
+        ),
+        sa.Column("kept_at", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["cohort_id"], ["cohort.id"], name=op.f("membership_cohort_id_fk")),
         sa.PrimaryKeyConstraint("cohort_id", "student_id", name=op.f("membership_pk")),
     )
     op.create_index(
         "membership_gap_ix",
         "membership",
-        ["next_attempt_at", "cohort_id"],
+        ["priority", "due_by", "cohort_id", "next_attempt_at"],
         unique=False,
         sqlite_where=sa.text("desired IS NOT observed"),
         postgresql_where=sa.text("desired IS DISTINCT FROM observed"),
+    )
+    op.create_index(
+        "membership_kept_ix",
+        "membership",
+        ["student_id"],
+        unique=False,
+        sqlite_where=sa.text("kept IS NOT NULL"),
+        postgresql_where=sa.text("kept IS NOT NULL"),
     )
     op.create_index(op.f("membership_student_id_ix"), "membership", ["student_id"], unique=False)
