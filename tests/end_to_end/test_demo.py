@@ -12,7 +12,7 @@ STUDENTS = 250
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(demo, "DAY_SECONDS", 2.0)
-    monkeypatch.setattr("worker.sandbox.demo.show.PATIENCE_SECONDS", 30.0)
+    monkeypatch.setattr("worker.sandbox.demo.show.GIVE_UP_SECONDS", 30.0)
     monkeypatch.setenv("COHORTS_LEDGER__URL", "sqlite:////nowhere/real.db")  # must not be met
     with capture_logs():
         yield
@@ -74,7 +74,7 @@ def test_demo_fails_and_goes_no_further_when_somebody_meddles_while_it_reconcile
         expected["member"] = f"ecampus: {code}: 1 missing: {gone}"
         expected["untouched"] = "FAILED proof of the untouched"
         expected["proof"] = f"prelude: {cohort.idnumber}: name, of which our journal has 0 entries"
-        monkeypatch.setattr("worker.sandbox.demo.show.PATIENCE_SECONDS", 1.0)
+        monkeypatch.setattr("worker.sandbox.demo.show.GIVE_UP_SECONDS", 1.0)
 
     assert not demo.run(students=STUDENTS, meddle_at_night=meddle)
     printed = capsys.readouterr().out

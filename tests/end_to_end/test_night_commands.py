@@ -31,7 +31,7 @@ from worker.domain.states import Action
 from worker.kafka import RecordProducer
 from worker.ledger import status
 from worker.sandbox.moodle.server import Fault, SandboxMoodle
-from worker.snapshots import collected
+from worker.snapshots import collect
 from worker.snapshots.publisher import Messages
 
 pytestmark = pytest.mark.end_to_end
@@ -235,7 +235,7 @@ def test_a_snapshot_that_is_not_whole_is_refused_and_nothing_is_changed(
     law: Installation, moodle: SandboxMoodle
 ) -> None:
     scope = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({YEAR}))
-    with collected((EnrolmentRow.model_validate_json(row) for row in rows([1])), scope) as image:
+    with collect((EnrolmentRow.model_validate_json(row) for row in rows([1])), scope) as image:
         cut = Messages(image, snapshot_id="S1", taken_at=datetime.now(UTC), partitions=law.partitions)
         for part in (cut.begins(), cut.rows(image)):
             RecordProducer(law.kafka.properties).send_to(law.snapshots, part)

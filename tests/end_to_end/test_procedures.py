@@ -27,8 +27,8 @@ from tests.support.procedures import procedure
 from worker.domain.states import Action, PlatformState
 from worker.ledger import status
 from worker.sandbox.moodle.server import Fault, SandboxMoodle
-from worker.sandbox.university.catalogue import Component, Etape
-from worker.sandbox.university.generator import Enrolment, Message, enrolled
+from worker.sandbox.university.catalogue import CatalogueComponent, CatalogueEtape
+from worker.sandbox.university.generator import InventedEnrolment, Message, enrolled
 from worker.sync import dead_letters
 
 pytestmark = pytest.mark.end_to_end
@@ -40,13 +40,17 @@ HASH = re.compile(r"\b[0-9a-f]{8}\b")
 
 def of_year(year: int, rank: int) -> Message:
     """Tell an enrolment in law of another year."""
-    row = Enrolment(uai=UAI, person=rank, number=number(rank), year=year, etape=LAW, etape_version="101", revision=1)
+    row = InventedEnrolment(
+        uai=UAI, person=rank, number=number(rank), year=year, etape=LAW, etape_version="101", revision=1
+    )
     return enrolled(replace(row, at=1_788_000_000.0))
 
 
 def just_now(rank: int, *, status: str = "active") -> Message:
     """Tell an enrolment in law as it is now, after whatever snapshot there was."""
-    row = Enrolment(uai=UAI, person=rank, number=number(rank), year=YEAR, etape=LAW, etape_version="101", revision=9)
+    row = InventedEnrolment(
+        uai=UAI, person=rank, number=number(rank), year=YEAR, etape=LAW, etape_version="101", revision=9
+    )
     return enrolled(replace(row, status=status, at=time.time()))
 
 
@@ -222,7 +226,7 @@ def test_a_backup_is_restored_and_its_ledger_moved_to_postgresql(
     law: Installation, moodle: SandboxMoodle, postgres_url: str
 ) -> None:
     backup = law.directory / "backup.db"
-    sports = Etape("L1SPOR", "Licence 1 STAPS", Component("SPO", "UFR STAPS"), ("101",), 0)
+    sports = CatalogueEtape("L1SPOR", "Licence 1 STAPS", CatalogueComponent("SPO", "UFR STAPS"), ("101",), 0)
     before = law.worker()
     with procedure(law, "Restoring the ledger from a backup") as tried:
         where = "sqlite:////var/backups/cohorts/ledger.db"
@@ -231,7 +235,7 @@ def test_a_backup_is_restored_and_its_ledger_moved_to_postgresql(
         )
         welcome(moodle, range(20, 30))
         law.publish([enrolment(20), enrolment(0, status="resigned", revision=2)])
-        law.publish([enrolled(Enrolment(
+        law.publish([enrolled(InventedEnrolment(
             uai=UAI, person=21, number=number(21), year=YEAR, etape=sports, etape_version="101", at=1_788_000_001.0,
         ))])  # fmt: skip
         after = numbers(range(1, 21))
@@ -308,12 +312,12 @@ def test_apogee_to_pegase(install: Install, moodle: SandboxMoodle) -> None:
     here = install({"ecampus": platform(moodle, guard=GUARD)})
     moodle.add_users((f"e0{rank:07}", f"0{rank:07}") for rank in EVERYBODY)
     everybody = {f"e0{rank:07}" for rank in EVERYBODY}
-    old = Etape("XINFO1_101", "L1 Informatique", Component("U99", "UFR des Sciences"), ("101",), 0)
+    old = CatalogueEtape("XINFO1_101", "L1 Informatique", CatalogueComponent("U99", "UFR des Sciences"), ("101",), 0)
 
     def told(rank: int, *, pegase: bool, revision: int = 1, status: str = "active") -> Message:
         at = 1_788_000_000.0 + revision
         etape = replace(old, code="XINFO1-101") if pegase else old
-        row = Enrolment(
+        row = InventedEnrolment(
             uai=UAI, person=rank, number=f"0{rank:07}", year=YEAR, etape=etape, etape_version="101",
             status=status, revision=revision, at=time.time() if pegase else at,
         )  # fmt: skip

@@ -191,7 +191,7 @@ def test_a_watch_works_with_its_rights_and_ends_with_the_one_that_is_missing(
     }  # fmt: skip
     kafka = somebody(secured, (right for right in RIGHTS["publish, watch"] if right != missing))
     file = settings(tmp_path, kafka, sources={"directory": directory})
-    command = [sys.executable, "-m", "worker", "watch", "directory", "--config", str(file), "--port", "0"]
+    command = [sys.executable, "-m", "worker.cli", "watch", "directory", "--config", str(file), "--port", "0"]
     once = ["--once"] if missing is None else []  # else it must end by itself, so that its supervisor starts it again
     ended = subprocess.run([*command, *once], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own arguments
     if missing is None:

@@ -130,7 +130,7 @@ def test_students_whose_accounts_are_found_are_woken_at_no_more_cost_where_there
     steps: list[int] = []
     for etapes in (100, 2_000):
         with enrolled(students=2_000, etapes=etapes) as ledger, counted(ledger, steps):
-            workbook(ledger).wake(found, NOW)
+            workbook(ledger).retry_now(found, NOW)
     few, many = steps
     assert many < 1.5 * few
 
@@ -143,7 +143,7 @@ def test_and_so_are_they_by_a_postgresql_that_has_no_statistics_yet(postgres: Po
         with postgres.database() as url, closing(Ledger(url)) as ledger:
             enrol(ledger, students=2_000, etapes=etapes)
             with looked_up(ledger, lookups):
-                workbook(ledger).wake(found, NOW)
+                workbook(ledger).retry_now(found, NOW)
     few, many = lookups
     assert many < 1.5 * few
 

@@ -91,7 +91,7 @@ class University(Scene):
         """Have Moodle stop answering after it has removed these."""
         book = workbook(self.ledger, guard=GUARD)
         gaps = [gap for gap in book.claim(self.now, limit=1000).gaps if gap.student_id in students]
-        sent = book.intend([(gap, int(gap.student_id)) for gap in gaps], self.now)
+        sent = book.mark_in_flight([(gap, int(gap.student_id)) for gap in gaps], self.now)
         book.settle(applied=[Applied(gap=gap, user_id=user_id) for gap, user_id in sent], now=self.now)
         book.release()
 

@@ -18,11 +18,11 @@ from tests.support.builders import ECAMPUS, FOREIGN_UAI, NOW, POLICY, UAI, delet
 from worker.domain.changes import (
     BELOW_ALL_VERSIONS,
     Change,
-    ComponentDescribed,
+    ComponentChange,
     EnrolmentChange,
-    EtapeDescribed,
+    EtapeChange,
+    NumberChange,
     Received,
-    StudentRekeyed,
 )
 from worker.domain.rules import CohortTemplate, Mode, PlatformPolicy, Policy, Route
 from worker.domain.states import Payment, Status
@@ -62,21 +62,21 @@ def expected(changes: Sequence[Change]) -> World:  # noqa: C901 - a fold read fr
     merges = {
         (c.changed_at, c.student_id, c.previous_student_id)
         for c in changes
-        if isinstance(c, StudentRekeyed) and c.uai == UAI
+        if isinstance(c, NumberChange) and c.uai == UAI
     }
-    spoken = [c for c in changes if isinstance(c, EnrolmentChange | EtapeDescribed) and c.uai == UAI]
+    spoken = [c for c in changes if isinstance(c, EnrolmentChange | EtapeChange) and c.uai == UAI]
     etape_components: dict[str, str] = {}
     component_labels: dict[str, str] = {}
     for said in sorted(spoken, key=lambda c: (c.changed_at, c.component or "")):
         if said.etape and said.component:
             etape_components[said.etape] = said.component
-    alone = [c for c in changes if isinstance(c, ComponentDescribed) and c.uai == UAI]
+    alone = [c for c in changes if isinstance(c, ComponentChange) and c.uai == UAI]
     for named in sorted([*spoken, *alone], key=lambda c: (c.changed_at, c.component_label or "")):
         if named.component and named.component_label:
             component_labels[named.component] = named.component_label
 
-    def rank(said: EnrolmentChange | EtapeDescribed) -> tuple[Any, ...]:
-        whole = isinstance(said, EtapeDescribed) and said.etape_version is None
+    def rank(said: EnrolmentChange | EtapeChange) -> tuple[Any, ...]:
+        whole = isinstance(said, EtapeChange) and said.etape_version is None
         version = said.etape_version or ""
         return whole, len(version), version, said.changed_at, said.etape_label
 
@@ -185,15 +185,15 @@ def enrolment_changes(draw: st.DrawFn) -> EnrolmentChange:
 
 
 @st.composite
-def merge_changes(draw: st.DrawFn) -> StudentRekeyed:
+def merge_changes(draw: st.DrawFn) -> NumberChange:
     previous, into = draw(st.permutations("1234"))[:2]
     return merged(previous, into, at=draw(INSTANTS), uai=draw(UAIS))
 
 
 @st.composite
-def descriptions(draw: st.DrawFn) -> EtapeDescribed:
+def descriptions(draw: st.DrawFn) -> EtapeChange:
     etape, component = draw(ETAPES), draw(COMPONENTS)
-    return EtapeDescribed(
+    return EtapeChange(
         uai=draw(UAIS),
         etape=etape,
         changed_at=draw(INSTANTS),
@@ -206,9 +206,9 @@ def descriptions(draw: st.DrawFn) -> EtapeDescribed:
 
 
 @st.composite
-def component_descriptions(draw: st.DrawFn) -> ComponentDescribed:
+def component_descriptions(draw: st.DrawFn) -> ComponentChange:
     component = draw(st.sampled_from(["U99", "MED", "LET"]))
-    return ComponentDescribed(
+    return ComponentChange(
         uai=draw(UAIS),
         component=component,
         component_label=draw(st.sampled_from([f"UFR {component}", f"UFR {component} bis"])),

@@ -16,14 +16,14 @@ from tests.support.servers.postgres import Postgres
 from tests.support.servers.slapd import Slapd
 from tests.support.snapshots import LIMITS, records, sent
 from tests.support.supann import ldif
-from worker.domain.changes import Received, StudentRekeyed
+from worker.domain.changes import NumberChange, Received
 from worker.domain.snapshots import SnapshotScope
 from worker.formats import Debezium
 from worker.ledger import Ledger, status
 from worker.runtime import build
 from worker.sandbox.university.university import University
 from worker.settings.root import Settings
-from worker.snapshots import Terms
+from worker.snapshots import AcceptanceCriteria
 from worker.snapshots.reader import newest
 
 SCOPE = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({2026}))
@@ -67,7 +67,7 @@ def record(ledger: Ledger, said: Iterable[Received]) -> None:
 def snap(ledger: Ledger, rows: Iterable[SnapshotRow]) -> None:
     """Publish a snapshot of these rows, accept and record it."""
     messages = [*records(sent(rows, "night", taken_at=NOW, scope=SCOPE))]
-    terms = Terms(now=NOW + 60, accepted=None, uais=SCOPE.uais, years=SCOPE.academic_years, limits=LIMITS)
+    terms = AcceptanceCriteria(now=NOW + 60, accepted=None, uais=SCOPE.uais, years=SCOPE.academic_years, limits=LIMITS)
     recorder(ledger).record_snapshot(newest(lambda: messages, dict, terms), run=1, now=NOW + 60)
 
 
@@ -111,7 +111,7 @@ def test_through_the_database_of_apogee(ledger: Ledger, postgres: Postgres) -> N
 
 
 def test_through_a_file_and_the_messages_of_merges_which_no_row_tells(ledger: Ledger, tmp_path: Path) -> None:
-    merges = (change for change in heard([*university().september_day(CHANGES)]) if isinstance(change, StudentRekeyed))
+    merges = (change for change in heard([*university().september_day(CHANGES)]) if isinstance(change, NumberChange))
     record(ledger, (Received(change=change, published_at=NOW) for change in merges))
     file = tmp_path / "enrolments.jsonl"
     rows = after_the_day().snapshot_rows()

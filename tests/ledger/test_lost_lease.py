@@ -12,7 +12,7 @@ from worker.domain.errors import LeaseLost
 from worker.domain.guard import Guard
 from worker.domain.states import Status
 from worker.ledger import Ledger
-from worker.ledger.work_queue import Applied, Parked, Workbook
+from worker.ledger.work_queue import Applied, Parked, WorkQueue
 
 LEASE = 60.0  # seconds; that of `workbook`
 UNGUARDED = Guard(enabled=False)
@@ -23,7 +23,7 @@ OUTCOMES: dict[str, Callable[[Gap], Any]] = {
 }
 
 
-def overtaken(scene: Scene) -> tuple[Workbook, Gap]:
+def overtaken(scene: Scene) -> tuple[WorkQueue, Gap]:
     """Have a worker come late with a removal that others have made, of a student who came back and leaves again."""
     a_member(scene)
     scene.tell(told(version=9, status=Status.RESIGNED))

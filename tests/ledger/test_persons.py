@@ -17,9 +17,9 @@ from tests.support.debezium import Apogee, Capture, Event, as_numbers
 from worker.domain.changes import (
     BELOW_ALL_VERSIONS,
     Change,
-    ComponentDescribed,
+    ComponentChange,
     EnrolmentChange,
-    EtapeDescribed,
+    EtapeChange,
     PersonEnrolled,
     Received,
 )
@@ -344,7 +344,7 @@ class Story:
         self.events += self.apogee.put("ETAPE" if version is None else "VERSION_ETAPE", row, self.at)
         of_version = BELOW_ALL_VERSIONS if version is None else str(version)
         self.native.append(
-            EtapeDescribed(
+            EtapeChange(
                 uai=UAI, etape=etape, etape_version=of_version, etape_label=label, changed_at=self.at, origin="etapes"
             )
         )
@@ -352,7 +352,7 @@ class Story:
     def component(self, code: str, label: str) -> None:
         self.events += self.apogee.put("COMPOSANTE", {"COD_CMP": code, "LIB_CMP": label}, self.at)
         self.native.append(
-            ComponentDescribed(uai=UAI, component=code, component_label=label, changed_at=self.at, origin="components")
+            ComponentChange(uai=UAI, component=code, component_label=label, changed_at=self.at, origin="components")
         )
 
     def of_the_directory(self, number: int) -> None:
@@ -380,7 +380,7 @@ class Story:
                     said.append(change._replace(student_id=str(self.numbers[person])))
                 elif change.component is not None and change.etape is not None:
                     said.append(
-                        EtapeDescribed(
+                        EtapeChange(
                             uai=UAI,
                             etape=change.etape,
                             component=change.component,

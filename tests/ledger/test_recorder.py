@@ -47,7 +47,7 @@ def settle_all(ledger: Ledger, *, now: float = NOW, platform: str = "ecampus") -
     """Do on an imaginary Moodle all that is due; returns (added or removed, student id)."""
     book = workbook(ledger, platform=platform)
     gaps = book.claim(now, limit=1000).gaps
-    sent = book.intend([(gap, 31) for gap in gaps], now)
+    sent = book.mark_in_flight([(gap, 31) for gap in gaps], now)
     book.settle(applied=[Applied(gap=gap, user_id=user_id) for gap, user_id in sent], now=now)
     book.release()
     return [(gap.desired, gap.student_id) for gap in gaps]

@@ -12,13 +12,13 @@ from tests.support.builders import ETAPE, NOW, POLICY, STUDENT, UAI, memberships
 from tests.support.scenes import DAY, FORMER, HOUR, OTHER, Scene, Setup
 from worker.domain.changes import (
     EnrolmentChange,
-    EtapeDescribed,
+    EtapeChange,
+    NumberChange,
     PersonEnrolled,
     PersonNumbered,
     Received,
-    StudentRekeyed,
 )
-from worker.domain.directory import Watched
+from worker.domain.directory import KnownEntry
 from worker.domain.errors import DecisionRefused, StudentPresent
 from worker.domain.guard import Guard
 from worker.domain.report import Report
@@ -27,7 +27,7 @@ from worker.domain.snapshots import Snapshot, SnapshotScope, Unknown
 from worker.domain.states import Action, RunState, Status
 from worker.formats import cloudevents
 from worker.ledger import Ledger, decisions, guard, retention, runs, status
-from worker.ledger.directory_state import Watchbook
+from worker.ledger.directory_state import DirectoryState
 from worker.ledger.retention import ERASED, Removed
 from worker.ledger.runs import Runs
 from worker.ledger.schema import enrolment, journal, membership, metadata, proposal, snapshot, waiting
@@ -95,9 +95,9 @@ def numbered(number: str, *, person: int = 104233) -> PersonNumbered:
     )
 
 
-def entry(uuid: str, number: str, *, gone: bool = False, rows: str = "[]") -> Watched:
+def entry(uuid: str, number: str, *, gone: bool = False, rows: str = "[]") -> KnownEntry:
     """Give an entry of a watched directory, as it was told last."""
-    return Watched(uuid=uuid, csn="20260901000000Z", terms="", student_id=number, rows=rows, version=1, gone=gone)
+    return KnownEntry(uuid=uuid, csn="20260901000000Z", terms="", student_id=number, rows=rows, version=1, gone=gone)
 
 
 def departed(scene: Scene) -> None:
@@ -105,7 +105,7 @@ def departed(scene: Scene) -> None:
     maths = told(student_id=FORMER, enrolment_id=MATHS, etape="XMATH1")
     stays = told(student_id=OTHER, enrolment_id="9", login="autre")
     scene.tell(told(login=LOGIN), maths, stays, merged(FORMER, STUDENT), numbered(STUDENT), numbered(OTHER, person=7))
-    Watchbook(scene.ledger, "ldap").write([entry("A", STUDENT, gone=True), entry("B", OTHER), entry("C", FORMER)])
+    DirectoryState(scene.ledger, "ldap").write([entry("A", STUDENT, gone=True), entry("B", OTHER), entry("C", FORMER)])
     scene.settle()
     accounts: dict[str, int | None] = {STUDENT: int(STUDENT), LOGIN: int(STUDENT), OTHER: int(OTHER)}
     workbook(scene.ledger).accounts.remember(accounts, NOW)
@@ -197,9 +197,9 @@ def test_a_student_whom_a_watched_directory_still_enrols_is_kept(ledger: Ledger)
     scene = Scene(ledger)
     departed(scene)
     said = f'[{{"student": {{"student_id": "{FORMER}"}}}}]'
-    Watchbook(ledger, "ldap").write([entry("C", FORMER, rows=said)])
+    DirectoryState(ledger, "ldap").write([entry("C", FORMER, rows=said)])
     assert purge(ledger).numbers == 0
-    Watchbook(ledger, "ldap").write([entry("C", FORMER, rows=said, gone=True)])
+    DirectoryState(ledger, "ldap").write([entry("C", FORMER, rows=said, gone=True)])
     assert purge(ledger).numbers == 2
     assert traces(ledger, FORMER) == []
 
@@ -243,7 +243,7 @@ def test_purging_changes_no_desired_state_and_no_gap(ledger: Ledger, setup: Setu
 
 def told_by(message: Message, origin: str) -> Received:
     change = cloudevents.parse(value=message.payload(), origin=origin)
-    assert isinstance(change, EnrolmentChange | EtapeDescribed | StudentRekeyed)
+    assert isinstance(change, EnrolmentChange | EtapeChange | NumberChange)
     return Received(change=change, published_at=change.changed_at)
 
 

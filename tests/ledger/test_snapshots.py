@@ -37,7 +37,7 @@ from worker.domain.rules import Policy
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope, Unknown
 from worker.domain.states import Payment, Status
 from worker.ledger import Ledger, status
-from worker.ledger.recorder import Imaged
+from worker.ledger.recorder import SnapshotCounts
 from worker.ledger.schema import enrolment, journal, metadata, snapshot
 
 OTHER, THIRD = "29900002", "29900003"
@@ -73,7 +73,7 @@ def record(ledger: Ledger, *said: Change | Snapshot, policy: Policy = POLICY) ->
             recorder(ledger, policy).record([Received(change=what, published_at=NOW)], now=NOW)
 
 
-def snap(ledger: Ledger, taken: Snapshot, *, policy: Policy = POLICY, run: int = RUN) -> Imaged:
+def snap(ledger: Ledger, taken: Snapshot, *, policy: Policy = POLICY, run: int = RUN) -> SnapshotCounts:
     return recorder(ledger, policy).record_snapshot(taken, run=run, now=taken.taken_at + 60)
 
 
@@ -92,13 +92,15 @@ def facts(ledger: Ledger) -> dict[tuple[str, str], str]:
 
 
 def test_a_row_of_which_no_message_told_makes_a_membership(ledger: Ledger) -> None:
-    assert snap(ledger, image(told())) == Imaged(applied=1, ended=0, memberships=1)
+    assert snap(ledger, image(told())) == SnapshotCounts(applied=1, ended=0, memberships=1)
     assert desired(ledger) == MEMBER
 
 
 def test_a_row_overrules_every_older_fact(ledger: Ledger) -> None:
     record(ledger, told(version=900, status=Status.RESIGNED), told(enrolment_id="2", etape="OLD"))
-    assert snap(ledger, image(told(), told(enrolment_id="2", etape="NEW"))) == Imaged(applied=2, ended=0, memberships=3)
+    assert snap(ledger, image(told(), told(enrolment_id="2", etape="NEW"))) == SnapshotCounts(
+        applied=2, ended=0, memberships=3
+    )
     assert desired(ledger) == {ETAPE: frozenset({STUDENT}), "NEW": frozenset({STUDENT})}
 
 
@@ -147,7 +149,9 @@ def test_labels_and_logins_that_were_learnt_later_stay(ledger: Ledger) -> None:
 
 def test_what_is_absent_has_ended(ledger: Ledger) -> None:
     record(ledger, told(), told(enrolment_id="2", student_id=OTHER))
-    assert snap(ledger, image(told(enrolment_id="2", student_id=OTHER))) == Imaged(applied=0, ended=1, memberships=1)
+    assert snap(ledger, image(told(enrolment_id="2", student_id=OTHER))) == SnapshotCounts(
+        applied=0, ended=1, memberships=1
+    )
     assert desired(ledger) == {ETAPE: frozenset({OTHER})}
     assert facts(ledger)[told().enrolment_id, "apogee"] == Status.ABSENT
 
@@ -215,7 +219,7 @@ UNKNOWN = [
 @pytest.mark.parametrize("unknown", UNKNOWN)
 def test_what_the_source_could_not_tell_stays_as_it_was(ledger: Ledger, unknown: Unknown) -> None:
     record(ledger, told(), told(enrolment_id="2", student_id=OTHER), told(enrolment_id="3", student_id=THIRD))
-    assert snap(ledger, image(told(), unknown=unknown)) == Imaged(applied=0, ended=1, memberships=1)
+    assert snap(ledger, image(told(), unknown=unknown)) == SnapshotCounts(applied=0, ended=1, memberships=1)
     assert desired(ledger) == {ETAPE: frozenset({STUDENT, OTHER})}
 
 
@@ -239,7 +243,7 @@ def test_the_last_snapshot_is_remembered_with_what_it_could_not_tell(ledger: Led
 def test_what_was_deleted_is_not_said_to_be_absent(ledger: Ledger) -> None:
     record(ledger, told(), deleted(version=2), deleted(enrolment_id="2"))
     before = facts(ledger)
-    assert snap(ledger, image()) == Imaged(applied=0, ended=0, memberships=0)
+    assert snap(ledger, image()) == SnapshotCounts(applied=0, ended=0, memberships=0)
     assert facts(ledger) == before
 
 
@@ -407,7 +411,7 @@ def test_a_second_snapshot_that_says_the_same_changes_nothing(ledger: Ledger, sy
     record(ledger, image(*rows, system=system))
     before = untold(ledger)
     for later in (1, 86_400):
-        assert snap(ledger, image(*rows, system=system, at=TAKEN_AT + later), run=8) == Imaged(
+        assert snap(ledger, image(*rows, system=system, at=TAKEN_AT + later), run=8) == SnapshotCounts(
             applied=0, ended=0, memberships=0
         )
         assert untold(ledger) == before
@@ -416,7 +420,7 @@ def test_a_second_snapshot_that_says_the_same_changes_nothing(ledger: Ledger, sy
 def test_a_snapshot_that_says_what_is_known_is_the_source_of_nothing(ledger: Ledger) -> None:
     record(ledger, told(), told(enrolment_id="2", student_id=OTHER))
     before = untold(ledger)
-    assert snap(ledger, image(told(), told(enrolment_id="2", student_id=OTHER))) == Imaged(
+    assert snap(ledger, image(told(), told(enrolment_id="2", student_id=OTHER))) == SnapshotCounts(
         applied=0, ended=0, memberships=0
     )
     assert untold(ledger) == before

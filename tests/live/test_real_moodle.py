@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from worker.domain.changes import EnrolmentChange, EtapeDescribed, Received
+from worker.domain.changes import EnrolmentChange, EtapeChange, Received
 from worker.domain.errors import MoodleDenied, MoodleUnavailable
 from worker.domain.guard import Guard
 from worker.domain.report import PlatformReport
 from worker.domain.rules import AccountField, CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
 from worker.domain.states import Drift, Payment, RunState, Status
-from worker.ledger import Ledger, Recorder, Workbook
+from worker.ledger import Ledger, Recorder, WorkQueue
 from worker.ledger.runs import Runs
 from worker.ledger.status import read_status
-from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
-from worker.sync.converge.lane import Lane, Patience
-from worker.sync.reconcile import Reconciliation, Site
+from worker.moodle import CallLimits, MoodleReader, MoodleWriter, Transport
+from worker.sync.converge.lane import Backoff, Lane
+from worker.sync.reconcile import ReconciledPlatform, Reconciliation
 
 UAI = "0141408E"
 PEOPLE = 600
@@ -33,9 +33,9 @@ PLATFORM = PlatformPolicy(
 POLICY = Policy(uais=frozenset({UAI}), active_years=frozenset({2026}), platforms=(PLATFORM,))
 
 
-def wire(**limits: float) -> Wire:
+def wire(**limits: float) -> Transport:
     values = {"calls_per_second": 50.0, **limits}
-    return Wire("live", os.environ["MOODLE_URL"], os.environ["MOODLE_TOKEN"], Limits(**values))  # type: ignore[arg-type] # all numbers
+    return Transport("live", os.environ["MOODLE_URL"], os.environ["MOODLE_TOKEN"], CallLimits(**values))  # type: ignore[arg-type] # all numbers
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,8 +68,8 @@ class Bench:
         self.wire = wire()
         self.reader = MoodleReader(self.wire)
         self.writer = MoodleWriter(self.wire, Mode.AUTOMATIC, instance=self.ledger.instance)
-        book = Workbook(self.ledger, "live", "lane", lease=150, guard=Guard(enabled=False))
-        self.lane = Lane(PLATFORM, book, self.reader, self.writer, patience=Patience(first=300, most=86_400))
+        book = WorkQueue(self.ledger, "live", "lane", lease=150, guard=Guard(enabled=False))
+        self.lane = Lane(PLATFORM, book, self.reader, self.writer, patience=Backoff(first=300, most=86_400))
 
     def say(self, *usernames: str, status: Status = Status.ACTIVE, version: int = 1) -> None:
         now = time.time()
@@ -99,11 +99,11 @@ class Bench:
 
     def describe(self, label: str) -> None:
         now = time.time()
-        change = EtapeDescribed(uai=UAI, etape=self.etape, etape_label=label, changed_at=now, origin="live")
+        change = EtapeChange(uai=UAI, etape=self.etape, etape_label=label, changed_at=now, origin="live")
         self.recorder.record([Received(change=change, published_at=now)], now=now)
 
     def converge(self) -> None:
-        while self.lane.turn():
+        while self.lane.run_once():
             pass
 
     def cohort_ids(self) -> list[int]:
@@ -247,7 +247,7 @@ def reconcile(bench: Bench) -> PlatformReport:
     report = Reconciliation(
         bench.ledger,
         bench.recorder,
-        [Site(policy=PLATFORM, guard=Guard(), reader=bench.reader, remove_strangers=False)],
+        [ReconciledPlatform(policy=PLATFORM, guard=Guard(), reader=bench.reader, remove_strangers=False)],
         Runs(bench.ledger, "live", lease=900, is_dead=lambda _: False),
         latest=None,
         wait_seconds=60,

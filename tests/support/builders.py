@@ -4,12 +4,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.domain.changes import EnrolmentChange, EtapeDescribed, Received, StudentRekeyed
+from worker.domain.changes import EnrolmentChange, EtapeChange, NumberChange, Received
 from worker.domain.guard import Guard
 from worker.domain.instants import Instant
 from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
 from worker.domain.states import Payment, Status
-from worker.ledger import Ledger, Recorder, Workbook
+from worker.ledger import Ledger, Recorder, WorkQueue
 from worker.ledger.schema import cohort, membership, metadata
 
 UAI, FOREIGN_UAI = "0141408E", "0751717J"
@@ -48,21 +48,19 @@ def deleted(**changes: Any) -> EnrolmentChange:  # noqa: ANN401 - idem
     return bare._replace(component=None, payment=Payment.UNKNOWN, **changes)
 
 
-def merged(previous: str, into: str, *, at: Instant = NOW, uai: str = UAI) -> StudentRekeyed:
+def merged(previous: str, into: str, *, at: Instant = NOW, uai: str = UAI) -> NumberChange:
     """Tell that a number lives on as another."""
-    return StudentRekeyed(
-        uai=uai, previous_student_id=previous, student_id=into, changed_at=at, origin=f"merge@{at:.0f}"
-    )
+    return NumberChange(uai=uai, previous_student_id=previous, student_id=into, changed_at=at, origin=f"merge@{at:.0f}")
 
 
 def described(
     label: str | None = None, *, etape: str = ETAPE, at: Instant = NOW, uai: str = UAI, **more: str | None
-) -> EtapeDescribed:
+) -> EtapeChange:
     """Tell an étape's label, its component or both."""
-    return EtapeDescribed(uai=uai, etape=etape, changed_at=at, origin=f"etapes@{at:.0f}", etape_label=label, **more)
+    return EtapeChange(uai=uai, etape=etape, changed_at=at, origin=f"etapes@{at:.0f}", etape_label=label, **more)
 
 
-def received(*changes: EnrolmentChange | StudentRekeyed | EtapeDescribed, at: Instant = NOW) -> list[Received]:
+def received(*changes: EnrolmentChange | NumberChange | EtapeChange, at: Instant = NOW) -> list[Received]:
     """Publish changes."""
     return [Received(change=change, published_at=at) for change in changes]
 
@@ -78,9 +76,9 @@ def workbook(
     *,
     platform: str = "ecampus",
     guard: Guard = Guard(),  # noqa: B008 - frozen
-) -> Workbook:
+) -> WorkQueue:
     """Open the work of a platform; a lease is a minute."""
-    return Workbook(ledger, platform, holder, lease=60, guard=guard)
+    return WorkQueue(ledger, platform, holder, lease=60, guard=guard)
 
 
 def content(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:

@@ -25,14 +25,14 @@ from worker.ledger import Ledger, status
 from worker.ledger.status import PlatformStatus, read_status
 from worker.runtime.topics import definitions
 from worker.sandbox.moodle.server import SandboxMoodle
-from worker.sandbox.university.catalogue import Component, Etape
-from worker.sandbox.university.generator import Enrolment, Message, enrolled
+from worker.sandbox.university.catalogue import CatalogueComponent, CatalogueEtape
+from worker.sandbox.university.generator import InventedEnrolment, Message, enrolled
 from worker.settings.root import KafkaSettings
 
 PROGRAM = str(Path(sys.executable).with_name("cohorts"))
 PATIENCE = 60.0  # seconds for what takes a few
 UAI, YEAR = "0141408E", 2026
-LAW = Etape("L1DROI", "Licence 1 Droit", Component("DRT", "UFR Droit"), ("101",), 0)
+LAW = CatalogueEtape("L1DROI", "Licence 1 Droit", CatalogueComponent("DRT", "UFR Droit"), ("101",), 0)
 T = TypeVar("T")
 
 
@@ -288,7 +288,7 @@ class Installation:
         ids = {name: topic.id for name, topic in describe(self.kafka.properties, [self.topic]).topics.items()}
         return status.positions(self.ledger, ids)
 
-    def status(self) -> status.Status:
+    def status(self) -> status.LedgerStatus:
         """Say how the ledger stands."""
         return read_status(self.ledger, sorted(self.settings["platforms"]), time.time())
 
@@ -374,7 +374,7 @@ def number(rank: int) -> str:
 def enrolment(rank: int, *, status: str = "active", revision: int = 1) -> Message:
     """Tell the enrolment in law of the student of this rank."""
     return enrolled(
-        Enrolment(
+        InventedEnrolment(
             uai=UAI, person=rank, number=number(rank), year=YEAR, etape=LAW, etape_version="101",
             status=status, revision=revision, at=1_788_000_000.0 + revision,
         )

@@ -58,7 +58,7 @@ class Scene:
         work = book.claim(self.now, limit=1000)
         new = [item for item in work.cohorts.values() if item.state is CohortState.WANTED]
         book.write_cohorts([(item, owned(item.id, item.idnumber)) for item in new], self.now, Action.CREATE_COHORT)
-        sent = book.intend([(gap, int(gap.student_id)) for gap in work.gaps], self.now)
+        sent = book.mark_in_flight([(gap, int(gap.student_id)) for gap in work.gaps], self.now)
         book.settle(applied=[Applied(gap=gap, user_id=user_id) for gap, user_id in sent], now=self.now)
         book.release()
 
@@ -401,7 +401,7 @@ def in_a_call_now(scene: Scene) -> None:
     scene.tell(told(student_id=OTHER, enrolment_id="9"))
     book = workbook(scene.ledger)
     work = book.claim(scene.now, limit=10)
-    book.intend([(gap, 32) for gap in work.gaps], scene.now)
+    book.mark_in_flight([(gap, 32) for gap in work.gaps], scene.now)
 
 
 def left_in_peace_after_a_time_out(scene: Scene) -> None:

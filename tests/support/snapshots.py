@@ -14,14 +14,14 @@ from worker import snapshots
 from worker.domain.instants import Instant
 from worker.domain.snapshots import AcceptedSnapshot, SnapshotScope
 from worker.kafka import Headers, Record
-from worker.snapshots import Image, Limits
+from worker.snapshots import AcceptanceLimits, CollectedSnapshot
 from worker.snapshots.publisher import Messages
 
 Sent = tuple[int, bytes | None, bytes, Headers]
 YEAR = 2026
 TAKEN_AT: Instant = NOW - 3600
 SCOPE = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({YEAR}))
-LIMITS = Limits(max_age_seconds=20 * 3600, max_shrink_percent=10)
+LIMITS = AcceptanceLimits(max_age_seconds=20 * 3600, max_shrink_percent=10)
 
 
 def row(rank: int, *, year: int = YEAR, etape: str = "L1DROI", uai: str = UAI, **more: object) -> EnrolmentRow:
@@ -55,9 +55,9 @@ def line(told: EnrolmentRow) -> bytes:
 
 
 @contextmanager
-def image(told: Iterable[SnapshotRow], scope: SnapshotScope = SCOPE) -> Iterator[Image]:
+def image(told: Iterable[SnapshotRow], scope: SnapshotScope = SCOPE) -> Iterator[CollectedSnapshot]:
     """Gather rows as the command does."""
-    with snapshots.collected(told, scope) as gathered:
+    with snapshots.collect(told, scope) as gathered:
         yield gathered
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import cycle
 
-from worker.sandbox.university.generator import Enrolment
+from worker.sandbox.university.generator import InventedEnrolment
 from worker.sandbox.university.university import University
 
 
@@ -36,7 +36,7 @@ def entry(number: str, *composites: str, base: str = "{base}", login: str | None
     return "\n".join(lines) + "\n\n"
 
 
-def _usual(row: Enrolment) -> str:
+def _usual(row: InventedEnrolment) -> str:
     """As the example of Caen has it."""
     code = f"{row.etape.code}_{row.etape_version}"
     return (
@@ -46,20 +46,20 @@ def _usual(row: Enrolment) -> str:
     )
 
 
-def _short(row: Enrolment) -> str:
+def _short(row: InventedEnrolment) -> str:
     return f"[etab={{UAI}}{row.uai}][anneeinsc={row.year}][etape={row.etape.code}_{row.etape_version}]"
 
 
-def _by_label_alone(row: Enrolment) -> str:
+def _by_label_alone(row: InventedEnrolment) -> str:
     return f"[anneeinsc={row.year}][etape={{UAI:{row.uai}}}{row.etape.code}_{row.etape_version}][etab={{INCONNU}}]"
 
 
-def _escaped(row: Enrolment) -> str:
+def _escaped(row: InventedEnrolment) -> str:
     code = f"{row.etape.code}#5F{row.etape_version}"
     return f"[etape={{UAI:{row.uai}}}{code}][eltpedago=A#5D#5BB][anneeinsc={row.year}][etab={{UAI}}{row.uai}]"
 
 
-def _bracketed(row: Enrolment) -> str:
+def _bracketed(row: InventedEnrolment) -> str:
     """With a key that nobody knows, and a lone bracket within its value."""
     return f"[etab={row.uai}][local=a]b=c][anneeinsc={row.year}][etape={row.etape.code.lower()}_{row.etape_version}]"
 

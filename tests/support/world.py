@@ -9,16 +9,16 @@ from typing import Any, cast
 
 import httpx
 
-from worker.domain.changes import EnrolmentChange, EtapeDescribed, Received, StudentRekeyed
+from worker.domain.changes import EnrolmentChange, EtapeChange, NumberChange, Received
 from worker.domain.guard import Guard
 from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
 from worker.domain.states import Payment, Status
-from worker.ledger import Ledger, Recorder, Workbook, status
+from worker.ledger import Ledger, Recorder, WorkQueue, status
 from worker.ledger.status import PlatformStatus, read_status
-from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
-from worker.moodle.transport import Answer
+from worker.moodle import CallLimits, MoodleReader, MoodleWriter, Transport
+from worker.moodle.transport import Reply
 from worker.sandbox.moodle.server import Fault, SandboxMoodle
-from worker.sync.converge.lane import Lane, Patience
+from worker.sync.converge.lane import Backoff, Lane
 
 UNGUARDED = Guard(enabled=False)
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -40,7 +40,7 @@ def platform(name: str = "ecampus", mode: Mode = Mode.AUTOMATIC, **changes: Any)
     return replace(PlatformPolicy(name=name, mode=mode, templates=(TEMPLATE,)), **changes)
 
 
-class SandboxWire(Wire):
+class SandboxWire(Transport):
     """A wire whose calls can be surrounded by what a test needs."""
 
     around: Callable[[str], AbstractContextManager[None]] = staticmethod(lambda _function: nullcontext())
@@ -51,7 +51,7 @@ class SandboxWire(Wire):
         with self.around(function):
             return super().read(function, **arguments)
 
-    def write(self, function: str, arguments: dict[str, Any], *, before: Callable[[], None] = lambda: None) -> Answer:
+    def write(self, function: str, arguments: dict[str, Any], *, before: Callable[[], None] = lambda: None) -> Reply:
         def checked() -> None:
             before()
             self.sending(function)
@@ -60,7 +60,7 @@ class SandboxWire(Wire):
             return super().write(function, arguments, before=checked)
 
 
-def book_around(book: Workbook, around: Callable[[str], AbstractContextManager[None]]) -> Workbook:
+def book_around(book: WorkQueue, around: Callable[[str], AbstractContextManager[None]]) -> WorkQueue:
     """Give a workbook whose every call, and every one of its parts', is made within `around` of its name."""
 
     class Around:
@@ -78,7 +78,7 @@ def book_around(book: Workbook, around: Callable[[str], AbstractContextManager[N
 
             return call
 
-    return cast("Workbook", Around(book))
+    return cast("WorkQueue", Around(book))
 
 
 @dataclass
@@ -118,7 +118,7 @@ class World:
     # The parts, built as the worker builds them.
 
     def connect(self, name: str) -> SandboxWire:
-        limits = Limits(calls_per_second=10_000.0, timeout_seconds=TIMEOUT)
+        limits = CallLimits(calls_per_second=10_000.0, timeout_seconds=TIMEOUT)
         wire = SandboxWire(name, self.moodles[name].url, TOKEN, limits)
         self.stack.callback(wire.close)
         return wire
@@ -128,18 +128,18 @@ class World:
         policy: PlatformPolicy,
         holder: str = "worker-0",
         *,
-        wire: Wire | None = None,
-        book: Callable[[Workbook], Workbook] = lambda book: book,
+        wire: Transport | None = None,
+        book: Callable[[WorkQueue], WorkQueue] = lambda book: book,
     ) -> Lane:
         wire = wire or self.wires[policy.name]
         writes = policy.mode is Mode.AUTOMATIC
         writer = MoodleWriter(wire, policy.mode, instance=self.ledger.instance) if writes else None
         return Lane(
             policy,
-            book(Workbook(self.ledger, policy.name, holder, lease=LEASE, guard=self.guard)),
+            book(WorkQueue(self.ledger, policy.name, holder, lease=LEASE, guard=self.guard)),
             writer or MoodleReader(wire),
             writer,
-            patience=Patience(first=PARK, most=PARK_MOST),
+            patience=Backoff(first=PARK, most=PARK_MOST),
             clock=lambda: self.now,
         )
 
@@ -163,7 +163,7 @@ class World:
 
     # What happens at the university.
 
-    def say(self, change: EnrolmentChange | StudentRekeyed | EtapeDescribed) -> None:
+    def say(self, change: EnrolmentChange | NumberChange | EtapeChange) -> None:
         self.recorder.record([Received(change=change, published_at=self.now)], now=self.now)
 
     def enrol(self, student: str, etape: str, status: Status = Status.ACTIVE, **more: Any) -> None:  # noqa: ANN401 # fields
@@ -190,7 +190,7 @@ class World:
 
     def describe(self, etape: str, label: str) -> None:
         self.say(
-            EtapeDescribed(
+            EtapeChange(
                 uai=UAI,
                 etape=etape,
                 changed_at=self.now,
@@ -203,9 +203,7 @@ class World:
 
     def merge(self, previous: str, survivor: str) -> None:
         self.say(
-            StudentRekeyed(
-                uai=UAI, previous_student_id=previous, student_id=survivor, changed_at=self.now, origin="test"
-            )
+            NumberChange(uai=UAI, previous_student_id=previous, student_id=survivor, changed_at=self.now, origin="test")
         )
 
     def accounts(self, *usernames: str) -> list[int]:
@@ -217,7 +215,7 @@ class World:
         """Take turns until nothing is due; a lane that never ends is a busy loop."""
         for name in names or self.lanes:
             for lane in self.lanes[name]:
-                assert any(not lane.turn() for _ in range(MANY)), "turns without an end"
+                assert any(not lane.run_once() for _ in range(MANY)), "turns without an end"
 
     def wait(self, seconds: float, *names: str) -> None:
         self.now += seconds

@@ -79,7 +79,7 @@ def _publish(pipe: Connection, ours: Settings) -> None:
     scope = SnapshotScope(uais=ours.uais, academic_years=ours.active_years)
     started, taken_at = time.perf_counter(), datetime.now(UTC)
     publisher = snapshots.Publisher(ours.kafka.properties(), ours.kafka.snapshots)
-    with snapshots.collected(build.source(ours, "directory").read(scope, Counter()), scope) as image:
+    with snapshots.collect(build.source(ours, "directory").read(scope, Counter()), scope) as image:
         read = time.perf_counter() - started
         name = snapshots.new_id(image.system, taken_at)
         publisher.publish(image, snapshot_id=name, taken_at=taken_at)

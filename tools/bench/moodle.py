@@ -26,7 +26,7 @@ import httpx
 from tools.bench import Figure, Quantity, scaled
 from tools.bench.parts import PLATFORM, TOKEN, Moodle, record, served, settings
 from worker.domain.guard import Guard
-from worker.ledger import Ledger, Workbook
+from worker.ledger import Ledger, WorkQueue
 from worker.ledger.status import read_status
 from worker.moodle.transport import SERVICE
 from worker.runtime import build
@@ -144,7 +144,7 @@ def _round(
         stack.callback(ledger.close)
         record(ours, ledger, university.initial())
         if known:
-            Workbook(ledger, PLATFORM, "bench", lease=1, guard=Guard()).accounts.remember(moodle.accounts, time.time())
+            WorkQueue(ledger, PLATFORM, "bench", lease=1, guard=Guard()).accounts.remember(moodle.accounts, time.time())
         number = sum(map(len, truth.values()))
         one_by_one = sorted(moodle.accounts.values())[:NAIVE_CALLS]
         done = {ONE_BY_ONE: _fixed(moodle, {"naive": one_by_one}, size=1, connections=1)}
@@ -194,7 +194,7 @@ def converge(ours: Settings, ledger: Ledger) -> float:
 
     def work(lane: Lane) -> None:
         while not stop.is_set():
-            if not lane.turn():
+            if not lane.run_once():
                 [platform] = read_status(ledger, [PLATFORM], time.time()).platforms
                 if not any(platform.gaps.values()):
                     stop.set()

@@ -148,7 +148,7 @@ def publish(ours: Settings, rows: Iterable[bytes], taken_at: datetime | None = N
     """Publish what the source holds, as of then, or of now."""
     scope = SnapshotScope(uais=ours.uais, academic_years=frozenset({2025, 2026}))
     taken_at = taken_at or datetime.now(UTC)
-    with snapshots.collected(map(EnrolmentRow.model_validate_json, rows), scope) as image:
+    with snapshots.collect(map(EnrolmentRow.model_validate_json, rows), scope) as image:
         name = snapshots.new_id(image.system, taken_at)
         publisher = snapshots.Publisher(ours.kafka.properties(), ours.kafka.snapshots)
         publisher.publish(image, snapshot_id=name, taken_at=taken_at)

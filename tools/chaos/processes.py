@@ -14,8 +14,8 @@ STEPS: Mapping[str, tuple[str, str]] = {  # those that need free cohorts come fi
     "between a dead letter and the ledger's transaction": ("worker.kafka:RecordProducer.send", "after"),
     "before it has read anything": ("worker.kafka:RecordConsumer.poll", "before"),
     "between claiming cohorts and anything else": ("worker.moodle.client:MoodleReader.users", "before"),
-    "between the intention and the call": ("worker.ledger.work_queue:Workbook.intend", "after"),
-    "between settling and giving the lease back": ("worker.ledger.work_queue:Workbook.release", "before"),
+    "between the intention and the call": ("worker.ledger.work_queue:WorkQueue.mark_in_flight", "after"),
+    "between settling and giving the lease back": ("worker.ledger.work_queue:WorkQueue.release", "before"),
 }
 """Where, and whether before or after that step."""
 BRIEF = [*STEPS][:4]

@@ -6,7 +6,7 @@ variations; `python -m tools.fuzz [minutes] [target…]` goes on for as long as 
 
 from pathlib import Path
 
-CORPUS = Path(__file__).parent.parent / "corpus"
+CORPUS = Path(__file__).parents[2] / "tests" / "corpus"
 
 
 def corpus(target: str) -> dict[str, bytes]:

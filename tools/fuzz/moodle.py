@@ -10,7 +10,7 @@ import stamina
 
 from worker.domain.errors import MoodleError
 from worker.domain.rules import AccountField, Mode
-from worker.moodle import Limits, MoodleReader, MoodleWriter, RemoteCohort, Wire
+from worker.moodle import CallLimits, MoodleReader, MoodleWriter, RemoteCohort, Transport
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 COHORT = RemoteCohort(id=1, name="Licence 1", idnumber="L1DROI", description="", description_format=1)
@@ -61,8 +61,10 @@ class AnyAnswer:
 @cache
 def _connected() -> tuple[AnyAnswer, MoodleWriter]:
     server = AnyAnswer()
-    limits = Limits(calls_per_second=1e6, timeout_seconds=5.0)
-    return server, MoodleWriter(Wire("ecampus", server.url, TOKEN, limits), Mode.AUTOMATIC, instance="4f2a9c71d0be")
+    limits = CallLimits(calls_per_second=1e6, timeout_seconds=5.0)
+    return server, MoodleWriter(
+        Transport("ecampus", server.url, TOKEN, limits), Mode.AUTOMATIC, instance="4f2a9c71d0be"
+    )
 
 
 def moodle(case: bytes) -> None:

@@ -13,7 +13,7 @@ from tests.support.snapshots import LIMITS
 from tools.fuzz.moodle import moodle
 from worker import explain
 from worker.domain.changes import EnrolmentChange, PersonNumbered, Received
-from worker.domain.directory import Watched
+from worker.domain.directory import KnownEntry
 from worker.domain.errors import CohortsError, InvalidMessage, SnapshotRefused, SourceIncomplete
 from worker.domain.states import Language
 from worker.formats import Debezium
@@ -22,7 +22,7 @@ from worker.kafka import Record
 from worker.ledger import Ledger, student_view
 from worker.runtime.build import supann_form
 from worker.settings.sources import LdapSourceSettings
-from worker.snapshots import Terms
+from worker.snapshots import AcceptanceCriteria
 from worker.snapshots.reader import newest
 from worker.sources import files
 from worker.sources.directory import known_again
@@ -31,7 +31,7 @@ from worker.sources.tables import CsvForm
 from worker.sources.watch import changes
 
 ZONE = ZoneInfo("Europe/Paris")
-TERMS = Terms(now=NOW, accepted=None, uais=frozenset({UAI}), years=frozenset({2026}), limits=LIMITS)
+TERMS = AcceptanceCriteria(now=NOW, accepted=None, uais=frozenset({UAI}), years=frozenset({2026}), limits=LIMITS)
 TABLE = CsvForm(constants={"system": "apogee", "uai": UAI}, words={"status": {"E": "active"}})
 
 
@@ -113,7 +113,7 @@ def entries(case: bytes) -> None:
         except SourceIncomplete as error:
             _sayable(error)
             continue
-        entry = Watched(
+        entry = KnownEntry(
             uuid=known.uuid, csn=known.csn, terms="", version=0,
             student_id=told.rows[0].student.student_id if told.rows else None, rows=changes.written(told.rows),
         )  # fmt: skip

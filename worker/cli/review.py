@@ -24,25 +24,25 @@ from worker.cli.base import (
 from worker.domain.errors import SettingsError
 from worker.domain.rules import Mode
 from worker.ledger import decisions, proposals
-from worker.ledger.proposals import PlannedCohort, PlannedPlatform, Why, planned
+from worker.ledger.proposals import ChangeReason, PlannedCohort, PlannedPlatform, planned
 from worker.runtime import build
 from worker.settings.root import Settings, load
 
 REASONS = {
-    Why.ENROLLED: "enrolled",
-    Why.DEPARTED: "departed",
-    Why.CHANGED_ETAPE: "changed étape",
-    Why.MERGED: "numbers merged",
-    Why.YEAR_CLOSED: "year closed",
-    Why.RULE_CHANGED: "rule changed",
-    Why.DRIFT: "drift",
-    Why.PERSON: "a person's decision",
+    ChangeReason.ENROLLED: "enrolled",
+    ChangeReason.DEPARTED: "departed",
+    ChangeReason.CHANGED_ETAPE: "changed étape",
+    ChangeReason.MERGED: "numbers merged",
+    ChangeReason.YEAR_CLOSED: "year closed",
+    ChangeReason.RULE_CHANGED: "rule changed",
+    ChangeReason.DRIFT: "drift",
+    ChangeReason.PERSON: "a person's decision",
 }
 
 guard = typer.Typer()
 PlatformOption = Annotated[str | None, typer.Option(help="Only this platform.")]
 CohortOption = Annotated[str | None, typer.Option(help="Only these cohorts (a glob on the idnumber).")]
-People = Mapping[Why, Sequence[str]]
+People = Mapping[ChangeReason, Sequence[str]]
 
 
 @guard.command()

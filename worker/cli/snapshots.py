@@ -20,7 +20,7 @@ from worker.domain.errors import SettingsError
 from worker.domain.snapshots import SnapshotScope
 from worker.runtime import build
 from worker.settings.root import load
-from worker.snapshots import Image
+from worker.snapshots import CollectedSnapshot
 from worker.sources.files import FileSource
 from worker.sources.tables import CsvForm
 
@@ -87,7 +87,7 @@ def publish(
     left_out: Counter[str] = Counter()
     topic = settings.kafka.snapshots
     publisher = None if dry_run else snapshots.Publisher(settings.kafka.properties(), topic)
-    with snapshots.collected(_counted(origin.read(scope, left_out)), scope) as image:
+    with snapshots.collect(_counted(origin.read(scope, left_out)), scope) as image:
         if publisher is None:
             _show(image)
             say(f"{_said(image, left_out)}: whole, and not sent")
@@ -109,7 +109,7 @@ def _counted(rows: Iterable[SnapshotRow]) -> Iterator[SnapshotRow]:
         yield from progress.track(rows, total=None)
 
 
-def _said(image: Image, left_out: Counter[str]) -> str:
+def _said(image: CollectedSnapshot, left_out: Counter[str]) -> str:
     shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(image.rows_by_year.items()))
     said = f"{image.rows} enrolments ({shown}), {image.repeated} of them told twice"
     for reasons, what in ((image.unknown, "unknown, which stay as they were"), (left_out, "left out")):
@@ -119,7 +119,7 @@ def _said(image: Image, left_out: Counter[str]) -> str:
     return said
 
 
-def _show(image: Image) -> None:
+def _show(image: CollectedSnapshot) -> None:
     """Show enrolments by component and year, and a sample of codes from the largest étape to the smallest."""
     years = sorted(image.rows_by_year)
     table = Table("component", *map(str, years))

@@ -8,7 +8,7 @@ from worker import telemetry
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, opened, say
 from worker.runtime import build, watch_process
 from worker.settings.root import load
-from worker.sources.watch import Look
+from worker.sources.watch import PollResult
 
 PORT = 9465
 
@@ -32,13 +32,13 @@ def watch(
     with opened(settings) as ledger:
         watched = build.watch(settings, ledger, name)
         if once:
-            say(_said(watched.look()))
+            say(_said(watched.poll()))
             return
         telemetry.configure_logging(level)
         watch_process.watching(watched, host=settings.web.host, port=port)
 
 
-def _said(found: Look) -> str:
+def _said(found: PollResult) -> str:
     told = ", ".join(f"{number} {kind}" for kind, number in sorted(found.told.items())) or "nothing"
     missed = f", {found.missed} missed, who have left if the next look misses them too" if found.missed else ""
     return f"{found.entries} entries, {found.read} of them new or changed{missed}; told: {told}"

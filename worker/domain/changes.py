@@ -61,7 +61,7 @@ class PersonNumbered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StudentRekeyed:
+class NumberChange:
     """Two student numbers of one person were merged: `previous` lives on as `student_id`."""
 
     uai: str
@@ -76,7 +76,7 @@ BELOW_ALL_VERSIONS = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EtapeDescribed:
+class EtapeChange:
     """The label and the component of an étape, for the names of its cohorts.
 
     The label of the highest version rules. Without a version it is above them all, and under `BELOW_ALL_VERSIONS`
@@ -94,7 +94,7 @@ class EtapeDescribed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ComponentDescribed:
+class ComponentChange:
     """The label of a component, for the names of cohorts."""
 
     uai: str
@@ -115,9 +115,7 @@ class Tombstone:
     origin: str
 
 
-Change = (
-    EnrolmentChange | PersonEnrolled | PersonNumbered | StudentRekeyed | EtapeDescribed | ComponentDescribed | Tombstone
-)
+Change = EnrolmentChange | PersonEnrolled | PersonNumbered | NumberChange | EtapeChange | ComponentChange | Tombstone
 
 
 class Received(NamedTuple):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from worker.domain.instants import Instant
-from worker.domain.states import OF_DECISIONS, PARKING, CohortState, Way
+from worker.domain.states import OF_DECISIONS, PARKING, Channel, CohortState
 
 STRANGER = "#"
 """What the student id of a member begins with whom we can't tie to a student; the number of the account follows."""
@@ -47,12 +47,12 @@ class Gap:
     """Why the last attempt failed."""
 
     @property
-    def way(self) -> Way:
+    def channel(self) -> Channel:
         """Say how it came, the longest wait first."""
         if self.approved is not None:
-            return Way.APPROVED
+            return Channel.APPROVED
         if self.reason in PARKING:
-            return Way.PARKED
+            return Channel.PARKED
         if self.run is not None:
-            return Way.NIGHT
-        return Way.DECISION if self.cause in OF_DECISIONS else Way.MESSAGE
+            return Channel.NIGHT
+        return Channel.DECISION if self.cause in OF_DECISIONS else Channel.MESSAGE

@@ -6,7 +6,7 @@ from worker.domain.instants import Instant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
+class KnownEntry:
     """An entry of a directory that is watched, as it was told last."""
 
     uuid: str

@@ -9,7 +9,7 @@ from worker.domain.instants import Instant
 from worker.domain.states import Drift
 
 
-class Known(NamedTuple):
+class KnownMembership(NamedTuple):
     """A membership as the ledger has it; the names are those of its columns, in the order in which they are read."""
 
     student_id: str
@@ -20,7 +20,7 @@ class Known(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class MembershipDiff:
     """A membership of which the reading says something new; `drift` when no message had announced it."""
 
     student_id: str
@@ -30,10 +30,10 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
+class CohortDiff:
     """What a reading brings of one cohort."""
 
-    seen: tuple[Seen, ...]
+    seen: tuple[MembershipDiff, ...]
     extras: tuple[tuple[str, int], ...]
     """Members whom we know and who were never desired there: student id and account."""
     strangers: tuple[int, ...]
@@ -53,8 +53,8 @@ class People:
 
 
 def compare(
-    known: Iterable[Known], members: AbstractSet[int], people: People, *, at: Instant, in_flight: bool
-) -> Sight:
+    known: Iterable[KnownMembership], members: AbstractSet[int], people: People, *, at: Instant, in_flight: bool
+) -> CohortDiff:
     """Compare one cohort. `at` is when the reading began: what was learnt since is newer, and stays.
 
     `in_flight` says that somebody holds the cohort's lease, so a membership of unknown outcome may be in a call.
@@ -65,7 +65,7 @@ def compare(
     tied = {user_id for _, user_id in rows}
     noted = {row.student_id for row, _ in rows}
 
-    def seen() -> Iterator[Seen]:
+    def seen() -> Iterator[MembershipDiff]:
         for row, user_id in rows:
             present = user_id in members
             unsure = row.observed is None and in_flight
@@ -75,7 +75,7 @@ def compare(
             if present and not row.desired and user_id in staying:
                 continue  # the account stays for another student number of the same person
             gone = user_id in people.gone
-            yield Seen(
+            yield MembershipDiff(
                 student_id=row.student_id,
                 present=present,
                 user_id=user_id if present or (row.desired and not gone) else None,
@@ -84,14 +84,14 @@ def compare(
 
     # A second account of somebody whose membership is noted is no reason to end that membership.
     unknown = sorted(user_id for user_id in members - tied if people.students.get(user_id) not in noted)
-    return Sight(
+    return CohortDiff(
         seen=tuple(seen()),
         extras=tuple((people.students[user_id], user_id) for user_id in unknown if user_id in people.students),
         strangers=tuple(user_id for user_id in unknown if user_id not in people.students),
     )
 
 
-def _account(row: Known, members: AbstractSet[int], here: Mapping[str, int], people: People) -> int | None:
+def _account(row: KnownMembership, members: AbstractSet[int], here: Mapping[str, int], people: People) -> int | None:
     """Give the account that stands for a membership: one that is there, or else the one it was given to.
 
     An account that was made anew takes the place of the one that the membership was given to. That of a former number
@@ -105,7 +105,7 @@ def _account(row: Known, members: AbstractSet[int], here: Mapping[str, int], peo
     return next((user_id for user_id in known if user_id in members), known[0] if known else None)
 
 
-def _drift(row: Known, *, present: bool, gone: bool) -> Drift | None:
+def _drift(row: KnownMembership, *, present: bool, gone: bool) -> Drift | None:
     """Name the drift; None when Moodle has come nearer to what is desired, or nothing certain and other was known."""
     if row.observed in {None, present} or present == row.desired:
         return None

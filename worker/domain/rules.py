@@ -113,7 +113,7 @@ class Policy:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-class Enrolment(Protocol):
+class EnrolmentLike(Protocol):
     """What the rules read of an enrolment: a change, or a row of the ledger."""
 
     @property
@@ -154,7 +154,7 @@ def canonical(etape: str, aliases: Mapping[str, str]) -> str:
 
 
 def eligibility(  # noqa: PLR0911 - a verdict each
-    enrolment: Enrolment, component: str | None, policy: Policy
+    enrolment: EnrolmentLike, component: str | None, policy: Policy
 ) -> Verdict:
     """Say whether an enrolment counts. `component` is the enrolment's own or, failing that, its étape's."""
     if enrolment.uai not in policy.uais:
@@ -182,7 +182,7 @@ class Mapper:
         self._platforms = {platform.name: platform for platform in policy.platforms}
         self._known: dict[tuple[str, str | None, str | None, int], tuple[WantedCohort, ...]] = {}
 
-    def desired(self, enrolments: Iterable[Enrolment], components: Mapping[str, str | None]) -> set[WantedCohort]:
+    def desired(self, enrolments: Iterable[EnrolmentLike], components: Mapping[str, str | None]) -> set[WantedCohort]:
         """Cohorts of a student: the union over their valid enrolments. `components` is by étape code."""
         wanted: set[WantedCohort] = set()
         for enrolment in enrolments:
@@ -192,14 +192,14 @@ class Mapper:
         return wanted
 
     def desired_in_any_year(
-        self, enrolments: Iterable[Enrolment], components: Mapping[str, str | None]
+        self, enrolments: Iterable[EnrolmentLike], components: Mapping[str, str | None]
     ) -> set[WantedCohort]:
         """Give the cohorts that would be desired if no year had been closed."""
         rows = list(enrolments)
         years = frozenset(row.academic_year for row in rows if row.academic_year is not None)
         return Mapper(replace(self.policy, active_years=years)).desired(rows, components)
 
-    def cohorts(self, enrolment: Enrolment, component: str | None) -> tuple[WantedCohort, ...]:
+    def cohorts(self, enrolment: EnrolmentLike, component: str | None) -> tuple[WantedCohort, ...]:
         """Cohorts that a valid enrolment leads to, on every platform that is not manual."""
         if enrolment.etape is None or enrolment.academic_year is None:
             return ()

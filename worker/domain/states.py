@@ -57,7 +57,7 @@ class Cause(StrEnum):
     """A person is to be erased, whom only a decision had kept."""
 
 
-class Way(StrEnum):
+class Channel(StrEnum):
     """How a change came to Moodle: those that a message announced, and that waited for nobody, are what is promised."""
 
     MESSAGE = "message"

@@ -5,7 +5,7 @@ writes one in French or English.
 """
 
 from worker.explain.explainer import explain
-from worker.explain.findings import Answer, Explanation, Finding, Said, Why
+from worker.explain.findings import Answer, Explanation, Finding, JudgedEnrolment, Why
 from worker.explain.text import render
 
-__all__ = ["Answer", "Explanation", "Finding", "Said", "Why", "explain", "render"]
+__all__ = ["Answer", "Explanation", "Finding", "JudgedEnrolment", "Why", "explain", "render"]

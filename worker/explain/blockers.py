@@ -7,7 +7,7 @@ from worker.domain.instants import Instant
 from worker.domain.rules import Mode, PlatformPolicy
 from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Limit, PlatformState, Reason
 from worker.explain.findings import Finding, Why, found
-from worker.ledger.student_view import AccountFact, CohortFact, Decision, MembershipFact, PlatformFact
+from worker.ledger.student_view import AccountFact, CohortFact, DecisionFact, MembershipFact, PlatformFact
 
 _A_PERSON_MUST = {Why.FOREIGN_COHORT, Why.OBSERVE, Why.HELD_COHORT, Why.HELD_PLATFORM}
 """While one of these holds, nothing happens by itself."""
@@ -20,7 +20,7 @@ _HELD = {Limit.COHORT.value: Why.HELD_COHORT, Limit.PLATFORM.value: Why.HELD_PLA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
+class BlockedMembership:
     """A membership that isn't as it must be, with all that it depends on."""
 
     policy: PlatformPolicy
@@ -28,11 +28,11 @@ class Gap:
     row: MembershipFact
     platform: PlatformFact | None
     account: AccountFact
-    decision: Decision | None
+    decision: DecisionFact | None
     """What a person decided about its removal."""
 
 
-def holds(gap: Gap, now: Instant) -> Iterator[Finding]:
+def holds(gap: BlockedMembership, now: Instant) -> Iterator[Finding]:
     """Say everything that it waits for; when that is nothing, that it is to be done now."""
     seen = False
     for source in (_ownership(gap), _guard(gap, now), _platform(gap), _item(gap), _cohort(gap, now), _delay(gap, now)):
@@ -43,7 +43,7 @@ def holds(gap: Gap, now: Instant) -> Iterator[Finding]:
         yield found(Why.READY)
 
 
-def what_next(gap: Gap, held_by: Sequence[Finding], now: Instant) -> Iterator[Finding]:
+def what_next(gap: BlockedMembership, held_by: Sequence[Finding], now: Instant) -> Iterator[Finding]:
     """Say when it is tried next and when it was promised, unless it is for a person to decide."""
     codes = {finding.code for finding in held_by}
     if codes & _A_PERSON_MUST:
@@ -59,14 +59,14 @@ def what_next(gap: Gap, held_by: Sequence[Finding], now: Instant) -> Iterator[Fi
         yield found(Why.OVERDUE, at=gap.row.due_by)
 
 
-def _ownership(gap: Gap) -> Iterator[Finding]:
+def _ownership(gap: BlockedMembership) -> Iterator[Finding]:
     if gap.cohort.state == CohortState.FOREIGN:
         yield found(Why.FOREIGN_COHORT, platform=gap.cohort.platform, cohort=gap.cohort.idnumber)
     if gap.policy.mode is Mode.OBSERVE:
         yield found(Why.OBSERVE, platform=gap.cohort.platform)
 
 
-def _guard(gap: Gap, now: Instant) -> Iterator[Finding]:
+def _guard(gap: BlockedMembership, now: Instant) -> Iterator[Finding]:
     row = gap.row
     if row.desired:
         return
@@ -81,7 +81,7 @@ def _guard(gap: Gap, now: Instant) -> Iterator[Finding]:
         yield found(_HELD[row.held])
 
 
-def _platform(gap: Gap) -> Iterator[Finding]:
+def _platform(gap: BlockedMembership) -> Iterator[Finding]:
     state = gap.platform
     if state is not None and state.state in _DOWN:
         yield found(
@@ -93,7 +93,7 @@ def _platform(gap: Gap) -> Iterator[Finding]:
         )
 
 
-def _item(gap: Gap) -> Iterator[Finding]:
+def _item(gap: BlockedMembership) -> Iterator[Finding]:
     """Say what became of the last attempt."""
     row, account = gap.row, gap.account
     field = gap.policy.account_field.value
@@ -111,17 +111,17 @@ def _item(gap: Gap) -> Iterator[Finding]:
         yield found(Why.REFUSED, error=row.reason, attempts=row.attempts)
 
 
-def _cohort(gap: Gap, now: Instant) -> Iterator[Finding]:
+def _cohort(gap: BlockedMembership, now: Instant) -> Iterator[Finding]:
     cohort = gap.cohort
     if cohort.state == CohortState.WANTED and gap.row.desired:
         refused = cohort.attempts > 0
-        yield found(Why.COHORT_REFUSED, attempts=cohort.attempts) if refused else found(Why.COHORT_TO_CREATE)
+        yield (found(Why.COHORT_REFUSED, attempts=cohort.attempts) if refused else found(Why.COHORT_TO_CREATE))
     if cohort.lease_until > now:
         code = Why.COHORT_RESTING if cohort.lease_holder is None else Why.COHORT_BUSY
         yield found(code, until=cohort.lease_until)
 
 
-def _delay(gap: Gap, now: Instant) -> Iterator[Finding]:
+def _delay(gap: BlockedMembership, now: Instant) -> Iterator[Finding]:
     row = gap.row
     if row.reason is not None or row.next_attempt_at <= now:
         return

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, Verdict, WantedCohort, canonical, eligibility
 from worker.domain.states import Status
 from worker.explain.findings import Finding, Why, found
-from worker.ledger.student_view import Fact, Story
+from worker.ledger.student_view import Fact, StudentView
 
 _OVER = {Status.DELETED, Status.ABSENT}
 
@@ -27,7 +27,7 @@ class Judged:
         return self.verdict.code is Why.COUNTS
 
 
-def judged(story: Story, mapper: Mapper) -> list[Judged]:
+def judged(story: StudentView, mapper: Mapper) -> list[Judged]:
     """Judge every enrolment of the student, by the rules that the ledger derives with."""
     latest: dict[tuple[str, str], Fact] = {}
     for fact in sorted(story.facts, key=lambda fact: (fact.changed_at, fact.system)):
@@ -44,7 +44,7 @@ def judged(story: Story, mapper: Mapper) -> list[Judged]:
     return results
 
 
-def _overruled(by: Fact, story: Story) -> Finding:
+def _overruled(by: Fact, story: StudentView) -> Finding:
     if by.student_id in story.numbers:
         return found(Why.OVERRULED, system=by.system, at=by.changed_at)
     return found(Why.ANOTHERS, system=by.system, at=by.changed_at, number=by.student_id)
@@ -71,7 +71,7 @@ def _verdict(  # noqa: PLR0911 - one for each
             return found(Why.EXCLUDED, etape=fact.etape, component=component)
 
 
-def confirmed(item: Judged, story: Story) -> Iterator[Finding]:
+def confirmed(item: Judged, story: StudentView) -> Iterator[Finding]:
     """Say which accepted snapshot holds the enrolment still, if one was taken after the fact."""
     fact = item.fact
     if fact.status in _OVER or item.verdict.code in {Why.OVERRULED, Why.ANOTHERS}:

@@ -10,11 +10,11 @@ from difflib import get_close_matches
 
 from worker.domain.instants import Instant
 from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, canonical
-from worker.explain.blockers import Gap, holds, what_next
+from worker.explain.blockers import BlockedMembership, holds, what_next
 from worker.explain.enrolments import Judged, admits, confirmed, judged, routes
-from worker.explain.findings import Answer, Explanation, Finding, Said, Why, found
+from worker.explain.findings import Answer, Explanation, Finding, JudgedEnrolment, Why, found
 from worker.explain.history import Past, Place
-from worker.ledger.student_view import AccountFact, CohortFact, MembershipFact, Number, Story
+from worker.ledger.student_view import AccountFact, CohortFact, MembershipFact, Number, StudentView
 
 NEAR = 10
 """Cohorts that are named when the one asked for is nowhere."""
@@ -31,7 +31,7 @@ _STATES = {
 
 
 def explain(
-    story: Story, policy: Policy, *, now: Instant, platform: str | None = None, cohort: str | None = None
+    story: StudentView, policy: Policy, *, now: Instant, platform: str | None = None, cohort: str | None = None
 ) -> Explanation:
     """Answer for all platforms and all cohorts that concern the student, or for those that are asked for.
 
@@ -55,7 +55,7 @@ def explain(
 
 class _Judge:
     def __init__(
-        self, story: Story, policy: Policy, platforms: Sequence[PlatformPolicy], asked: str | None, now: Instant
+        self, story: StudentView, policy: Policy, platforms: Sequence[PlatformPolicy], asked: str | None, now: Instant
     ) -> None:
         self._story, self._policy, self._platforms, self._asked, self._now = story, policy, platforms, asked, now
         self._judged = judged(story, Mapper(policy))
@@ -97,7 +97,7 @@ class _Judge:
         elif any("{login}" in platform.account_template for platform in self._platforms):
             yield found(Why.LOGIN_UNKNOWN, number=self._story.survivor, former=next(iter(sorted(numbers)), None))
 
-    def enrolments(self) -> Iterator[Said]:
+    def enrolments(self) -> Iterator[JudgedEnrolment]:
         """Say what each source says, what the rules make of it, and where it leads."""
         for item in self._judged:
             findings = (
@@ -105,7 +105,7 @@ class _Judge:
                 item.verdict,
                 *routes(item, self._policy, self._platforms),
             )
-            yield Said(fact=item.fact, label=self._labels.get(item.fact.etape or ""), findings=findings)
+            yield JudgedEnrolment(fact=item.fact, label=self._labels.get(item.fact.etape or ""), findings=findings)
 
     # Cohorts.
 
@@ -214,7 +214,7 @@ class _Judge:
             yield found(Why.LOOK_IN_COURSE if row is not None and row.desired else Why.NOTHING_TO_DO)
             return
         nobody = AccountFact(platform=platform.name, key=None)
-        gap = Gap(
+        gap = BlockedMembership(
             policy=platform,
             cohort=cohort,
             row=row,

@@ -125,7 +125,7 @@ def found(code: Why, **values: Value) -> Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class JudgedEnrolment:
     """What one source says of one enrolment, and what the rules make of it."""
 
     fact: Fact
@@ -156,7 +156,7 @@ class Explanation:
     """All numbers of this person, the surviving one first."""
     at: Instant
     about: tuple[Finding, ...]
-    enrolments: tuple[Said, ...] = ()
+    enrolments: tuple[JudgedEnrolment, ...] = ()
     answers: tuple[Answer, ...] = ()
 
     def codes(self) -> set[Why]:

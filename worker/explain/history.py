@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from worker.domain.rules import canonical
 from worker.domain.states import Action, Cause, Kept
 from worker.explain.findings import Finding, Why, found
-from worker.ledger.student_view import CohortFact, Entry, MembershipFact, Story
+from worker.ledger.student_view import CohortFact, JournalEntry, MembershipFact, StudentView
 
 ENTRIES = 10
 """Lines of the journal that are told of one cohort: the newest."""
@@ -22,7 +22,7 @@ Place = tuple[str, str]
 class Past:
     """What happened to the student in the cohorts of a story."""
 
-    def __init__(self, story: Story, cohorts: Mapping[Place, CohortFact], aliases: Mapping[str, str]) -> None:
+    def __init__(self, story: StudentView, cohorts: Mapping[Place, CohortFact], aliases: Mapping[str, str]) -> None:
         self._story, self._cohorts, self._aliases = story, cohorts, aliases
 
     def since(self, place: Place, row: MembershipFact) -> Finding:
@@ -64,7 +64,7 @@ class Past:
         if row.observed is not None and row.observed_at > 0:
             yield found(Why.SEEN if row.observed else Why.SEEN_ABSENT, at=row.observed_at)
 
-    def _journal(self, place: Place) -> list[Entry]:
+    def _journal(self, place: Place) -> list[JournalEntry]:
         """Give the journal of this cohort about the student or itself, also under the codes that it had before."""
         platform, idnumber = place
         cohort = self._cohorts[place]

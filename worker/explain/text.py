@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from worker.domain.sanitize import printable
 from worker.domain.states import Language
-from worker.explain.findings import Answer, Explanation, Finding, Said, Value
+from worker.explain.findings import Answer, Explanation, Finding, JudgedEnrolment, Value
 from worker.explain.phrases import words
 
 _INSTANTS = {"at", "since", "until", "taken_at", "looked_up_at", "changed_at", "recorded_at"}
@@ -42,7 +42,7 @@ class _Writer:
         for answer in explanation.answers:
             yield from self._answer(answer)
 
-    def _said(self, said: Said) -> Iterator[str]:
+    def _said(self, said: JudgedEnrolment) -> Iterator[str]:
         fact = said.fact
         enrolment: dict[str, Value] = {
             "etape": fact.etape or self._headings["unsaid"],

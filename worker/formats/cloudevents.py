@@ -18,7 +18,7 @@ import orjson
 from pydantic import ValidationError
 
 import schemas
-from worker.domain.changes import Change, EnrolmentChange, EtapeDescribed, PersonEnrolled, StudentRekeyed, Tombstone
+from worker.domain.changes import Change, EnrolmentChange, EtapeChange, NumberChange, PersonEnrolled, Tombstone
 from worker.domain.errors import InvalidMessage, Problem
 from worker.domain.instants import Instant
 from worker.domain.states import Payment, Status
@@ -156,7 +156,7 @@ def _change(event: schemas.Event, origin: str) -> Change:
                 academic_year=data.academic_year,
             )
         case schemas.StudentRekeyed(data=data):
-            return StudentRekeyed(
+            return NumberChange(
                 uai=data.source.uai,
                 previous_student_id=data.previous_student_id,
                 student_id=data.student_id,
@@ -165,7 +165,7 @@ def _change(event: schemas.Event, origin: str) -> Change:
             )
         case schemas.EtapeDescribed(data=data):
             component = data.etape.component
-            return EtapeDescribed(
+            return EtapeChange(
                 uai=data.source.uai,
                 etape=data.etape.code,
                 changed_at=event.time.timestamp(),

@@ -28,9 +28,9 @@ from worker.domain import apogee
 from worker.domain.changes import (
     BELOW_ALL_VERSIONS,
     Change,
-    ComponentDescribed,
+    ComponentChange,
     EnrolmentChange,
-    EtapeDescribed,
+    EtapeChange,
     PersonEnrolled,
     PersonNumbered,
     Tombstone,
@@ -100,7 +100,7 @@ class _Message:
     def _deleted(self, row: debezium_rows.EnrolmentKey) -> PersonEnrolled:
         return self._enrolled(row, status=Status.DELETED)
 
-    def _state(self, row: debezium_rows.Enrolment) -> PersonEnrolled:
+    def _state(self, row: debezium_rows.EnrolmentTableRow) -> PersonEnrolled:
         payment = apogee.payment(row.eta_pmt_iae)
         return self._enrolled(row, status=apogee.STATUSES[row.eta_iae], payment=payment, component=row.cod_cmp)
 
@@ -143,7 +143,7 @@ class _Message:
         """Read a change of ETAPE."""
         if self.event.op == "d":
             return ()
-        row = _validated(debezium_rows.After[debezium_rows.Etape], self.document).after
+        row = _validated(debezium_rows.After[debezium_rows.EtapeTableRow], self.document).after
         return self._label(row.cod_etp, BELOW_ALL_VERSIONS, row.lib_etp)
 
     def version_etape(self) -> Sequence[Change]:
@@ -156,7 +156,7 @@ class _Message:
     def _label(self, etape: str, version: str, label: str | None) -> Sequence[Change]:
         if label is None:
             return ()
-        said = EtapeDescribed(
+        said = EtapeChange(
             uai=self.uai,
             etape=etape,
             etape_version=version,
@@ -173,7 +173,7 @@ class _Message:
         row = _validated(debezium_rows.After[debezium_rows.Composante], self.document).after
         if row.lib_cmp is None:
             return ()
-        said = ComponentDescribed(
+        said = ComponentChange(
             uai=self.uai,
             component=row.cod_cmp,
             component_label=row.lib_cmp,
@@ -219,7 +219,7 @@ def _validated(model: type[M], document: bytes) -> M:
 
 # What is kept of a message that can't be read
 
-_KEPT = {"source": frozenset(debezium_rows.Source.model_fields)} | dict.fromkeys(
+_KEPT = {"source": frozenset(debezium_rows.ChangeSource.model_fields)} | dict.fromkeys(
     ("before", "after"), debezium_rows.COLUMNS
 )
 

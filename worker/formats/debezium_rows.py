@@ -64,7 +64,7 @@ class Read(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
-class Envelope(Read):
+class ChangeEnvelope(Read):
     """A change of a row, or a part of one."""
 
     model_config = ConfigDict(
@@ -80,7 +80,7 @@ class Row(Read):
     )
 
 
-class Source(Read):
+class ChangeSource(Read):
     """Where a change was made, and when."""
 
     table: str
@@ -102,11 +102,11 @@ class Source(Read):
         return f"{record.strip()}/{self.ssn or 0:010}" if record else ""
 
 
-class Event(Envelope):
+class Event(ChangeEnvelope):
     """A change, whatever the table."""
 
     op: Literal["r", "c", "u", "d", "t"]
-    source: Source
+    source: ChangeSource
 
 
 class EnrolmentKey(Row):
@@ -119,7 +119,7 @@ class EnrolmentKey(Row):
     num_occ_iae: Number
 
 
-class Enrolment(EnrolmentKey):
+class EnrolmentTableRow(EnrolmentKey):
     """A row of INS_ADM_ETP."""
 
     eta_iae: Annotated[Literal["E", "C", "A", "R"], BeforeValidator(_tidy)]
@@ -127,17 +127,17 @@ class Enrolment(EnrolmentKey):
     cod_cmp: MaybeCode
 
 
-class Enrolments(Envelope):
+class Enrolments(ChangeEnvelope):
     """A change of INS_ADM_ETP."""
 
     before: EnrolmentKey | None = None
-    after: Enrolment | None = None
+    after: EnrolmentTableRow | None = None
 
 
 R = TypeVar("R", bound=Row)
 
 
-class After(Envelope, Generic[R]):
+class After(ChangeEnvelope, Generic[R]):
     """A change of a row of another table, as the row is now."""
 
     after: R
@@ -150,7 +150,7 @@ class Individu(Row):
     cod_etu: Number | None
 
 
-class Etape(Row):
+class EtapeTableRow(Row):
     """A row of ETAPE."""
 
     cod_etp: Code
@@ -172,5 +172,7 @@ class Composante(Row):
     lib_cmp: MaybeLabel
 
 
-COLUMNS = frozenset(name for row in (Enrolment, Individu, Etape, VersionEtape, Composante) for name in row.model_fields)
+COLUMNS = frozenset(
+    name for row in (EnrolmentTableRow, Individu, EtapeTableRow, VersionEtape, Composante) for name in row.model_fields
+)
 """Every column that is read, in lower case."""

@@ -110,7 +110,7 @@ def undo(ledger: Ledger, what: str, *, by: str, now: Instant) -> Decision:
         return _decided(connection, what, pairs, Action.UNDO, by=by, now=now)
 
 
-def let_go(connection: sa.Connection, students: Sequence[str], now: Instant) -> int:
+def release_kept(connection: sa.Connection, students: Sequence[str], now: Instant) -> int:
     """End what decisions had kept of students who are to be erased; gives how many memberships that were."""
     ended = _kept(None, Cause.ERASED, "erase", now) | {"desired": False, "kept_at": None}
     theirs = among(connection, membership.c.student_id, students)

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.domain.changes import ComponentDescribed, EnrolmentChange, EtapeDescribed, PersonEnrolled, Received
+from worker.domain.changes import ComponentChange, EnrolmentChange, EtapeChange, PersonEnrolled, Received
 from worker.domain.instants import Instant
 from worker.domain.states import Cause
 from worker.ledger.database import select_in, upsert
@@ -42,7 +42,7 @@ def descriptions(
     told = _descriptions(batch, uais)
     for code, change, published_at in told:
         if change.etape_label is not None:
-            whole = isinstance(change, EtapeDescribed) and change.etape_version is None
+            whole = isinstance(change, EtapeChange) and change.etape_version is None
             version = AS_A_WHOLE if whole else change.etape_version or ""
             label = _label(version, change.changed_at, change.etape_label)
             labels[code] = max(label, labels.get(code, label))
@@ -52,12 +52,12 @@ def descriptions(
                 components[code] = new
                 triggers[code] = Trigger(Cause.DESCRIBED, change.origin, published_at)
     changed = _keep_etapes(connection, labels, components, triggers, effects)
-    described = [item.change for item in batch if isinstance(item.change, EtapeDescribed | ComponentDescribed)]
-    of_components = (each for each in described if isinstance(each, ComponentDescribed) and each.uai in uais)
+    described = [item.change for item in batch if isinstance(item.change, EtapeChange | ComponentChange)]
+    of_components = (each for each in described if isinstance(each, ComponentChange) and each.uai in uais)
     labelled = _component_labels([*(change for _, change, _ in told), *of_components])
     changed_components = _keep_components(connection, labelled, effects)
     for each in described:
-        of_etape = isinstance(each, EtapeDescribed) and each.etape in changed
+        of_etape = isinstance(each, EtapeChange) and each.etape in changed
         news = each.uai in uais and (of_etape or each.component in changed_components)
         counts.applied += news
         counts.stale += not news
@@ -73,7 +73,7 @@ def _of_its_year(captured: EnrolmentChange) -> EnrolmentChange:
 
 
 def _component_labels(
-    told: Iterable[EnrolmentChange | EtapeDescribed | ComponentDescribed],
+    told: Iterable[EnrolmentChange | EtapeChange | ComponentChange],
 ) -> dict[str, tuple[Instant, str]]:
     labels: dict[str, tuple[Instant, str]] = {}
     for said in told:
@@ -85,12 +85,12 @@ def _component_labels(
 
 def _descriptions(
     batch: Iterable[Received], uais: frozenset[str]
-) -> Collection[tuple[str, EnrolmentChange | EtapeDescribed, Instant]]:
+) -> Collection[tuple[str, EnrolmentChange | EtapeChange, Instant]]:
     """Give the étapes that are described, by what and when published; of changes that say the same, the newest.
 
     Most messages of a batch repeat what a few say.
     """
-    newest: dict[tuple[object, object], tuple[str, EnrolmentChange | EtapeDescribed, Instant]] = {}
+    newest: dict[tuple[object, object], tuple[str, EnrolmentChange | EtapeChange, Instant]] = {}
     for item in batch:
         change = _of_its_year(item.change.enrolment) if isinstance(item.change, PersonEnrolled) else item.change
         if isinstance(change, _DESCRIBING) and change.etape is not None and change.uai in uais:
@@ -164,5 +164,5 @@ def _label(version: str, at: Instant, label: str) -> _Label:
 
 
 _UNDESCRIBED = (_label("", 0.0, ""), (0.0, ""))
-_DESCRIBING = (EnrolmentChange, EtapeDescribed)
+_DESCRIBING = (EnrolmentChange, EtapeChange)
 _description = attrgetter("etape", "etape_version", "etape_label", "component", "component_label")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from worker.domain.directory import Watched
+from worker.domain.directory import KnownEntry
 from worker.domain.instants import Instant
 from worker.ledger.database import Ledger, select_in, upsert
 from worker.ledger.schema import watched
@@ -19,7 +19,7 @@ class Sighting(NamedTuple):
     missed_at: Instant | None
 
 
-class Watchbook:
+class DirectoryState:
     """The entries of one directory."""
 
     def __init__(self, ledger: Ledger, source: str) -> None:
@@ -34,13 +34,13 @@ class Watchbook:
             rows = connection.execute(columns.where(self._mine, ~watched.c.gone))
             return {uuid: Sighting(csn, terms, missed_at) for uuid, csn, terms, missed_at in map(tuple, rows)}
 
-    def entries(self, uuids: Iterable[str]) -> dict[str, Watched]:
+    def entries(self, uuids: Iterable[str]) -> dict[str, KnownEntry]:
         """Give these entries, gone ones too, by uuid."""
         with self._ledger.read() as connection:
             rows = select_in(connection, sa.select(watched).where(self._mine), watched.c.uuid, uuids)
         return {row.uuid: _entry(row) for row in rows}
 
-    def of_students(self, numbers: Iterable[str]) -> dict[str, Watched]:
+    def of_students(self, numbers: Iterable[str]) -> dict[str, KnownEntry]:
         """Give every entry of these students, gone ones too, by uuid."""
         with self._ledger.read() as connection:
             rows = select_in(connection, sa.select(watched).where(self._mine), watched.c.student_id, numbers)
@@ -51,7 +51,7 @@ class Watchbook:
         with self._ledger.read() as connection:
             return connection.scalar(sa.select(sa.func.max(watched.c.version)).where(self._mine)) or 0
 
-    def write(self, entries: Iterable[Watched]) -> None:
+    def write(self, entries: Iterable[KnownEntry]) -> None:
         """Keep these entries as they were told."""
         rows = [{name: getattr(entry, name) for name in _COLUMNS} | {"source": self._source} for entry in entries]
         with self._ledger.write() as connection:
@@ -69,5 +69,5 @@ class Watchbook:
 _COLUMNS = [column.name for column in watched.c if column.name != "source"]
 
 
-def _entry(row: sa.Row[tuple[object, ...]]) -> Watched:
-    return Watched(**{name: getattr(row, name) for name in _COLUMNS})
+def _entry(row: sa.Row[tuple[object, ...]]) -> KnownEntry:
+    return KnownEntry(**{name: getattr(row, name) for name in _COLUMNS})

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from worker.domain.changes import EnrolmentChange, Received, StudentRekeyed
+from worker.domain.changes import EnrolmentChange, NumberChange, Received
 from worker.domain.instants import Instant
 from worker.domain.rules import survivors
 from worker.domain.snapshots import AcceptedSnapshot, SnapshotScope, Unknown
@@ -46,7 +46,7 @@ class _Known(NamedTuple):
     uai: str
 
 
-Said = _Known | EnrolmentChange
+EnrolmentFacts = _Known | EnrolmentChange
 """What was said of an enrolment, before the batch or in it."""
 
 
@@ -102,7 +102,7 @@ class Effects:
 class News:
     """What a batch tells of enrolments, to be kept."""
 
-    latest: Mapping[EnrolmentKey, Said]
+    latest: Mapping[EnrolmentKey, EnrolmentFacts]
     """What the latest source says of each enrolment that the batch speaks of."""
     rows: Mapping[_Key, dict[str, Any]]
     again: Mapping[_Key, dict[str, Any]]
@@ -116,7 +116,7 @@ def news(connection: sa.Connection, batch: Sequence[Received], effects: Effects,
     """
     changes = [(item.change, item) for item in batch if isinstance(item.change, EnrolmentChange)]
     images = accepted_snapshots(connection)
-    known: dict[EnrolmentKey, dict[str, Said]] = defaultdict(dict)
+    known: dict[EnrolmentKey, dict[str, EnrolmentFacts]] = defaultdict(dict)
     columns = (enrolment.c[name] for name in ("enrolment_id", "system", *_Known._fields))
     theirs = sa.select(*columns).where(enrolment.c.uai.in_({change.uai for change, _ in changes}))
     for row in select_in(connection, theirs, enrolment.c.enrolment_id, {change.enrolment_id for change, _ in changes}):
@@ -149,7 +149,7 @@ def news(connection: sa.Connection, batch: Sequence[Received], effects: Effects,
     return News({key: _latest(sources) for key, sources in known.items() if sources}, rows, again)
 
 
-def keep(connection: sa.Connection, told: News) -> None:
+def save(connection: sa.Connection, told: News) -> None:
     """Write what is new."""
     update(connection, enrolment, list(told.again.values()))
     # In the order of the keys, so that SQLite changes each page of their index once.
@@ -215,12 +215,12 @@ def accepted_snapshots(connection: sa.Connection, *, most: int | None = None) ->
     ]
 
 
-def _latest(sources: Mapping[str, Said]) -> Said:
+def _latest(sources: Mapping[str, EnrolmentFacts]) -> EnrolmentFacts:
     """Give what the source says that speaks last, by the rule of `derive.is_latest`."""
     return max((said.changed_at, system, said) for system, said in sources.items())[-1]
 
 
-def _in_a_snapshot(change: EnrolmentChange, old: Said | None, images: Iterable[AcceptedSnapshot]) -> bool:
+def _in_a_snapshot(change: EnrolmentChange, old: EnrolmentFacts | None, images: Iterable[AcceptedSnapshot]) -> bool:
     """Say whether a snapshot was taken when the change was made, or later. A deletion may not know its étape."""
     year = change.academic_year or (old.academic_year if old else None)
     etape = change.etape or (old.etape if old else None)
@@ -277,7 +277,7 @@ def merges(
 
     Merges are rare (some a day), so the whole graph is read: chains and circles resolve alike whatever came first.
     """
-    told = [(item.change, item.published_at) for item in batch if isinstance(item.change, StudentRekeyed)]
+    told = [(item.change, item.published_at) for item in batch if isinstance(item.change, NumberChange)]
     said = [(change, published_at) for change, published_at in told if change.uai in uais]
     counts.stale += len(told) - len(said)
     if not said:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from worker.domain.instants import Instant
-from worker.domain.rules import Enrolment, Mapper, Mode, WantedCohort, canonical
+from worker.domain.rules import EnrolmentLike, Mapper, Mode, WantedCohort, canonical
 from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Kept, Reason, Status
 from worker.ledger.database import among, select_in, upsert
-from worker.ledger.enrolments import EnrolmentKey, Said, Trigger, Triggers
+from worker.ledger.enrolments import EnrolmentFacts, EnrolmentKey, Trigger, Triggers
 from worker.ledger.schema import cohort, component, enrolment, etape, gap, in_cohort, membership, student
 
 PROMISE_SECONDS = 24 * 3600
@@ -35,7 +35,7 @@ class _Latest(NamedTuple):
     component: str | None
 
 
-class Deriver:
+class MembershipProjector:
     """Derives under one policy. Memberships and cohorts of manual platforms are never looked at."""
 
     def __init__(self, mapper: Mapper, *, coalesce: float, removal_delay: float, grace: float) -> None:
@@ -51,7 +51,7 @@ class Deriver:
         connection: sa.Connection,
         students: Mapping[str, Triggers],
         now: Instant,
-        told: Mapping[EnrolmentKey, Said] = MappingProxyType({}),
+        told: Mapping[EnrolmentKey, EnrolmentFacts] = MappingProxyType({}),
     ) -> int:
         """Derive the memberships of these students, and of those merged with them; returns how many changed.
 
@@ -181,7 +181,7 @@ class Deriver:
         return kept.kept == Kept.UNDONE and any(trigger.published_at > kept.kept_at for trigger in about)
 
     def _is_of_closed_year(
-        self, enrolments: Sequence[Enrolment], components: Mapping[str, str | None], had: sa.Row[Any]
+        self, enrolments: Sequence[EnrolmentLike], components: Mapping[str, str | None], had: sa.Row[Any]
     ) -> bool:
         wanted = self.mapper.desired_in_any_year(enrolments, components)
         return (had.platform, had.idnumber) in {(cohort.platform, cohort.idnumber) for cohort in wanted}
@@ -260,10 +260,10 @@ def _families(
 
 
 def _enrolments(
-    connection: sa.Connection, family: Mapping[str, str], told: Mapping[EnrolmentKey, Said]
-) -> dict[str, list[Enrolment]]:
+    connection: sa.Connection, family: Mapping[str, str], told: Mapping[EnrolmentKey, EnrolmentFacts]
+) -> dict[str, list[EnrolmentLike]]:
     """Enrolments by surviving student. When several sources speak of one, the latest to have changed is taken."""
-    by_student: dict[str, list[Enrolment]] = defaultdict(list)
+    by_student: dict[str, list[EnrolmentLike]] = defaultdict(list)
     for said in told.values():
         if said.student_id in family:
             by_student[family[said.student_id]].append(said)

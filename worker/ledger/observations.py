@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from worker.domain.cohorts import STRANGER
-from worker.domain.drift import Known, People, Sight, compare
+from worker.domain.drift import CohortDiff, KnownMembership, People, compare
 from worker.domain.instants import Instant
 from worker.domain.rules import PlatformPolicy, account_key
 from worker.domain.states import OF_ACCOUNTS, Action, Cause, CohortState, Drift
@@ -51,7 +51,7 @@ class Reading:
 
 
 @dataclass(slots=True)
-class Found:
+class ObservationReport:
     """What a reading showed that we did not know, by cohort idnumber."""
 
     drift: defaultdict[str, Counter[Drift]] = field(default_factory=lambda: defaultdict(Counter))
@@ -59,7 +59,7 @@ class Found:
     members: int = 0
     cohorts: int = 0
 
-    def note(self, idnumber: str, members: int, sight: Sight) -> None:
+    def note(self, idnumber: str, members: int, sight: CohortDiff) -> None:
         """Count what a cohort showed."""
         self.members += members
         self.drift[idnumber].update([one.drift for one in sight.seen if one.drift is not None])
@@ -81,7 +81,7 @@ class Observer:
         self._platform = platform
         self._run = run
         self._remove_strangers = remove_strangers
-        self.found = Found()
+        self.found = ObservationReport()
         self._mine = sa.and_(cohort.c.platform == platform.name, cohort.c.state == CohortState.OWNED)
 
     def owned(self) -> dict[int, tuple[str | None, str | None]]:
@@ -127,9 +127,9 @@ class Observer:
         keys = {row.student_id: account_key(self._platform, row.student_id, row.login) for row in rows}
         return {number: key for number, key in keys.items() if key is not None}
 
-    def write(self, reading: Reading, now: Instant) -> Found:
+    def write(self, reading: Reading, now: Instant) -> ObservationReport:
         """Write a reading, and say what it showed that we did not know."""
-        self.found = Found()
+        self.found = ObservationReport()
         self.accounts.forget(reading.people.gone)
         with self._ledger.write() as connection:
             rows = connection.execute(sa.select(cohort).where(cohort.c.platform == self._platform.name)).all()
@@ -263,11 +263,11 @@ class Observer:
         }
 
 
-def _known(connection: sa.Connection, cohorts: Sequence[int]) -> Mapping[int, list[Known]]:
-    known: defaultdict[int, list[Known]] = defaultdict(list)
-    columns = sa.select(membership.c.cohort_id, *(membership.c[name] for name in Known._fields))
+def _known(connection: sa.Connection, cohorts: Sequence[int]) -> Mapping[int, list[KnownMembership]]:
+    known: defaultdict[int, list[KnownMembership]] = defaultdict(list)
+    columns = sa.select(membership.c.cohort_id, *(membership.c[name] for name in KnownMembership._fields))
     for cohort_id, *told in stream(connection, columns.where(among(connection, membership.c.cohort_id, cohorts))):
-        known[cohort_id].append(Known._make(told))
+        known[cohort_id].append(KnownMembership._make(told))
     return known
 
 

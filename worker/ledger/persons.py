@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from worker.domain.changes import EnrolmentChange, PersonEnrolled, PersonNumbered, Received, StudentRekeyed
+from worker.domain.changes import EnrolmentChange, NumberChange, PersonEnrolled, PersonNumbered, Received
 from worker.domain.instants import Instant
 from worker.domain.states import Payment, Status
 from worker.ledger.database import among, select_in, upsert
@@ -91,7 +91,7 @@ def _number(
             known_since[who] = published_at
         if old is not None and new.student_id != old.student_id:  # counted where merges are
             former, present = sorted((new, old))
-            merge = StudentRekeyed(
+            merge = NumberChange(
                 uai=change.uai,
                 previous_student_id=former.student_id,
                 student_id=present.student_id,

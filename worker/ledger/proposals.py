@@ -24,7 +24,7 @@ HASH_DIGITS = 8
 """Hexadecimal digits of the name of a set of removals; the number of a run, which it is never taken for, has fewer."""
 
 
-class Why(StrEnum):
+class ChangeReason(StrEnum):
     """Why somebody joins or leaves a cohort, in the words of a plan."""
 
     ENROLLED = "enrolled"
@@ -48,10 +48,10 @@ class PlannedCohort:
     state: CohortState
     members: int
     """Members that Moodle shows, or may show."""
-    additions: Mapping[Why, Sequence[str]]
+    additions: Mapping[ChangeReason, Sequence[str]]
     """Students who join, parked ones aside."""
     parked: int
-    removals: Mapping[Why, Sequence[str]]
+    removals: Mapping[ChangeReason, Sequence[str]]
     """Students who leave, those of approved removals aside."""
     approved: int
     """Removals that a person has approved, and that aren't done yet."""
@@ -146,8 +146,8 @@ def guard_report(plan: PlannedPlatform) -> GuardReport:
 class _Gathered:
     idnumber: str = ""
     state: str = CohortState.WANTED
-    additions: defaultdict[Why, list[str]] = field(default_factory=lambda: defaultdict(list))
-    removals: defaultdict[Why, list[str]] = field(default_factory=lambda: defaultdict(list))
+    additions: defaultdict[ChangeReason, list[str]] = field(default_factory=lambda: defaultdict(list))
+    removals: defaultdict[ChangeReason, list[str]] = field(default_factory=lambda: defaultdict(list))
     parked: int = 0
     approved: int = 0
     held: Limit | None = None
@@ -170,21 +170,21 @@ class _Gathered:
 
 
 _WHY = {
-    Cause.DRIFT: Why.DRIFT,
-    Cause.UNDONE: Why.PERSON,
-    Cause.REJECTED: Why.PERSON,
-    Cause.ERASED: Why.PERSON,
-    Cause.YEAR_CLOSED: Why.YEAR_CLOSED,
-    Cause.SETTINGS: Why.RULE_CHANGED,
-    Cause.DESCRIBED: Why.RULE_CHANGED,
-    Cause.REKEYED: Why.MERGED,
+    Cause.DRIFT: ChangeReason.DRIFT,
+    Cause.UNDONE: ChangeReason.PERSON,
+    Cause.REJECTED: ChangeReason.PERSON,
+    Cause.ERASED: ChangeReason.PERSON,
+    Cause.YEAR_CLOSED: ChangeReason.YEAR_CLOSED,
+    Cause.SETTINGS: ChangeReason.RULE_CHANGED,
+    Cause.DESCRIBED: ChangeReason.RULE_CHANGED,
+    Cause.REKEYED: ChangeReason.MERGED,
 }
 
 
-def _why(row: sa.Row[Any], *, changes: bool) -> Why:
+def _why(row: sa.Row[Any], *, changes: bool) -> ChangeReason:
     if row.desired:
-        return _WHY.get(row.cause, Why.ENROLLED)
-    return _WHY.get(row.cause, Why.CHANGED_ETAPE if changes else Why.DEPARTED)
+        return _WHY.get(row.cause, ChangeReason.ENROLLED)
+    return _WHY.get(row.cause, ChangeReason.CHANGED_ETAPE if changes else ChangeReason.DEPARTED)
 
 
 def _staying(connection: sa.Connection, platform: str) -> set[str]:

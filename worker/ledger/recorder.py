@@ -14,7 +14,7 @@ from worker.domain.states import Cause
 from worker.ledger import descriptions, enrolments, persons, runs, snapshots
 from worker.ledger.database import Ledger, chunks, upsert
 from worker.ledger.enrolments import Counts, Effects, Trigger, Triggers
-from worker.ledger.memberships import Deriver
+from worker.ledger.memberships import MembershipProjector
 from worker.ledger.schema import enrolment, meta, position
 
 REFOLD_STUDENTS = 2_000
@@ -22,7 +22,7 @@ REFOLD_STUDENTS = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Imaged:
+class SnapshotCounts:
     """What a snapshot changed."""
 
     applied: int
@@ -45,7 +45,7 @@ class Recorder:
     ) -> None:
         self._ledger = ledger
         self._uais = mapper.policy.uais
-        self._derive = Deriver(mapper, coalesce=coalesce, removal_delay=removal_delay, grace=grace)
+        self._derive = MembershipProjector(mapper, coalesce=coalesce, removal_delay=removal_delay, grace=grace)
 
     def record(
         self,
@@ -65,13 +65,13 @@ class Recorder:
             told = enrolments.news(connection, named, effects, counts, now)
             self._derive.retry(connection, effects.renamed, now)  # before there are new ones, which it would go through
             counts.memberships = self._derive.memberships(connection, effects.students, now, told.latest)
-            enrolments.keep(connection, told)  # not before, or what is in memory would be read again
+            enrolments.save(connection, told)  # not before, or what is in memory would be read again
             self._derive.names(connection, effects.etapes, effects.components)
             _advance(connection, positions or {}, topic_ids or {})
         counts.tombstone = sum(isinstance(item.change, Tombstone) for item in batch)
         return counts
 
-    def record_snapshot(self, image: Snapshot, *, run: int, now: Instant) -> Imaged:
+    def record_snapshot(self, image: Snapshot, *, run: int, now: Instant) -> SnapshotCounts:
         """Record an accepted snapshot: its rows and what is absent from it, in one transaction.
 
         What was learnt after `taken_at` stays. `run` is the number of the reconciliation; raises RunInProgress when
@@ -90,7 +90,7 @@ class Recorder:
             changed = self._refold(connection, effects.students, now)
             self._derive.retry(connection, effects.renamed, now)
             self._derive.names(connection, effects.etapes, effects.components)
-        return Imaged(applied=applied, ended=ended, memberships=changed)
+        return SnapshotCounts(applied=applied, ended=ended, memberships=changed)
 
     def last_snapshot(self) -> AcceptedSnapshot | None:
         """Give the snapshot that was accepted last."""

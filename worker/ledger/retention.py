@@ -112,15 +112,15 @@ def erase(ledger: Ledger, policy: Policy, student_id: str, *, now: Instant, dry_
                 f"the student has enrolments that aren't over (academic year {', '.join(found)}): the next message or "
                 "snapshot would bring them back; have them ended at the source, then erase"
             )
-        let_go = decisions.let_go(connection, numbers, now)
+        released = decisions.release_kept(connection, numbers, now)
         there = sa.select(sa.func.count()).where(among(connection, membership.c.student_id, numbers), _present)
         places = connection.scalar(there)
         people = None if places else _forget(connection, policy, numbers)
     if people is None:
-        decided = f" ({let_go} of them by a decision, which {'would end' if dry_run else 'has ended'} now)"
+        decided = f" ({released} of them by a decision, which {'would end' if dry_run else 'has ended'} now)"
         raise StudentPresent(
-            f"the student is in {places} cohorts, or may be{decided if let_go else ''}: were they forgotten, nobody "
-            "would take them out; see `cohorts explain` for what that waits for, then erase"
+            f"the student is in {places} cohorts, or may be{decided if released else ''}: erasing now would leave "
+            "these memberships in Moodle; see `cohorts explain` for what that waits for, then erase"
         )
     if not dry_run:
         ledger.compact()

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from worker.domain.instants import Instant
-from worker.domain.states import OF_DECISIONS, PARKING, CohortState, PlatformState
-from worker.domain.states import Status as EnrolmentStatus
+from worker.domain.states import OF_DECISIONS, PARKING, CohortState, PlatformState, Status
 from worker.ledger.database import Ledger
 from worker.ledger.guard import approved
 from worker.ledger.memberships import PROMISE_SECONDS
@@ -23,7 +22,7 @@ GAP_STATES = {
     FOREIGN: "in a cohort that isn't ours: adopt it",
 }
 """Every state of a gap, and what it waits for."""
-_NUMBERLESS = sa.select(sa.func.count()).where(waiting.c.status != EnrolmentStatus.DELETED)
+_NUMBERLESS = sa.select(sa.func.count()).where(waiting.c.status != Status.DELETED)
 PROMISES = (300.0, float(PROMISE_SECONDS))
 """Seconds within which a change is to be on Moodle: mostly, and always."""
 
@@ -51,13 +50,13 @@ class PlatformStatus:
     An approved removal is the person's, and that of a closed year is counted from the end of its grace.
     """
     late: Mapping[float, int]
-    """Of `Way.MESSAGE` changes that Moodle could hold and doesn't, those older than each of `PROMISES`."""
+    """Of `Channel.MESSAGE` changes that Moodle could hold and doesn't, those older than each of `PROMISES`."""
     oldest_held: Instant | None
     """Publication of the oldest change whose removal is held; it was held when it was due, minutes later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class LedgerStatus:
     """How everything stands."""
 
     instance: str
@@ -92,10 +91,10 @@ def forget_positions(ledger: Ledger, topic: str) -> int:
         return connection.execute(sa.delete(position).where(position.c.topic == topic)).rowcount
 
 
-def read_status(ledger: Ledger, platforms: Iterable[str], now: Instant) -> Status:
+def read_status(ledger: Ledger, platforms: Iterable[str], now: Instant) -> LedgerStatus:
     """Count everything, for these platforms."""
     with ledger.read() as connection:
-        return Status(
+        return LedgerStatus(
             instance=ledger.instance,
             enrolments=connection.scalar(sa.select(sa.func.count()).select_from(enrolment)) or 0,
             without_number=connection.scalar(_NUMBERLESS) or 0,

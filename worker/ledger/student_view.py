@@ -126,7 +126,7 @@ class AccountFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class JournalEntry:
     """One line of the journal; without a student number it is about the cohort as a whole."""
 
     id: int
@@ -144,7 +144,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class DecisionFact:
     """What a person decided about a removal of the student, among others that they were shown."""
 
     hash: str
@@ -157,7 +157,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class StudentView:
     """Everything about one student, and about the cohort that was asked for."""
 
     asked: str
@@ -178,13 +178,13 @@ class Story:
     """Every cohort's platform and idnumber, when the one asked for is nowhere."""
     platforms: tuple[PlatformFact, ...]
     accounts: tuple[AccountFact, ...]
-    journal: tuple[Entry, ...]
-    decisions: tuple[Decision, ...]
+    journal: tuple[JournalEntry, ...]
+    decisions: tuple[DecisionFact, ...]
     images: tuple[AcceptedSnapshot, ...]
     """Accepted snapshots, newest first."""
 
 
-def read(ledger: Ledger, policy: Policy, student_id: str, cohort_asked: str | None = None) -> Story:
+def read(ledger: Ledger, policy: Policy, student_id: str, cohort_asked: str | None = None) -> StudentView:
     """Read the story of a student, whatever is known of them.
 
     The policy says how accounts are named, and under which code the cohort that is asked for lives on.
@@ -199,7 +199,7 @@ def read(ledger: Ledger, policy: Policy, student_id: str, cohort_asked: str | No
         cohorts = _all(connection, CohortFact, cohort, cohort.c.id, named | {m.cohort_id for m in memberships})
         codes = {fact.etape for fact in facts if fact.etape} | {c.etape for c in cohorts if c.etape}
         entries = _journal(connection, numbers, cohorts)
-        return Story(
+        return StudentView(
             asked=student_id,
             survivor=survivor,
             numbers=tuple(numbers),
@@ -244,14 +244,16 @@ def _idnumbers(connection: sa.Connection) -> tuple[tuple[str, str], ...]:
     return tuple((row.platform, row.idnumber) for row in rows)
 
 
-def _journal(connection: sa.Connection, numbers: Sequence[str], cohorts: Sequence[CohortFact]) -> list[Entry]:
+def _journal(connection: sa.Connection, numbers: Sequence[str], cohorts: Sequence[CohortFact]) -> list[JournalEntry]:
     """Give what was done for these numbers, and with these cohorts, in order."""
     about = sa.and_(journal.c.student_id.is_(None), journal.c.cohort.in_([of.idnumber for of in cohorts]))
     rows = connection.execute(
         sa.select(journal).where(sa.or_(journal.c.student_id.in_(numbers), about)).order_by(journal.c.id)
     )
     places = {(of.platform, of.idnumber) for of in cohorts}
-    return [_as(Entry, row) for row in rows if row.student_id is not None or (row.platform, row.cohort) in places]
+    return [
+        _as(JournalEntry, row) for row in rows if row.student_id is not None or (row.platform, row.cohort) in places
+    ]
 
 
 def _accounts(connection: sa.Connection, policy: Policy, survivor: str, known: Iterable[Number]) -> list[AccountFact]:
@@ -265,13 +267,13 @@ def _accounts(connection: sa.Connection, policy: Policy, survivor: str, known: I
     return found
 
 
-def _decisions(connection: sa.Connection, numbers: Sequence[str]) -> list[Decision]:
+def _decisions(connection: sa.Connection, numbers: Sequence[str]) -> list[DecisionFact]:
     about = sa.or_(*(proposal.c.removals.contains(f'"{number}"', autoescape=True) for number in numbers))
     rows = connection.execute(
         sa.select(proposal).where(proposal.c.verdict.is_not(None), about).order_by(proposal.c.decided_at)
     )
     return [
-        Decision(
+        DecisionFact(
             hash=row.hash,
             verdict=row.verdict,
             decided_by=row.decided_by,
@@ -282,7 +284,7 @@ def _decisions(connection: sa.Connection, numbers: Sequence[str]) -> list[Decisi
     ]
 
 
-_T = TypeVar("_T", Fact, Number, Described, CohortFact, MembershipFact, PlatformFact, AccountFact, Entry)
+_T = TypeVar("_T", Fact, Number, Described, CohortFact, MembershipFact, PlatformFact, AccountFact, JournalEntry)
 
 
 def _as(kind: type[_T], row: sa.Row[Any]) -> _T:

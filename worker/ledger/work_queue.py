@@ -62,7 +62,7 @@ class Parked:
     observed: bool | None
 
 
-class Workbook:
+class WorkQueue:
     """The work of one platform, for one holder."""
 
     def __init__(self, ledger: Ledger, platform_name: str, holder: str, *, lease: float, guard: Guard) -> None:
@@ -141,7 +141,7 @@ class Workbook:
         misnamed = sa.select(cohort.c.id).where(free, cohort.c.state == CohortState.OWNED, needs_rename)
         return connection.scalars(misnamed.limit(limit)).all()
 
-    def intend(self, items: Collection[tuple[Gap, int]], now: Instant) -> list[tuple[Gap, int]]:
+    def mark_in_flight(self, items: Collection[tuple[Gap, int]], now: Instant) -> list[tuple[Gap, int]]:
         """Note that a call is about to close these gaps for these accounts, and renew the leases.
 
         Returns those that are still to be closed; the others are not to be sent. Raises LeaseLost as `renew` does.
@@ -283,7 +283,7 @@ class Workbook:
         if lost:
             raise LeaseLost(STOOD_STILL)
 
-    def rest(self, cohort_ids: Collection[int], until: Instant) -> None:
+    def hold_off(self, cohort_ids: Collection[int], until: Instant) -> None:
         """Leave these cohorts alone until then, whoever asks: a call for them may still be running on Moodle."""
         with self._ledger.write() as connection:
             resting = sa.update(cohort).where(self._mine, cohort.c.id.in_(cohort_ids))
@@ -294,7 +294,7 @@ class Workbook:
         with self._ledger.write() as connection:
             connection.execute(sa.update(cohort).where(self._mine).values(lease_holder=None, lease_until=0.0))
 
-    def wake(self, students: Collection[str], now: Instant) -> None:
+    def retry_now(self, students: Collection[str], now: Instant) -> None:
         """Try at once what was parked for want of the accounts of these students."""
         if not students:
             return

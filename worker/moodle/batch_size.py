@@ -3,7 +3,7 @@
 import threading
 
 
-class Pace:
+class BatchSize:
     """A batch size between 1 and `most` that aims at calls of `seconds`. Shared by the lanes of a platform.
 
     A member costs about 1 ms in a plain cohort and 40 ms in one synchronised into ten courses, and nothing tells

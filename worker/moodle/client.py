@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from worker.domain.errors import MoodleReadOnly, MoodleRejected, MoodleUnavailable
 from worker.domain.rules import AccountField, Mode
-from worker.moodle.batch_size import Pace
-from worker.moodle.transport import ENVELOPE_FIELDS, Answer, Wire
+from worker.moodle.batch_size import BatchSize
+from worker.moodle.transport import ENVELOPE_FIELDS, Reply, Transport
 
 SYSTEM_CONTEXT = 1
 """Id of Moodle's system context, the same on every site."""
@@ -65,7 +65,7 @@ UNKNOWN_COHORT = "unknown_cohort"
 class MoodleReader:
     """What may be asked of any platform, Prelude included."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Transport) -> None:
         self.platform = wire.platform
         self.wire = wire
 
@@ -168,15 +168,15 @@ class MoodleWriter(MoodleReader):
     Never two calls for one cohort at once: that is for the holder of the cohort's lease to see to.
     """
 
-    def __init__(self, wire: Wire, mode: Mode, *, instance: str) -> None:
+    def __init__(self, wire: Transport, mode: Mode, *, instance: str) -> None:
         if mode is not Mode.AUTOMATIC:
             raise MoodleReadOnly(f"{wire.platform} is in {mode} mode: it is never written")
         super().__init__(wire)
         self._instance = instance
         self.before: Callable[[], None] = lambda: None
         seconds = wire.limits.batch_seconds
-        self.additions = Pace(seconds=seconds, most=self._capacity(_ADD_FIELDS))
-        self.removals = Pace(seconds=seconds, most=self._capacity(_REMOVE_FIELDS))
+        self.additions = BatchSize(seconds=seconds, most=self._capacity(_ADD_FIELDS))
+        self.removals = BatchSize(seconds=seconds, most=self._capacity(_REMOVE_FIELDS))
 
     def checking(self, before: Callable[[], None]) -> "MoodleWriter":
         """Give this writer, which goes on learning, for somebody who checks something before each call is sent."""
@@ -289,7 +289,7 @@ class MoodleWriter(MoodleReader):
                 refused |= _halving([pair for pair in pairs if pair not in refused], ask)
         return Outcome(done=frozenset(pairs) - refused.keys(), refused=refused)
 
-    def _write(self, function: str, **arguments: Any) -> Answer:  # noqa: ANN401 - any argument of a call
+    def _write(self, function: str, **arguments: Any) -> Reply:  # noqa: ANN401 - any argument of a call
         return self.wire.write(function, arguments, before=self.before)
 
     def _absent(self, pairs: Iterable[Pair]) -> dict[Pair, str]:
@@ -310,7 +310,7 @@ def _mark(instance: str) -> str:
 
 
 @contextmanager
-def _learning(pace: Pace) -> Iterator[None]:
+def _learning(pace: BatchSize) -> Iterator[None]:
     try:
         yield
     except MoodleUnavailable as error:

@@ -44,7 +44,7 @@ _GAVE_UP = {500, 502, 504}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class CallLimits:
     """How hard a platform may be used: see `config.LimitSettings` for units and defaults."""
 
     connections: int = 2
@@ -55,14 +55,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Reply:
     """What a call gave, and the seconds that it took Moodle: waiting for one's turn aside."""
 
     content: Any
     seconds: float
 
 
-class Wire:
+class Transport:
     """A connection to one platform's web services. Threads may share it."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Wire:
         platform: str,
         url: str,
         token: str,
-        limits: Limits,
+        limits: CallLimits,
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -94,7 +94,7 @@ class Wire:
         """Call a function that changes nothing: a lost answer is asked for again."""
         return self._retried(function, arguments, repeat_unknown=True).content
 
-    def write(self, function: str, arguments: dict[str, Any], *, before: Callable[[], None] = lambda: None) -> Answer:
+    def write(self, function: str, arguments: dict[str, Any], *, before: Callable[[], None] = lambda: None) -> Reply:
         """Call a function that changes something: when its outcome is unknown, that is for the caller to handle.
 
         `before` is called whenever the call is about to be sent, over a connection that is open: to raise is to keep
@@ -113,7 +113,7 @@ class Wire:
         *,
         repeat_unknown: bool,
         before: Callable[[], None] = lambda: None,
-    ) -> Answer:
+    ) -> Reply:
         def worth_it(error: Exception) -> bool:
             return (
                 isinstance(error, MoodleUnavailable)
@@ -128,7 +128,7 @@ class Wire:
                 return self._call(function, arguments, before)
         raise AssertionError("stamina re-raises the last error")  # pragma: no cover - unreachable
 
-    def _call(self, function: str, arguments: dict[str, Any], before: Callable[[], None]) -> Answer:
+    def _call(self, function: str, arguments: dict[str, Any], before: Callable[[], None]) -> Reply:
         def trace(event: str, _details: object) -> None:
             if event == SENDING:
                 before()
@@ -157,7 +157,7 @@ class Wire:
                     text = self._text(function, answer, started)
                 content = self._decode(function, answer, text, len(form), len(body))
                 outcome = "ok"
-                return Answer(content=content, seconds=time.perf_counter() - started)
+                return Reply(content=content, seconds=time.perf_counter() - started)
             except MoodleError as error:
                 outcome = error.code
                 raise

@@ -18,14 +18,14 @@ from worker.domain.snapshots import AcceptedSnapshot, Snapshot
 from worker.formats import Debezium
 from worker.formats.cloudevents import Format, Native
 from worker.kafka import RecordProducer
-from worker.ledger import Ledger, Recorder, Workbook
-from worker.ledger.directory_state import Watchbook
+from worker.ledger import Ledger, Recorder, WorkQueue
+from worker.ledger.directory_state import DirectoryState
 from worker.ledger.runs import Runs
-from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
+from worker.moodle import CallLimits, MoodleReader, MoodleWriter, Transport
 from worker.settings.platforms import PlatformSettings, Strangers
 from worker.settings.root import Settings
 from worker.settings.sources import FileSourceSettings, LdapSourceSettings, SqlSourceSettings
-from worker.sources import Source
+from worker.sources import SnapshotSource
 from worker.sources.directory import DirectoryOptions
 from worker.sources.files import FileSource
 from worker.sources.ldap import LdapSource
@@ -33,12 +33,12 @@ from worker.sources.sql import SqlSource
 from worker.sources.supann import Supann, SupannForm
 from worker.sources.tables import CsvForm
 from worker.sources.watch import Watch
-from worker.sync.converge.lane import Lane, Patience
-from worker.sync.reconcile import Latest, Progress, Reconciliation, Site
+from worker.sync.converge.lane import Backoff, Lane
+from worker.sync.reconcile import Latest, Progress, ReconciledPlatform, Reconciliation
 
 RUN_LEASE_SECONDS = 900.0
 """A reconciliation that doesn't come round within this time is taken for dead; on the same host, it is seen at once."""
-ME = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+PROCESS_ID = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 """This process. In a container that is restarted, host and number are those of the dead one."""
 
 
@@ -58,7 +58,7 @@ def recorder(settings: Settings, ledger: Ledger, *, grace_days: float | None = N
     )
 
 
-def source(settings: Settings, name: str, expected: int | None = None) -> Source:
+def source(settings: Settings, name: str, expected: int | None = None) -> SnapshotSource:
     """Build a source of the settings; `expected` is how many rows a file must have. Raises SettingsError."""
     chosen = settings.sources.get(name)
     match chosen:
@@ -116,7 +116,7 @@ def watch(settings: Settings, ledger: Ledger, name: str) -> Watch:
         name,
         directory_options(directories[name]),
         _supann(settings, directories[name]),
-        Watchbook(ledger, name),
+        DirectoryState(ledger, name),
         RecordProducer(settings.kafka.properties()),
         topic=settings.kafka.native[0],
         years=settings.active_years,
@@ -134,12 +134,12 @@ def _terms(settings: Settings, directory: LdapSourceSettings) -> str:
     return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def wire(name: str, platform: PlatformSettings) -> Wire:
+def wire(name: str, platform: PlatformSettings) -> Transport:
     """Connect to a platform's web services; needs its url and token."""
     if platform.url is None or platform.token is None:
         raise ValueError(f"{name} has no url and token")
-    limits = Limits(**platform.limits.model_dump())
-    return Wire(name, platform.url, platform.token.get_secret_value(), limits)
+    limits = CallLimits(**platform.limits.model_dump())
+    return Transport(name, platform.url, platform.token.get_secret_value(), limits)
 
 
 def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: ExitStack) -> Iterator[tuple[str, Lane]]:
@@ -147,7 +147,7 @@ def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: Exit
 
     While calls run, the lane to spare prepares the next one: no connection waits for the ledger.
     """
-    patience = Patience(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
+    patience = Backoff(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
     for policy in settings.policy().platforms:
         platform = settings.platforms[policy.name]
         if policy.mode is Mode.MANUAL:
@@ -158,10 +158,10 @@ def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: Exit
         writer = MoodleWriter(connection, policy.mode, instance=ledger.instance) if writes else None
         reader = writer or MoodleReader(connection)
         for number in range(platform.limits.connections + 1 if writes else 1):
-            holder = f"{ME}:{policy.name}-{number}"
+            holder = f"{PROCESS_ID}:{policy.name}-{number}"
             # Renewed before a call, it is longer than one can last: a cohort isn't taken over while one may be running.
             lease = 2 * platform.limits.timeout_seconds + 30
-            book = Workbook(ledger, policy.name, holder, lease=lease, guard=settings.guard(policy.name))
+            book = WorkQueue(ledger, policy.name, holder, lease=lease, guard=settings.guard(policy.name))
             yield holder, Lane(policy, book, reader, writer, patience=patience, stop=stop)
 
 
@@ -171,7 +171,7 @@ def is_dead(holder: str) -> bool:
     if host != socket.gethostname():
         return False
     if int(number) == os.getpid():
-        return mark != ME.rsplit(":", 1)[1]
+        return mark != PROCESS_ID.rsplit(":", 1)[1]
     try:
         os.kill(int(number), 0)
     except ProcessLookupError:
@@ -192,7 +192,7 @@ def latest_snapshot(settings: Settings) -> Latest:
             accepted=accepted,
             uais=settings.uais,
             years=settings.active_years,
-            limits=snapshots.Limits(
+            limits=snapshots.AcceptanceLimits(
                 max_age_seconds=settings.snapshot.max_age_hours * 3600,
                 max_shrink_percent=settings.snapshot.max_shrink_percent,
             ),
@@ -220,7 +220,7 @@ def reconciliation(
             stack.callback(connection.close)
             reader = MoodleReader(connection)
         sites.append(
-            Site(
+            ReconciledPlatform(
                 policy=policy,
                 guard=settings.guard(policy.name),
                 reader=reader,
@@ -231,7 +231,7 @@ def reconciliation(
         ledger,
         recorder(settings, ledger),
         sites,
-        Runs(ledger, ME, lease=RUN_LEASE_SECONDS, is_dead=is_dead),
+        Runs(ledger, PROCESS_ID, lease=RUN_LEASE_SECONDS, is_dead=is_dead),
         latest=latest_snapshot(settings) if with_snapshot else None,
         wait_seconds=settings.reconcile.wait_minutes * 60,
         pause=stop.wait,

@@ -44,7 +44,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class CheckResult:
     """One line: what was looked at, what was found, and what to do about it."""
 
     level: Level
@@ -52,13 +52,13 @@ class Finding:
     sentence: str
 
 
-def check(settings: Settings) -> Iterator[Finding]:
+def check(settings: Settings) -> Iterator[CheckResult]:
     """Look at the broker, the ledger and every platform; one that fails doesn't keep the others from being seen."""
     yield from _kafka(settings)
     try:
         ledger = open_ledger(settings)
     except LedgerError as error:
-        yield Finding(level=Level.FAILURE, subject="ledger", sentence=str(error))
+        yield CheckResult(level=Level.FAILURE, subject="ledger", sentence=str(error))
     else:
         yield from _ledger(settings, ledger)
         ledger.close()
@@ -66,67 +66,67 @@ def check(settings: Settings) -> Iterator[Finding]:
         yield from _platform(name, platform)
 
 
-def _kafka(settings: Settings) -> Iterator[Finding]:
+def _kafka(settings: Settings) -> Iterator[CheckResult]:
     needed = [*settings.kafka.topics, settings.kafka.dead_letters]
     of_the_night = settings.kafka.snapshots
     try:
         cluster = kafka.describe(settings.kafka.properties(), [*needed, of_the_night])
     except BrokerError as error:
-        yield Finding(
+        yield CheckResult(
             level=Level.FAILURE,
             subject="kafka",
             sentence=f"{error}; see kafka.bootstrap and kafka.client",
         )
         return
-    yield Finding(level=Level.OK, subject="kafka", sentence=f"{cluster.brokers} broker(s), cluster {cluster.id}")
+    yield CheckResult(level=Level.OK, subject="kafka", sentence=f"{cluster.brokers} broker(s), cluster {cluster.id}")
     for name in [*needed, of_the_night]:
         topic = cluster.topics.get(name)
         if topic is not None:
-            yield Finding(level=Level.OK, subject=f"kafka {name}", sentence=f"{topic.partitions} partition(s)")
+            yield CheckResult(level=Level.OK, subject=f"kafka {name}", sentence=f"{topic.partitions} partition(s)")
         elif name == of_the_night:
             sentence = f"no such topic; the first reconciliation needs a snapshot; create it ({kafka.ABSENCE})"
-            yield Finding(level=Level.WARNING, subject=f"kafka {name}", sentence=sentence)
+            yield CheckResult(level=Level.WARNING, subject=f"kafka {name}", sentence=sentence)
         else:
             sentence = f"no such topic; create it ({kafka.ABSENCE})"
-            yield Finding(level=Level.FAILURE, subject=f"kafka {name}", sentence=sentence)
+            yield CheckResult(level=Level.FAILURE, subject=f"kafka {name}", sentence=sentence)
     yield from _topics(settings, cluster.topics)
 
 
-def _topics(settings: Settings, there: Mapping[str, kafka.Topic]) -> Iterator[Finding]:
+def _topics(settings: Settings, there: Mapping[str, kafka.Topic]) -> Iterator[CheckResult]:
     """Judge how topics are kept, where the broker is a real one: the embedded one gives its topics no ids."""
     names = [name for name, topic in there.items() if topic.id is not None]
     try:
         found = kafka.topic_settings(settings.kafka.properties(), names)
     except BrokerError as error:
-        yield Finding(level=Level.WARNING, subject="kafka topics", sentence=str(error))
+        yield CheckResult(level=Level.WARNING, subject="kafka topics", sentence=str(error))
         return
     uses, several = topics.uses(settings.kafka), settings.ledger.serves_several
     for name in names:
         for sentence in topics.shortcomings(uses[name], there[name], found[name], several=several):
-            yield Finding(level=Level.WARNING, subject=f"kafka {name} settings", sentence=sentence)
+            yield CheckResult(level=Level.WARNING, subject=f"kafka {name} settings", sentence=sentence)
 
 
-def _ledger(settings: Settings, ledger: Ledger) -> Iterator[Finding]:
+def _ledger(settings: Settings, ledger: Ledger) -> Iterator[CheckResult]:
     status = read_status(ledger, sorted(settings.platforms), time.time())
     sentence = f"{ledger.name}, instance {status.instance}, {status.enrolments} enrolments"
-    yield Finding(level=Level.OK, subject="ledger", sentence=sentence)
+    yield CheckResult(level=Level.OK, subject="ledger", sentence=sentence)
 
 
-def _platform(name: str, platform: PlatformSettings) -> Iterator[Finding]:
+def _platform(name: str, platform: PlatformSettings) -> Iterator[CheckResult]:
     if platform.mode is Mode.MANUAL:
         sentence = "manual: never written"
-        yield Finding(level=Level.OK, subject=name, sentence=sentence)
+        yield CheckResult(level=Level.OK, subject=name, sentence=sentence)
     elif not platform.guard.enabled:
-        yield Finding(level=Level.WARNING, subject=f"{name} guard", sentence=GUARD_OFF)
+        yield CheckResult(level=Level.WARNING, subject=f"{name} guard", sentence=GUARD_OFF)
     if platform.url is None or platform.token is None:
         return
     if is_in_the_clear(platform.url):
-        yield Finding(level=Level.WARNING, subject=f"{name} url", sentence=IN_THE_CLEAR)
+        yield CheckResult(level=Level.WARNING, subject=f"{name} url", sentence=IN_THE_CLEAR)
     connection = wire(name, platform)
     try:
         yield from _moodle(name, platform, MoodleReader(connection))
     except MoodleError as error:
-        yield Finding(level=Level.FAILURE, subject=name, sentence=str(error))
+        yield CheckResult(level=Level.FAILURE, subject=name, sentence=str(error))
     finally:
         connection.close()
 
@@ -137,47 +137,47 @@ def is_in_the_clear(url: str) -> bool:
     return where.scheme == "http" and where.hostname not in {"localhost", "127.0.0.1", "::1"}
 
 
-def _moodle(name: str, platform: PlatformSettings, reader: MoodleReader) -> Iterator[Finding]:
+def _moodle(name: str, platform: PlatformSettings, reader: MoodleReader) -> Iterator[CheckResult]:
     site = reader.site_info()
-    yield Finding(level=Level.OK, subject=name, sentence=f"{site.name}, Moodle {site.release}")
+    yield CheckResult(level=Level.OK, subject=name, sentence=f"{site.name}, Moodle {site.release}")
     needed = READING + (WRITING if platform.mode is Mode.AUTOMATIC else ())
     missing = [function for function in needed if function not in site.functions]
     if missing:
         sentence = f"the token may not call {', '.join(missing)}; add them to its external service"
-        yield Finding(level=Level.FAILURE, subject=f"{name} functions", sentence=sentence)
+        yield CheckResult(level=Level.FAILURE, subject=f"{name} functions", sentence=sentence)
         if set(missing) & set(READING):
             return
     else:
         sentence = f"{len(needed)} of {len(needed)} needed are granted"
-        yield Finding(level=Level.OK, subject=f"{name} functions", sentence=sentence)
+        yield CheckResult(level=Level.OK, subject=f"{name} functions", sentence=sentence)
     yield _sight(name, reader)
     yield from _idnumbers(name, reader)
 
 
-def _sight(name: str, reader: MoodleReader) -> Finding:
+def _sight(name: str, reader: MoodleReader) -> CheckResult:
     subject = f"{name} accounts"
     match reader.sees_people():
         case True:
-            return Finding(level=Level.OK, subject=subject, sentence="a cohort's member is visible to the token")
+            return CheckResult(level=Level.OK, subject=subject, sentence="a cohort's member is visible to the token")
         case False:
             sentence = (
                 "the token finds nobody, not even the members of cohorts (a missing right, not missing people); "
                 "give its role moodle/user:viewdetails and moodle/user:viewalldetails at system level"
             )
-            return Finding(level=Level.FAILURE, subject=subject, sentence=sentence)
+            return CheckResult(level=Level.FAILURE, subject=subject, sentence=sentence)
         case None:
             sentence = "no cohort has a member yet, so the right to see accounts could not be tried; check again later"
-            return Finding(level=Level.WARNING, subject=subject, sentence=sentence)
+            return CheckResult(level=Level.WARNING, subject=subject, sentence=sentence)
 
 
-def _idnumbers(name: str, reader: MoodleReader) -> Iterator[Finding]:
+def _idnumbers(name: str, reader: MoodleReader) -> Iterator[CheckResult]:
     cohorts = reader.cohorts()
     uses = Counter(cohort.idnumber for cohort in cohorts if cohort.idnumber)
     twice = sorted(idnumber for idnumber, times in uses.items() if times > 1)
     if twice:
         shown = ", ".join(twice[:10]) + (f" and {len(twice) - 10} more" if len(twice) > 10 else "")  # noqa: PLR2004 - a line's worth
         sentence = f"idnumbers carried by several cohorts, which stay untouched: {shown}; make them unique on Moodle"
-        yield Finding(level=Level.WARNING, subject=f"{name} cohorts", sentence=sentence)
+        yield CheckResult(level=Level.WARNING, subject=f"{name} cohorts", sentence=sentence)
     else:
         sentence = f"{len(cohorts)} cohorts, no duplicate idnumber"
-        yield Finding(level=Level.OK, subject=f"{name} cohorts", sentence=sentence)
+        yield CheckResult(level=Level.OK, subject=f"{name} cohorts", sentence=sentence)

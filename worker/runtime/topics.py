@@ -23,7 +23,7 @@ class Use(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keeping:
+class Retention:
     """How long records of a use are kept when we create the topic, and between which limits all is well."""
 
     created: timedelta
@@ -33,22 +33,22 @@ class Keeping:
 
 
 KEEPING = {
-    Use.MESSAGES: Keeping(
+    Use.MESSAGES: Retention(
         created=timedelta(days=14),
         least=timedelta(days=7),
         why="a worker that is away for longer would lose messages",
     ),
-    Use.CAPTURED: Keeping(
+    Use.CAPTURED: Retention(
         created=timedelta(days=14),
         least=timedelta(days=7),
         why="a worker that is away for longer would lose changes",
     ),
-    Use.SNAPSHOTS: Keeping(
+    Use.SNAPSHOTS: Retention(
         created=timedelta(days=3),
         least=timedelta(days=1),
         why="a night would find its snapshot gone",
     ),
-    Use.DEAD_LETTERS: Keeping(
+    Use.DEAD_LETTERS: Retention(
         created=timedelta(days=180),
         least=timedelta(days=30),
         most=timedelta(days=366),

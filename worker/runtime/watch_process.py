@@ -10,7 +10,7 @@ import structlog
 from worker import __version__, telemetry
 from worker.domain.errors import SourceIncomplete
 from worker.runtime.http import Health, application, serving
-from worker.sources.watch import Look, Watch
+from worker.sources.watch import PollResult, Watch
 
 SLOW_LOOK_SECONDS = 900.0
 """The first look tells everybody; any other takes seconds."""
@@ -38,7 +38,7 @@ def watching(watch: Watch, *, host: str, port: int) -> None:
         while not stop.is_set():
             health.beat("watch", within=SLOW_LOOK_SECONDS + MOST_PATIENCE)
             try:
-                found = watch.look()
+                found = watch.poll()
             except SourceIncomplete as error:
                 telemetry.WATCH_FAILURES.labels(watch.name).inc()
                 log.error("the directory cannot be watched; it is tried again", source=watch.name, error=str(error))  # noqa: TRY400 - the sentence says it all
@@ -50,7 +50,7 @@ def watching(watch: Watch, *, host: str, port: int) -> None:
                 stop.wait(patience)
 
 
-def _count(name: str, found: Look) -> None:
+def _count(name: str, found: PollResult) -> None:
     telemetry.WATCH_LOOKED.labels(name).set(time.time())
     telemetry.WATCH_ENTRIES.labels(name).set(found.entries)
     for kind, number in found.told.items():

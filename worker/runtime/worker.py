@@ -61,7 +61,7 @@ def converging(settings: Settings, ledger: Ledger, stop: threading.Event) -> Ite
 
 def _turning(lane: Lane, stop: threading.Event, poll: float) -> None:
     while not stop.is_set():
-        if not lane.turn():
+        if not lane.run_once():
             stop.wait(poll)
 
 
@@ -213,7 +213,7 @@ class Worker:
         def loop() -> None:
             while not self._stop.is_set():
                 self._health.beat(holder, within=within)
-                if not lane.turn():
+                if not lane.run_once():
                     self._stop.wait(poll)
 
         return loop

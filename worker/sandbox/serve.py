@@ -71,6 +71,6 @@ def _publish_snapshot(settings: Settings, university: University) -> None:
     taken_at = datetime.now(UTC)
     years = frozenset({university.year - 1, university.year})
     scope = SnapshotScope(uais=frozenset({university.uai}), academic_years=years)
-    with snapshots.collected(map(EnrolmentRow.model_validate_json, university.snapshot_rows()), scope) as image:
+    with snapshots.collect(map(EnrolmentRow.model_validate_json, university.snapshot_rows()), scope) as image:
         publisher = snapshots.Publisher(settings.kafka.properties(), settings.kafka.snapshots)
         publisher.publish(image, snapshot_id=snapshots.new_id(image.system, taken_at), taken_at=taken_at)

@@ -1,10 +1,10 @@
 """Complete images of all enrolments on a topic: published whole, accepted only if whole.
 
-`judge` says what is wrong with one, purely; `latest` reads the topic; `collected` and `Publisher` write to it.
+`judge` says what is wrong with one, purely; `latest` reads the topic; `collect` and `Publisher` write to it.
 """
 
-from worker.snapshots.publisher import Image, Publisher, collected, new_id
+from worker.snapshots.publisher import CollectedSnapshot, Publisher, collect, new_id
 from worker.snapshots.reader import latest
-from worker.snapshots.validation import Limits, Terms
+from worker.snapshots.validation import AcceptanceCriteria, AcceptanceLimits
 
-__all__ = ["Image", "Limits", "Publisher", "Terms", "collected", "latest", "new_id"]
+__all__ = ["AcceptanceCriteria", "AcceptanceLimits", "CollectedSnapshot", "Publisher", "collect", "latest", "new_id"]

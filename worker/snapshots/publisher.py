@@ -23,7 +23,7 @@ _KIND = "fr.etape-cohorts.snapshot.{}.v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class CollectedSnapshot:
     """Rows that were read whole and lie within their scope, in a file; `repeated` were left out."""
 
     system: str
@@ -50,7 +50,7 @@ class Image:
 
 
 @contextmanager
-def collected(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope) -> Iterator[Image]:
+def collect(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope) -> Iterator[CollectedSnapshot]:
     """Read a source to its end, into a temporary file that lasts as long as the `with`.
 
     Raises SourceIncomplete when there is no row, when rows lie outside the scope or come from several systems, when
@@ -64,7 +64,7 @@ def collected(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope) -> Iter
         yield image
 
 
-def _gathered(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope, file: IO[bytes]) -> Image:
+def _gathered(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope, file: IO[bytes]) -> CollectedSnapshot:
     contents = Contents(scope)
     unknown: Counter[str] = Counter()
     components: Counter[tuple[int, str]] = Counter()
@@ -85,7 +85,7 @@ def _gathered(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope, file: I
         raise SourceIncomplete(found[1])
     if contents.system is None:
         raise SourceIncomplete("the source has no row at all")
-    return Image(
+    return CollectedSnapshot(
         system=contents.system,
         scope=scope,
         rows=contents.by_year.total(),
@@ -116,7 +116,7 @@ class Publisher:
 
     def publish(
         self,
-        image: Image,
+        image: CollectedSnapshot,
         *,
         snapshot_id: str,
         taken_at: datetime,
@@ -135,7 +135,7 @@ class Publisher:
 class Messages:
     """The messages of a snapshot, as (partition, key, value, headers), to be made in this order."""
 
-    def __init__(self, image: Image, *, snapshot_id: str, taken_at: datetime, partitions: int) -> None:
+    def __init__(self, image: CollectedSnapshot, *, snapshot_id: str, taken_at: datetime, partitions: int) -> None:
         self._id = snapshot_id
         self._image = image
         self._taken_at = taken_at.isoformat()

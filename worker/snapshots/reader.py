@@ -14,7 +14,15 @@ from worker.domain.instants import Instant
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope, Unknown
 from worker.formats import cloudevents
 from worker.kafka import Properties, Record
-from worker.snapshots.validation import Contents, Found, Limits, Seen, Terms, announced_fault, fault
+from worker.snapshots.validation import (
+    AcceptanceCriteria,
+    AcceptanceLimits,
+    Candidate,
+    Contents,
+    Fault,
+    announced_fault,
+    fault,
+)
 
 MOST_REFUSALS = 5
 AT_THE_END: Properties = {"fetch.wait.max.ms": 50}
@@ -29,7 +37,7 @@ def latest(
     accepted: AcceptedSnapshot | None,
     uais: frozenset[str],
     years: frozenset[int],
-    limits: Limits,
+    limits: AcceptanceLimits,
 ) -> Snapshot:
     """Read the topic to its end and give its newest snapshot that can be accepted.
 
@@ -40,7 +48,7 @@ def latest(
 
     Raises SnapshotRefused, which says why of each, and BrokerError when the topic can't be read.
     """
-    terms = Terms(now=now, accepted=accepted, uais=uais, years=years, limits=limits)
+    terms = AcceptanceCriteria(now=now, accepted=accepted, uais=uais, years=years, limits=limits)
     try:
         return newest(
             lambda: kafka.read_to_end({**AT_THE_END, **properties}, topic),
@@ -52,7 +60,7 @@ def latest(
 
 
 def newest(
-    records: Callable[[], Iterable[Record]], first_offsets: Callable[[], Mapping[int, int]], terms: Terms
+    records: Callable[[], Iterable[Record]], first_offsets: Callable[[], Mapping[int, int]], terms: AcceptanceCriteria
 ) -> Snapshot:
     """Judge each snapshot of a topic by itself, newest first; `first_offsets` is asked once `records` have been read.
 
@@ -93,7 +101,7 @@ def _refused_all(kind: SnapshotFault, sentence: str) -> SnapshotRefused:
     return SnapshotRefused(sentence, refusals=[Refusal(snapshot_id="", fault=kind, sentence=sentence)])
 
 
-def _taken_at(seen: Seen) -> Instant:
+def _taken_at(seen: Candidate) -> Instant:
     """Order snapshots; one whose begin is nowhere to be seen comes last."""
     return seen.announced.taken_at.timestamp() if seen.announced else 0.0
 
@@ -135,7 +143,7 @@ _said = itemgetter(*(index for index, name in enumerate(EnrolmentChange._fields)
 class _Image:
     """The rows of one snapshot, as they come."""
 
-    def __init__(self, seen: Seen, begin: schemas.SnapshotBeginData) -> None:
+    def __init__(self, seen: Candidate, begin: schemas.SnapshotBeginData) -> None:
         self.seen = seen
         self.name = seen.id.encode()
         """As most messages write it, so that those of others are known without a look at all of them."""
@@ -165,7 +173,7 @@ class _Image:
             if self.contents.add(enrolment, hash(_said(row))):
                 self.rows.append(row)
 
-    def fault(self, terms: Terms) -> Found | None:
+    def fault(self, terms: AcceptanceCriteria) -> Fault | None:
         """Find what is wrong with the rows."""
         return self.contents.fault() or self.contents.shrinkage(terms.accepted, terms.limits)
 
@@ -191,8 +199,10 @@ class _Image:
 class _Reader:
     """What the topic holds, by snapshot, and the rows of the newest that may be accepted, or of the one `wanted`."""
 
-    def __init__(self, terms: Terms, wanted: schemas.SnapshotBeginData | None, *, refused: Iterable[str]) -> None:
-        self.seen: dict[str, Seen] = {}
+    def __init__(
+        self, terms: AcceptanceCriteria, wanted: schemas.SnapshotBeginData | None, *, refused: Iterable[str]
+    ) -> None:
+        self.seen: dict[str, Candidate] = {}
         self._terms = terms
         self._refused = {*refused}  # also by what they announce: their rows needn't be looked at
         self.ignored = 0
@@ -252,12 +262,12 @@ class _Reader:
                 self._of(claim.data.snapshot_id).unreadable(record.origin, said)
             return None
 
-    def _of(self, snapshot_id: str) -> Seen:
+    def _of(self, snapshot_id: str) -> Candidate:
         if snapshot_id not in self.seen:
-            self.seen[snapshot_id] = Seen(snapshot_id)
+            self.seen[snapshot_id] = Candidate(snapshot_id)
         return self.seen[snapshot_id]
 
-    def image_of(self, seen: Seen) -> _Image | None:
+    def image_of(self, seen: Candidate) -> _Image | None:
         """Give a snapshot's rows, if all were kept: not those of an older one, nor what came before its begin."""
         image = self._image
         if image is None or image.seen is not seen or image.begin != seen.announced:

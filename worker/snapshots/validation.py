@@ -1,6 +1,6 @@
 """Is a snapshot whole, of ours and in time? Pure: no I/O, no clock.
 
-What a reading of the topic saw of a snapshot is gathered in a `Seen`, message by message and in any order; then
+What a reading of the topic saw of a snapshot is gathered in a `Candidate`, message by message and in any order; then
 `announced_fault`, `fault` and, of its rows, `Contents` each give the first thing that is wrong, or None.
 """
 
@@ -20,11 +20,11 @@ CLOCK_SKEW_SECONDS = 60.0
 """How far the producer's clock may be ahead of ours."""
 MOST_SHOWN = 5
 
-Found = tuple[SnapshotFault, str]
+Fault = tuple[SnapshotFault, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class AcceptanceLimits:
     """How old a snapshot may be, and how many rows fewer than the last accepted one it may have in a year."""
 
     max_age_seconds: float
@@ -32,7 +32,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class AcceptanceCriteria:
     """What a snapshot is held against.
 
     It speaks of no other university than `uais`, and of one of `years` at least: a year that is about to be active, or
@@ -43,10 +43,10 @@ class Terms:
     accepted: AcceptedSnapshot | None
     uais: frozenset[str]
     years: frozenset[int]
-    limits: Limits
+    limits: AcceptanceLimits
 
 
-class Seen:
+class Candidate:
     """What was seen of one snapshot on the topic. Repeated messages change nothing."""
 
     def __init__(self, snapshot_id: str) -> None:
@@ -89,7 +89,7 @@ class Seen:
         self.first_invalid = self.first_invalid or origin
         self.invalid.update(problems)
 
-    def refusal(self, found: Found) -> Refusal:
+    def refusal(self, found: Fault) -> Refusal:
         """Say it of this snapshot."""
         fault, sentence = found
         when = f" (taken at {_shown(self.announced.taken_at.timestamp())})" if self.announced else ""
@@ -109,7 +109,7 @@ def digest_text(total: int) -> str:
     return f"{total % 2**256:064x}"
 
 
-def announced_fault(data: schemas.SnapshotBeginData, terms: Terms) -> Found | None:
+def announced_fault(data: schemas.SnapshotBeginData, terms: AcceptanceCriteria) -> Fault | None:
     """Find what is wrong with what a begin announces, before any row is read."""
     taken_at = data.taken_at.timestamp()
     age = terms.now - taken_at
@@ -130,7 +130,7 @@ def announced_fault(data: schemas.SnapshotBeginData, terms: Terms) -> Found | No
     return None
 
 
-def fault(seen: Seen, terms: Terms, first_offsets: Mapping[int, int]) -> Found | None:
+def fault(seen: Candidate, terms: AcceptanceCriteria, first_offsets: Mapping[int, int]) -> Fault | None:
     """Find why it isn't acceptable or not whole. `first_offsets` is where each partition began after the reading."""
     if seen.announced is not None and (found := announced_fault(seen.announced, terms)):
         return found
@@ -148,7 +148,7 @@ def fault(seen: Seen, terms: Terms, first_offsets: Mapping[int, int]) -> Found |
     return next(_begins(seen, range(count), first_offsets), None) or next(_counts(seen, count), None)
 
 
-def _begins(seen: Seen, partitions: Iterable[int], first_offsets: Mapping[int, int]) -> Iterator[Found]:
+def _begins(seen: Candidate, partitions: Iterable[int], first_offsets: Mapping[int, int]) -> Iterator[Fault]:
     for partition in partitions:
         begun, first = seen.begun.get(partition), first_offsets.get(partition, 0)
         if begun is not None and begun >= first:
@@ -163,7 +163,7 @@ def _begins(seen: Seen, partitions: Iterable[int], first_offsets: Mapping[int, i
             yield SnapshotFault.INCOMPLETE, said + "its producer did not finish, or the topic has forgotten it"
 
 
-def _counts(seen: Seen, count: int) -> Iterator[Found]:
+def _counts(seen: Candidate, count: int) -> Iterator[Fault]:
     for partition in range(count):
         rows, end = seen.rows.get(partition, {}), seen.ended.get(partition)
         if end is None:
@@ -236,7 +236,7 @@ class Contents:
         if not self.scope.covers_etape(row.etape.code):
             yield "etape.code"
 
-    def fault(self) -> Found | None:
+    def fault(self) -> Fault | None:
         """Find what is wrong with the rows seen so far."""
         if self.outside:
             fields = ", ".join(f"{field} ({number})" for field, number in sorted(self.outside.items()))
@@ -245,7 +245,7 @@ class Contents:
             return SnapshotFault.CONTRADICTORY, f"enrolments are told twice, differently ({self.differing})"
         return None
 
-    def shrinkage(self, accepted: AcceptedSnapshot | None, limits: Limits) -> Found | None:
+    def shrinkage(self, accepted: AcceptedSnapshot | None, limits: AcceptanceLimits) -> Fault | None:
         """Find a year that has lost too many rows since the last accepted snapshot, if the two can be compared.
 
         They can when they are of one system, the same étapes and no university less; a year that either of them

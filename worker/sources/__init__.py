@@ -14,7 +14,7 @@ from schemas import SnapshotRow
 from worker.domain.snapshots import SnapshotScope
 
 
-class Source(Protocol):
+class SnapshotSource(Protocol):
     """A system that is read when a snapshot is asked for."""
 
     def read(self, scope: SnapshotScope, left_out: Counter[str]) -> Iterator[SnapshotRow]:

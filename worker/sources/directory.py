@@ -64,7 +64,7 @@ class DirectoryOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class DirectoryEntry:
     """An entry, as far as it was asked for."""
 
     uuid: str
@@ -114,7 +114,7 @@ class Directory:
                         for attribute, values in found.items()
                     }
 
-    def entries(self, attributes: Sequence[str], where: str = "") -> Iterator[Entry]:
+    def entries(self, attributes: Sequence[str], where: str = "") -> Iterator[DirectoryEntry]:
         """Give the same, as entries that can be known again."""
         return map(known_again, self.read([*attributes, _UUID, _CSN, _MODIFIED], where))
 
@@ -122,7 +122,7 @@ class Directory:
         """Give the uuid and the csn of every entry: quicker than reading what they say."""
         return ((entry.uuid, entry.csn) for entry in self.entries([]))
 
-    def by_uuid(self, uuids: Sequence[str], attributes: Sequence[str]) -> Iterator[Entry]:
+    def by_uuid(self, uuids: Sequence[str], attributes: Sequence[str]) -> Iterator[DirectoryEntry]:
         """Give these entries, as far as they are still there, with these attributes."""
         escaped = self._ldap.filter.escape_filter_chars
         for start in range(0, len(uuids), UUIDS_A_SEARCH):
@@ -223,14 +223,14 @@ class Directory:
             raise SourceIncomplete(f"{doing} failed{after}: {remedy}") from None
 
 
-def known_again(found: Attributes) -> Entry:
+def known_again(found: Attributes) -> DirectoryEntry:
     """Give an entry with what it is known again by; raises SourceIncomplete when that isn't plain or single."""
     uuid, csn, modified = (found.get(name.lower(), ("",)) for name in (_UUID, _CSN, _MODIFIED))
     if any(
         len(values) != 1 or not (values[0].isascii() and values[0].isprintable()) for values in (uuid, csn, modified)
     ):
         raise SourceIncomplete(f"the directory is not whole: an entry has no single {_UUID}, {_CSN} or {_MODIFIED}")
-    return Entry(uuid=uuid[0], csn=csn[0] or modified[0], attributes=found)
+    return DirectoryEntry(uuid=uuid[0], csn=csn[0] or modified[0], attributes=found)
 
 
 def _let_reads_end(descriptor: int, seconds: float) -> None:

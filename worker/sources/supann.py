@@ -53,7 +53,7 @@ class Unreadable(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class EntryFacts:
     """What an entry says."""
 
     rows: tuple[EnrolmentRow, ...]
@@ -104,7 +104,7 @@ class Supann:
         """Whether the entry has the attribute of enrolments at all."""
         return self._enrolments in attributes
 
-    def tell(self, attributes: Mapping[str, Sequence[str]]) -> Told:
+    def tell(self, attributes: Mapping[str, Sequence[str]]) -> EntryFacts:
         """Give all that an entry says; `attributes` are its values by name in lower case.
 
         Codes of étapes and components are in capitals, as APOGÉE has them, because a directory ignores their case.
@@ -231,7 +231,7 @@ def _uai(text: str) -> str:
     return uai
 
 
-def _told(rows: Iterable[EnrolmentRow], numbers: Sequence[str], reason: str, left_out: Counter[str]) -> Told:
+def _told(rows: Iterable[EnrolmentRow], numbers: Sequence[str], reason: str, left_out: Counter[str]) -> EntryFacts:
     """Put together what an entry says; of these students something isn't known, when there is a reason."""
     unknown = []
     for number in numbers if reason else ():
@@ -241,4 +241,4 @@ def _told(rows: Iterable[EnrolmentRow], numbers: Sequence[str], reason: str, lef
             left_out["no_student_id"] += 1
     if not numbers:
         left_out["no_student_id"] += 1
-    return Told(rows=tuple(rows), unknown=tuple(unknown), left_out=left_out)
+    return EntryFacts(rows=tuple(rows), unknown=tuple(unknown), left_out=left_out)

@@ -21,7 +21,7 @@ from worker.domain.rules import Mode, PlatformPolicy, can_be_asked
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot
 from worker.domain.states import Action, CohortState, RunState
 from worker.ledger import Ledger, Recorder, observations, proposals, runs
-from worker.ledger.observations import Found, Observer
+from worker.ledger.observations import ObservationReport, Observer
 from worker.moodle import MoodleReader, RemoteCohort
 from worker.sync.foreign import Fingerprint, differences, fingerprints
 
@@ -32,7 +32,7 @@ Latest = Callable[[Instant, AcceptedSnapshot | None], Snapshot]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
+class ReconciledPlatform:
     """One platform, as a reconciliation needs it."""
 
     policy: PlatformPolicy
@@ -75,7 +75,7 @@ class _Look:
 
     fingerprints: dict[int, Fingerprint] = field(default_factory=dict)
     """Of each foreign cohort, by Moodle's id."""
-    found: Found | None = None
+    found: ObservationReport | None = None
     error: str | None = None
 
 
@@ -86,7 +86,7 @@ class Reconciliation:
         self,
         ledger: Ledger,
         recorder: Recorder,
-        sites: Sequence[Site],
+        sites: Sequence[ReconciledPlatform],
         runs_: runs.Runs,
         *,
         latest: Latest | None,
@@ -171,14 +171,14 @@ class Reconciliation:
 
     # Each platform: read, then written into the ledger
 
-    def _begin_reading(self, site: Site, run: int, threads: ThreadPoolExecutor) -> _Reading | None:
+    def _begin_reading(self, site: ReconciledPlatform, run: int, threads: ThreadPoolExecutor) -> _Reading | None:
         if site.reader is None:
             return None
         observer = Observer(self._ledger, site.policy, run=run, remove_strangers=site.remove_strangers)
         at, ours = self._clock(), observer.owned()
         return _Reading(site.reader, observer, at, ours, threads.submit(_read, site.reader))
 
-    def _look(self, site: Site, run: int, reading: _Reading | None) -> _Look:
+    def _look(self, site: ReconciledPlatform, run: int, reading: _Reading | None) -> _Look:
         """Take what was read of a platform; what goes wrong with it is its own."""
         look = _Look()
         if reading is None:
@@ -226,7 +226,7 @@ class Reconciliation:
 
     # Waiting
 
-    def _wait(self, run: int, sites: Sequence[Site]) -> int:
+    def _wait(self, run: int, sites: Sequence[ReconciledPlatform]) -> int:
         """Wait until the gaps that this run has made are closed, held or parked; gives how many are left."""
         deadline = self._clock() + self._wait_seconds
         most = 0
@@ -240,7 +240,7 @@ class Reconciliation:
 
     # The report
 
-    def _platform(self, site: Site, look: _Look, report: Report) -> PlatformReport:
+    def _platform(self, site: ReconciledPlatform, look: _Look, report: Report) -> PlatformReport:
         name = site.policy.name
         bare = PlatformReport(
             name=name, mode=site.policy.mode.value, error=look.error, strangers_removed=site.remove_strangers
@@ -276,7 +276,7 @@ class Reconciliation:
         )
 
     def _foreign_changes(
-        self, site: Site, reader: MoodleReader, look: _Look, report: Report
+        self, site: ReconciledPlatform, reader: MoodleReader, look: _Look, report: Report
     ) -> Iterator[ForeignChange]:
         """Look at the cohorts that aren't ours once more: any difference is somebody else's, as the journal shows."""
         if not look.fingerprints:
@@ -322,7 +322,7 @@ def _read(reader: MoodleReader) -> _Contents:
 
 
 def _details(
-    found: Found, plan: proposals.PlannedPlatform, applied: Mapping[str, Mapping[str, int]]
+    found: ObservationReport, plan: proposals.PlannedPlatform, applied: Mapping[str, Mapping[str, int]]
 ) -> Iterator[CohortReport]:
     """Give the cohorts to which something happened, or has yet to."""
     planned = {cohort.idnumber: cohort for cohort in plan.cohorts if cohort.state is not CohortState.FOREIGN}

@@ -13,7 +13,7 @@ from worker.domain.cohorts import Gap
 from worker.domain.errors import Refusal, SnapshotFault
 from worker.domain.report import ForeignChange, ForeignEvent, GuardReport, PlatformReport, Report
 from worker.domain.rules import Mapper
-from worker.domain.states import Drift, Reason, RunState, Way
+from worker.domain.states import Channel, Drift, Reason, RunState
 from worker.ledger import Ledger, Recorder, decisions, status
 from worker.ledger.runs import Runs
 from worker.runtime import gauges
@@ -38,7 +38,7 @@ def oldest() -> float | None:
 
 
 def test_the_bounds_of_late_changes_are_those_of_the_histogram_letter_by_letter() -> None:
-    telemetry.APPLIED_SECONDS.labels("ecampus", "add", Way.MESSAGE)
+    telemetry.APPLIED_SECONDS.labels("ecampus", "add", Channel.MESSAGE)
     bounds = {s.labels["le"] for m in telemetry.APPLIED_SECONDS.collect() for s in m.samples if "le" in s.labels}
     assert {str(seconds) for seconds in status.PROMISES} <= bounds
 
@@ -159,21 +159,21 @@ def found_at_night(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("setup", "way"),
     [
-        (scenes.enrolled_and_due, Way.MESSAGE),
-        (scenes.removal_timed_out, Way.MESSAGE),
-        (scenes.looked_up_and_not_found, Way.PARKED),
-        (scenes.only_observed, Way.PARKED),
-        (scenes.approved, Way.APPROVED),
-        (scenes.undone, Way.DECISION),
-        (set_by_a_setting, Way.DECISION),
-        (found_at_night, Way.NIGHT),
+        (scenes.enrolled_and_due, Channel.MESSAGE),
+        (scenes.removal_timed_out, Channel.MESSAGE),
+        (scenes.looked_up_and_not_found, Channel.PARKED),
+        (scenes.only_observed, Channel.PARKED),
+        (scenes.approved, Channel.APPROVED),
+        (scenes.undone, Channel.DECISION),
+        (set_by_a_setting, Channel.DECISION),
+        (found_at_night, Channel.NIGHT),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_a_change_is_measured_by_the_way_it_came(ledger: Ledger, setup: Setup, way: Way) -> None:
+def test_a_change_is_measured_by_the_way_it_came(ledger: Ledger, setup: Setup, way: Channel) -> None:
     scene = Scene(ledger)
     setup(scene)
-    assert gap(scene).way is way
+    assert gap(scene).channel is way
 
 
 # The night

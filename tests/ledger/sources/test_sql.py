@@ -16,7 +16,7 @@ from worker.domain.snapshots import Snapshot, SnapshotScope
 from worker.domain.states import Status
 from worker.ledger import Ledger, status
 from worker.sandbox.university.university import University
-from worker.snapshots import Terms
+from worker.snapshots import AcceptanceCriteria
 from worker.snapshots.reader import newest
 from worker.sources.sql import SqlSource
 
@@ -44,7 +44,7 @@ def read(source: SqlSource, scope: SnapshotScope, at: Instant) -> Snapshot:
     """Read a database, publish what it shows and accept it."""
     published = sent(source.read(scope, Counter()), f"apogee-{at:.0f}", taken_at=at, scope=scope)
     years = scope.academic_years
-    terms = Terms(now=at + 60, accepted=None, uais=frozenset({UAI}), years=years, limits=LIMITS)
+    terms = AcceptanceCriteria(now=at + 60, accepted=None, uais=frozenset({UAI}), years=years, limits=LIMITS)
     return newest(lambda: records(published), dict, terms)
 
 

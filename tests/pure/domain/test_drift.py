@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.domain.drift import Known, People, Seen, Sight, compare
+from worker.domain.drift import CohortDiff, KnownMembership, MembershipDiff, People, compare
 from worker.domain.instants import Instant
 from worker.domain.states import Drift
 
 AT: Instant = 1000.0
 """When the reading began."""
-NOBODY = Sight(seen=(), extras=(), strangers=())
-MEMBER = Known(student_id="eve", desired=True, observed=True, observed_at=AT - 60, user_id=31)
+NOBODY = CohortDiff(seen=(), extras=(), strangers=())
+MEMBER = KnownMembership(student_id="eve", desired=True, observed=True, observed_at=AT - 60, user_id=31)
 WANTED = MEMBER._replace(observed=False, user_id=None)
 LEAVING = MEMBER._replace(desired=False)
 LEFT = WANTED._replace(desired=False)
@@ -31,11 +31,13 @@ def people(accounts: Mapping[str, int], *, gone: AbstractSet[int] = frozenset(),
 EVE = people({"eve": 31})
 
 
-def sight(*known: Known, members: AbstractSet[int] = frozenset(), who: People = EVE, in_flight: bool = False) -> Sight:
+def sight(
+    *known: KnownMembership, members: AbstractSet[int] = frozenset(), who: People = EVE, in_flight: bool = False
+) -> CohortDiff:
     return compare(known, members, who, at=AT, in_flight=in_flight)
 
 
-def one(*known: Known, members: AbstractSet[int] = frozenset(), who: People = EVE) -> Seen:
+def one(*known: KnownMembership, members: AbstractSet[int] = frozenset(), who: People = EVE) -> MembershipDiff:
     """Give the only thing that is seen."""
     found = sight(*known, members=members, who=who)
     (seen,) = found.seen
@@ -56,7 +58,7 @@ def one(*known: Known, members: AbstractSet[int] = frozenset(), who: People = EV
         (LEFT._replace(user_id=31), set[int]()),
     ],
 )
-def test_a_member_who_is_as_we_left_them_is_nothing_new(known: Known, members: set[int]) -> None:
+def test_a_member_who_is_as_we_left_them_is_nothing_new(known: KnownMembership, members: set[int]) -> None:
     assert sight(known, members=members) == NOBODY
 
 
@@ -64,37 +66,37 @@ def test_a_member_who_is_as_we_left_them_is_nothing_new(known: Known, members: s
 
 
 def test_a_member_who_is_there_no_more_is_missing_and_keeps_their_account() -> None:
-    assert one(MEMBER) == Seen(student_id="eve", present=False, user_id=31, drift=Drift.MISSING)
+    assert one(MEMBER) == MembershipDiff(student_id="eve", present=False, user_id=31, drift=Drift.MISSING)
 
 
 def test_a_member_whose_account_was_deleted_is_to_get_another() -> None:
     seen = one(MEMBER, who=people({}, gone={31}))
-    assert seen == Seen(student_id="eve", present=False, user_id=None, drift=Drift.GONE_ACCOUNT)
+    assert seen == MembershipDiff(student_id="eve", present=False, user_id=None, drift=Drift.GONE_ACCOUNT)
 
 
 def test_somebody_who_had_left_and_is_there_again_is_extra() -> None:
-    assert one(LEFT, members={31}) == Seen(student_id="eve", present=True, user_id=31, drift=Drift.EXTRA)
+    assert one(LEFT, members={31}) == MembershipDiff(student_id="eve", present=True, user_id=31, drift=Drift.EXTRA)
 
 
 def test_a_student_who_never_was_to_be_there_is_extra() -> None:
-    assert sight(members={31}) == Sight(seen=(), extras=(("eve", 31),), strangers=())
+    assert sight(members={31}) == CohortDiff(seen=(), extras=(("eve", 31),), strangers=())
 
 
 def test_an_account_of_no_student_is_a_stranger() -> None:
-    assert sight(MEMBER, members={31, 99, 98}) == Sight(seen=(), extras=(), strangers=(98, 99))
+    assert sight(MEMBER, members={31, 99, 98}) == CohortDiff(seen=(), extras=(), strangers=(98, 99))
 
 
 # What comes nearer to what is desired
 
 
 def test_somebody_who_is_there_before_we_put_them_there_is_no_drift() -> None:
-    assert one(WANTED, members={31}) == Seen(student_id="eve", present=True, user_id=31, drift=None)
+    assert one(WANTED, members={31}) == MembershipDiff(student_id="eve", present=True, user_id=31, drift=None)
 
 
 @pytest.mark.parametrize("gone", [set[int](), {31}])
 def test_somebody_whom_others_removed_before_we_did_is_no_drift(gone: set[int]) -> None:
     seen = one(LEAVING, who=people({"eve": 31}, gone=gone))
-    assert seen == Seen(student_id="eve", present=False, user_id=None, drift=None)
+    assert seen == MembershipDiff(student_id="eve", present=False, user_id=None, drift=None)
 
 
 # What was unknown
@@ -121,7 +123,7 @@ def test_while_a_call_may_be_going_on_its_outcome_stays_unknown() -> None:
 def test_what_was_learnt_since_the_reading_began_is_newer(
     *, members: set[int], desired: bool, observed: bool | None
 ) -> None:
-    newer = Known(student_id="eve", desired=desired, observed=observed, observed_at=AT + 0.5, user_id=31)
+    newer = KnownMembership(student_id="eve", desired=desired, observed=observed, observed_at=AT + 0.5, user_id=31)
     assert sight(newer, members=members) == NOBODY
 
 
@@ -135,8 +137,10 @@ def test_the_account_of_merged_numbers_stays_for_the_one_that_lives_on() -> None
 
 def test_an_account_that_was_made_anew_takes_the_place_of_the_deleted_one() -> None:
     anew = people({"eve": 32}, gone={31})
-    assert one(MEMBER, members={32}, who=anew) == Seen(student_id="eve", present=True, user_id=32, drift=None)
-    assert one(LEAVING, members={32}, who=anew) == Seen(student_id="eve", present=True, user_id=32, drift=None)
+    assert one(MEMBER, members={32}, who=anew) == MembershipDiff(student_id="eve", present=True, user_id=32, drift=None)
+    assert one(LEAVING, members={32}, who=anew) == MembershipDiff(
+        student_id="eve", present=True, user_id=32, drift=None
+    )
     assert one(MEMBER, who=anew).drift is Drift.GONE_ACCOUNT, "it must be put there first"
 
 
@@ -149,8 +153,8 @@ def test_the_account_of_a_former_number_is_its_bearer_s() -> None:
     found = compare(
         [LEFT], {32}, People(accounts={"eve": 31}, students={31: "eve", 32: "eve"}, gone=set()), at=AT, in_flight=False
     )
-    assert found == Sight(
-        seen=(Seen(student_id="eve", present=True, user_id=32, drift=Drift.EXTRA),), extras=(), strangers=()
+    assert found == CohortDiff(
+        seen=(MembershipDiff(student_id="eve", present=True, user_id=32, drift=Drift.EXTRA),), extras=(), strangers=()
     )
 
 
@@ -169,7 +173,7 @@ STUDENTS = st.sampled_from(["ada", "bob", "cyd", "dan"])
 FLAGS = st.sampled_from([True, False, None])
 KNOWN = st.lists(
     st.builds(
-        Known,
+        KnownMembership,
         student_id=STUDENTS,
         desired=st.booleans(),
         observed=FLAGS,
@@ -189,7 +193,7 @@ def crowds(draw: st.DrawFn) -> People:
     return People(accounts=accounts, students=students, gone=draw(st.frozensets(USERS)) - students.keys())
 
 
-def apply(known: Sequence[Known], found: Sight, at: Instant) -> list[Known]:
+def apply(known: Sequence[KnownMembership], found: CohortDiff, at: Instant) -> list[KnownMembership]:
     """Write what was seen, as the ledger does."""
     rows = {row.student_id: row for row in known}
     for seen in found.seen:
@@ -198,13 +202,15 @@ def apply(known: Sequence[Known], found: Sight, at: Instant) -> list[Known]:
         )
     for student, user_id in found.extras:
         assert student not in rows or rows[student].observed_at == at, "nobody's membership is overwritten"
-        rows[student] = Known(student_id=student, desired=False, observed=True, observed_at=at, user_id=user_id)
+        rows[student] = KnownMembership(
+            student_id=student, desired=False, observed=True, observed_at=at, user_id=user_id
+        )
     return list(rows.values())
 
 
 @given(known=KNOWN, members=MEMBERS, who=crowds(), in_flight=st.booleans())
 def test_every_member_is_tied_or_extra_or_a_stranger(
-    *, known: list[Known], members: frozenset[int], who: People, in_flight: bool
+    *, known: list[KnownMembership], members: frozenset[int], who: People, in_flight: bool
 ) -> None:
     found = sight(*known, members=members, who=who, in_flight=in_flight)
     extra = [user_id for _, user_id in found.extras]
@@ -220,7 +226,7 @@ def test_every_member_is_tied_or_extra_or_a_stranger(
 
 @given(known=KNOWN, members=MEMBERS, who=crowds(), in_flight=st.booleans())
 def test_what_is_newer_than_the_reading_is_untouched(
-    *, known: list[Known], members: frozenset[int], who: People, in_flight: bool
+    *, known: list[KnownMembership], members: frozenset[int], who: People, in_flight: bool
 ) -> None:
     found = sight(*known, members=members, who=who, in_flight=in_flight)
     newer = {row.student_id for row in known if row.observed_at > AT}
@@ -229,7 +235,7 @@ def test_what_is_newer_than_the_reading_is_untouched(
 
 @given(known=KNOWN, members=MEMBERS, who=crowds(), in_flight=st.booleans())
 def test_the_same_reading_once_more_says_nothing(
-    *, known: list[Known], members: frozenset[int], who: People, in_flight: bool
+    *, known: list[KnownMembership], members: frozenset[int], who: People, in_flight: bool
 ) -> None:
     found = sight(*known, members=members, who=who, in_flight=in_flight)
     rows = apply(known, found, AT + 10)
@@ -241,7 +247,7 @@ def test_the_same_reading_once_more_says_nothing(
 
 
 @given(KNOWN, crowds())
-def test_members_as_they_were_left_are_nothing_new(known: list[Known], who: People) -> None:
+def test_members_as_they_were_left_are_nothing_new(known: list[KnownMembership], who: People) -> None:
     settled = [
         row._replace(observed=row.user_id is not None)
         for row in known
@@ -254,7 +260,7 @@ def test_members_as_they_were_left_are_nothing_new(known: list[Known], who: Peop
 
 @given(KNOWN, MEMBERS, crowds())
 def test_drift_is_told_of_gaps_alone_that_nobody_knew_of(
-    known: list[Known], members: frozenset[int], who: People
+    known: list[KnownMembership], members: frozenset[int], who: People
 ) -> None:
     rows = {row.student_id: row for row in known}
     for seen in sight(*known, members=members, who=who).seen:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from worker.domain.changes import (
     BELOW_ALL_VERSIONS,
     Change,
-    ComponentDescribed,
+    ComponentChange,
     EnrolmentChange,
-    EtapeDescribed,
+    EtapeChange,
     PersonEnrolled,
     PersonNumbered,
     Tombstone,
@@ -240,13 +240,13 @@ def test_labels_of_etapes_their_versions_and_components() -> None:
     of_component = {"COD_CMP": "U99", "LIB_CMP": "UFR des Sciences"}
     about = {"uai": UAI, "changed_at": 1788243151.482, "origin": ORIGIN}
     assert [*read(message("ETAPE", after=of_etape))] == [
-        EtapeDescribed(etape="XINFO1", etape_version=BELOW_ALL_VERSIONS, etape_label="L1 Info", **about)  # type: ignore[arg-type] # texts
+        EtapeChange(etape="XINFO1", etape_version=BELOW_ALL_VERSIONS, etape_label="L1 Info", **about)  # type: ignore[arg-type] # texts
     ]
     assert [*read(message("version_etape", after=of_version))] == [
-        EtapeDescribed(etape="XINFO1", etape_version="101", etape_label="Licence 1 Informatique", **about)  # type: ignore[arg-type] # idem
+        EtapeChange(etape="XINFO1", etape_version="101", etape_label="Licence 1 Informatique", **about)  # type: ignore[arg-type] # idem
     ]
     assert [*read(message("COMPOSANTE", after=of_component))] == [
-        ComponentDescribed(component="U99", component_label="UFR des Sciences", **about)  # type: ignore[arg-type] # idem
+        ComponentChange(component="U99", component_label="UFR des Sciences", **about)  # type: ignore[arg-type] # idem
     ]
 
 

@@ -32,15 +32,19 @@ from worker.domain.errors import Refusal, SnapshotFault, SnapshotRefused, Source
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope
 from worker.domain.states import Payment, Status
 from worker.kafka import Record
-from worker.snapshots import Terms, collected
+from worker.snapshots import AcceptanceCriteria, collect
 from worker.snapshots.reader import newest
 
-TERMS = Terms(now=NOW, accepted=None, uais=frozenset({UAI}), years=frozenset({YEAR}), limits=LIMITS)
+TERMS = AcceptanceCriteria(now=NOW, accepted=None, uais=frozenset({UAI}), years=frozenset({YEAR}), limits=LIMITS)
 WHEN = " (taken at 2026-09-01T05:10:00Z)"
 
 
 def judged(
-    messages: Iterable[Sent | Record], terms: Terms = TERMS, *, first: Mapping[int, int] | None = None, skip: int = 0
+    messages: Iterable[Sent | Record],
+    terms: AcceptanceCriteria = TERMS,
+    *,
+    first: Mapping[int, int] | None = None,
+    skip: int = 0,
 ) -> Snapshot:
     """Judge what a topic holds; `first` is where its partitions begin after the reading."""
     told = list(messages)
@@ -49,7 +53,7 @@ def judged(
     return newest(lambda: read, lambda: first or {}, terms)
 
 
-def refused(messages: Iterable[Sent], terms: Terms = TERMS, **more: Any) -> tuple[SnapshotFault, str]:  # noqa: ANN401 - as of judged
+def refused(messages: Iterable[Sent], terms: AcceptanceCriteria = TERMS, **more: Any) -> tuple[SnapshotFault, str]:  # noqa: ANN401 - as of judged
     """Give the fault and the sentence of the only snapshot, which is refused."""
     with pytest.raises(SnapshotRefused) as raised:
         judged(messages, terms, **more)
@@ -629,12 +633,12 @@ def test_any_change_of_a_row_on_the_way_is_found_out(messages: list[Sent], data:
     ids=["empty", "another year", "contradictory", "two systems"],
 )
 def test_what_would_be_refused_is_not_even_sent(told: list[Any], said: str) -> None:
-    with pytest.raises(SourceIncomplete) as raised, collected(told, SCOPE):
+    with pytest.raises(SourceIncomplete) as raised, collect(told, SCOPE):
         pass
     assert str(raised.value) == said
 
 
 def test_rows_that_are_told_twice_are_sent_once() -> None:
-    with collected([row(1), row(2), row(1)], SCOPE) as image:
+    with collect([row(1), row(2), row(1)], SCOPE) as image:
         assert (image.rows, image.repeated, image.rows_by_year, image.system) == (2, 1, {2026: 2}, "apogee")
         assert len(list(image)) == len(list(image)) == 2

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from schemas import EnrolmentRow
 from worker.runtime.build import supann_form
 from worker.settings.sources import LdapSourceSettings
-from worker.sources.supann import Supann, Told, Unreadable, compose, parse
+from worker.sources.supann import EntryFacts, Supann, Unreadable, compose, parse
 
 OURS, FOREIGN = "0141408E", "0751717J"
 L1 = (
@@ -28,7 +28,7 @@ def tell(
     uais: frozenset[str] = frozenset({OURS}),
     entry: dict[str, tuple[str, ...]] | None = None,
     **settings: Any,  # noqa: ANN401 - as TOML gives them
-) -> Told:
+) -> EntryFacts:
     directory = LdapSourceSettings(kind="ldap", uri="ldaps://ldap.example.fr", base="dc=example,dc=fr", **settings)
     attributes: dict[str, Sequence[str]] = {
         "supannetuid": numbers,
@@ -53,7 +53,7 @@ def etape(value: str, **settings: Any) -> tuple[str, str | None]:  # noqa: ANN40
     return found.code, found.version
 
 
-def why_unknown(told: Told) -> list[tuple[str | None, str]]:
+def why_unknown(told: EntryFacts) -> list[tuple[str | None, str]]:
     return [(row.student_id, row.reason) for row in told.unknown]
 
 
@@ -240,7 +240,7 @@ def test_attributes_have_the_names_of_the_settings() -> None:
 # Directories without the composite
 
 
-def without_composite(etapes: Sequence[str], years: Sequence[str]) -> Told:
+def without_composite(etapes: Sequence[str], years: Sequence[str]) -> EntryFacts:
     entry = {"supannetuetape": tuple(etapes), "supannetuanneeinscription": tuple(years)}
     return tell(composite="", entry={name: values for name, values in entry.items() if values})
 
@@ -272,7 +272,7 @@ def test_without_a_composite_an_escape_is_none() -> None:
 
 @pytest.mark.parametrize("years", [[], ["2026"]])
 def test_without_a_composite_who_has_no_etape_has_no_enrolment(years: list[str]) -> None:
-    assert without_composite([], years) == Told(rows=(), unknown=(), left_out=tell().left_out)
+    assert without_composite([], years) == EntryFacts(rows=(), unknown=(), left_out=tell().left_out)
 
 
 def test_without_a_composite_etapes_of_others_are_left_out() -> None:

@@ -25,15 +25,15 @@ from tests.support.servers.expired import expired
 from worker import __version__
 from worker.domain.errors import MoodleDenied, MoodleError, MoodleReadOnly, MoodleRejected, MoodleUnavailable
 from worker.domain.rules import AccountField, Mode
-from worker.moodle import Limits, MoodleReader, MoodleWriter, Outcome, Pace, Wire
+from worker.moodle import BatchSize, CallLimits, MoodleReader, MoodleWriter, Outcome, Transport
 from worker.moodle.client import UNKNOWN_COHORT, UNKNOWN_USER
 from worker.sandbox.moodle.server import Cost, Fault, SandboxMoodle
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 INSTANCE = "4f2a9c71d0be"
 CASES: list[dict[str, Any]] = json.loads(TRANSCRIPTS.read_text())["cases"]
-FAST = Limits(calls_per_second=10_000.0, timeout_seconds=5.0)
-Connect = Callable[..., Wire]
+FAST = CallLimits(calls_per_second=10_000.0, timeout_seconds=5.0)
+Connect = Callable[..., Transport]
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +47,8 @@ def connect() -> Iterator[Connect]:
     """Connect to an address; closed at the end."""
     wires = []
 
-    def to(url: str, limits: Limits = FAST, **options: Any) -> Wire:  # noqa: ANN401 # those of Wire
-        wires.append(Wire("ecampus", url, TOKEN, limits, **options))
+    def to(url: str, limits: CallLimits = FAST, **options: Any) -> Transport:  # noqa: ANN401 # those of Wire
+        wires.append(Transport("ecampus", url, TOKEN, limits, **options))
         return wires[-1]
 
     yield to
@@ -68,16 +68,16 @@ def moodle() -> Iterator[SandboxMoodle]:
 
 
 @pytest.fixture
-def wire(moodle: SandboxMoodle, connect: Connect) -> Wire:
+def wire(moodle: SandboxMoodle, connect: Connect) -> Transport:
     return connect(moodle.url)
 
 
 @pytest.fixture
-def writer(wire: Wire) -> MoodleWriter:
+def writer(wire: Transport) -> MoodleWriter:
     return MoodleWriter(wire, Mode.AUTOMATIC, instance=INSTANCE)
 
 
-def writing(wire: Wire) -> MoodleWriter:
+def writing(wire: Transport) -> MoodleWriter:
     return MoodleWriter(wire, Mode.AUTOMATIC, instance=INSTANCE)
 
 
@@ -231,7 +231,7 @@ def test_a_site_that_is_down_is_unavailable_until_it_is_back(
 
 @pytest.mark.parametrize(("fault", "seconds"), [(Fault.MAINTENANCE_CLI, 300), (Fault.TOO_MANY_CALLS, 60)])
 def test_a_site_that_says_when_to_come_back_is_not_asked_again_before(
-    moodle: SandboxMoodle, wire: Wire, fault: Fault, seconds: float
+    moodle: SandboxMoodle, wire: Transport, fault: Fault, seconds: float
 ) -> None:
     moodle.fault = fault
     error = failing(MoodleReader(wire).site_info)
@@ -249,7 +249,7 @@ def test_nothing_follows_a_redirection_to_another_host(
     assert replies.asked == []
 
 
-def test_a_reading_is_repeated_a_few_times_at_once(moodle: SandboxMoodle, wire: Wire) -> None:
+def test_a_reading_is_repeated_a_few_times_at_once(moodle: SandboxMoodle, wire: Transport) -> None:
     moodle.fault = Fault.APPLIED_THEN_CLOSED
     failing(MoodleReader(wire).site_info)
     assert len(moodle.calls) == 3
@@ -259,7 +259,7 @@ def test_a_reading_is_repeated_a_few_times_at_once(moodle: SandboxMoodle, wire: 
     ("fault", "code"), [(Fault.INVALID_TOKEN, "invalidtoken"), (Fault.NOT_GRANTED, "accessexception")]
 )
 def test_a_refused_token_or_function_is_denied_and_not_repeated(
-    moodle: SandboxMoodle, wire: Wire, fault: Fault, code: str
+    moodle: SandboxMoodle, wire: Transport, fault: Fault, code: str
 ) -> None:
     moodle.fault = fault
     error = failing(MoodleReader(wire).site_info)
@@ -341,7 +341,7 @@ def test_an_xml_answer_to_a_small_call_is_not_taken_for_too_many_fields(replies:
 
 
 def test_a_time_out_is_unknown_and_halves_the_pace(moodle: SandboxMoodle, connect: Connect) -> None:
-    writer = writing(connect(moodle.url, Limits(calls_per_second=10_000.0, timeout_seconds=0.1)))
+    writer = writing(connect(moodle.url, CallLimits(calls_per_second=10_000.0, timeout_seconds=0.1)))
     before = writer.additions.size
     with moodle.paused():
         error = failing(lambda: writer.add([(1, 4)]))
@@ -353,7 +353,7 @@ def test_a_time_out_is_unknown_and_halves_the_pace(moodle: SandboxMoodle, connec
 
 
 def test_an_answer_that_drips_is_late_however_short_the_silences(moodle: SandboxMoodle, connect: Connect) -> None:
-    writer = writing(connect(moodle.url, Limits(calls_per_second=10_000.0, timeout_seconds=0.2)))
+    writer = writing(connect(moodle.url, CallLimits(calls_per_second=10_000.0, timeout_seconds=0.2)))
     moodle.fault, moodle.drip = Fault.APPLIED_THEN_DRIPPED, 0.05
     error = failing(lambda: writer.add([(1, 4)]))
     assert isinstance(error, MoodleUnavailable)
@@ -413,7 +413,7 @@ def test_a_request_that_php_cuts_is_halved_until_it_passes(moodle: SandboxMoodle
 
 
 def test_a_platform_that_takes_few_fields_is_read_whole(moodle: SandboxMoodle, connect: Connect) -> None:
-    limits = Limits(calls_per_second=10_000.0, fields=20)
+    limits = CallLimits(calls_per_second=10_000.0, fields=20)
     moodle.max_input_vars = 20
     reader = MoodleReader(connect(moodle.url, limits))
     ids = [1, 2, *(moodle.create_cohort(name="N", idnumber=f"N{number}") for number in range(60))]
@@ -513,7 +513,7 @@ def test_without_a_right_nobody_is_found(moodle: SandboxMoodle, writer: MoodleWr
     assert writer.users(AccountField.USERNAME, ["e00000001"]) == {}
 
 
-def test_missing_rights_and_missing_people_are_told_apart(moodle: SandboxMoodle, wire: Wire) -> None:
+def test_missing_rights_and_missing_people_are_told_apart(moodle: SandboxMoodle, wire: Transport) -> None:
     reader = MoodleReader(wire)
     assert reader.sees_people() is None
     moodle.add_member(2, 4)
@@ -535,7 +535,7 @@ def test_a_duplicate_idnumber_fails_only_itself_in_a_creation(moodle: SandboxMoo
     assert [c.idnumber for c in moodle.cohorts()] == ["L1DROI", "L2DROI", "M1DROI"]
 
 
-def test_only_a_cohort_of_this_ledger_is_ours(writer: MoodleWriter, wire: Wire) -> None:
+def test_only_a_cohort_of_this_ledger_is_ours(writer: MoodleWriter, wire: Transport) -> None:
     writer.create([("M1DROI", "Master 1")])
     other = MoodleWriter(wire, Mode.AUTOMATIC, instance="another ledger")
     assert [c.idnumber for c in writer.cohorts() if writer.is_ours(c)] == ["M1DROI"]
@@ -578,12 +578,12 @@ def test_names_come_back_as_they_were_written(moodle: SandboxMoodle, writer: Moo
 
 
 @pytest.mark.parametrize("mode", [Mode.MANUAL, Mode.OBSERVE])
-def test_no_writer_can_be_built_for_a_platform_that_may_not_be_written(wire: Wire, mode: Mode) -> None:
+def test_no_writer_can_be_built_for_a_platform_that_may_not_be_written(wire: Transport, mode: Mode) -> None:
     with pytest.raises(MoodleReadOnly):
         MoodleWriter(wire, mode, instance=INSTANCE)
 
 
-def test_the_site_says_who_the_token_is_and_what_it_may_call(moodle: SandboxMoodle, wire: Wire) -> None:
+def test_the_site_says_who_the_token_is_and_what_it_may_call(moodle: SandboxMoodle, wire: Transport) -> None:
     info = MoodleReader(wire).site_info()
     assert (info.user_id, info.release) == (moodle.service_user, moodle.release)
     assert info.functions == moodle.granted
@@ -593,14 +593,14 @@ def test_the_site_says_who_the_token_is_and_what_it_may_call(moodle: SandboxMood
 
 
 def test_batches_follow_the_time_that_calls_take(moodle: SandboxMoodle, connect: Connect) -> None:
-    writer = writing(connect(moodle.url, Limits(calls_per_second=10_000.0, batch_seconds=0.05)))
+    writer = writing(connect(moodle.url, CallLimits(calls_per_second=10_000.0, batch_seconds=0.05)))
     users = [moodle.add_user(username=f"m{number}") for number in range(300)]
 
     def add(cohort: int) -> None:
         writer.add([(cohort, user) for user in users[: writer.additions.size]])
 
     add(1)
-    assert writer.additions.size > Pace.FIRST  # a plain cohort costs nothing here
+    assert writer.additions.size > BatchSize.FIRST  # a plain cohort costs nothing here
     moodle.cost = Cost(course_added=0.0005)
     moodle.synchronise(2, courses=10)
     add(2)
@@ -608,15 +608,15 @@ def test_batches_follow_the_time_that_calls_take(moodle: SandboxMoodle, connect:
     moodle.cost = Cost()
     for _ in range(4):
         add(1)
-    assert writer.additions.size > Pace.FIRST
+    assert writer.additions.size > BatchSize.FIRST
 
 
 def test_waiting_for_ones_turn_is_not_taken_for_slowness(moodle: SandboxMoodle, connect: Connect) -> None:
-    limits = Limits(calls_per_second=4.0, batch_seconds=0.1)
+    limits = CallLimits(calls_per_second=4.0, batch_seconds=0.1)
     writer = writing(connect(moodle.url, limits))
     for _ in range(2):
         writer.add([(1, user) for user in range(4, 14)])
-    assert writer.additions.size == Pace.FIRST
+    assert writer.additions.size == BatchSize.FIRST
 
 
 @pytest.mark.parametrize(
@@ -634,14 +634,14 @@ def test_waiting_for_ones_turn_is_not_taken_for_slowness(moodle: SandboxMoodle, 
 def test_the_size_of_a_batch_aims_at_calls_of_five_seconds(
     size_before: int, items: int, seconds: float, size_after: int
 ) -> None:
-    pace = Pace(seconds=5.0, most=224)
+    pace = BatchSize(seconds=5.0, most=224)
     pace._size = size_before
     pace.took(items, seconds)
     assert pace.size == size_after
 
 
 def test_a_pace_never_falls_below_one() -> None:
-    pace = Pace(seconds=5.0, most=224)
+    pace = BatchSize(seconds=5.0, most=224)
     for _ in range(10):
         pace.gave_up()
     assert pace.size == 1
@@ -649,7 +649,7 @@ def test_a_pace_never_falls_below_one() -> None:
 
 def test_calls_keep_to_their_rate(moodle: SandboxMoodle, connect: Connect) -> None:
     waits: list[float] = []
-    reader = MoodleReader(connect(moodle.url, Limits(calls_per_second=0.01), sleep=waits.append))
+    reader = MoodleReader(connect(moodle.url, CallLimits(calls_per_second=0.01), sleep=waits.append))
     for _ in range(4):
         reader.site_info()
     assert waits == pytest.approx([100, 200, 300], abs=50)
@@ -659,7 +659,7 @@ def test_no_more_calls_are_in_flight_than_connections(moodle: SandboxMoodle, con
     moodle.cost = Cost(call=0.01)
     moodle.php_workers = 8
     with moodle.serving():
-        reader = MoodleReader(connect(moodle.url, Limits(calls_per_second=10_000.0, connections=2)))
+        reader = MoodleReader(connect(moodle.url, CallLimits(calls_per_second=10_000.0, connections=2)))
         with ThreadPoolExecutor(8) as pool:
             for future in [pool.submit(reader.site_info) for _ in range(16)]:
                 future.result()

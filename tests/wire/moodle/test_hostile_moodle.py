@@ -12,7 +12,7 @@ import pytest
 from tools.fuzz.moodle import TOKEN, AnyAnswer
 from worker.domain.errors import MoodleDenied, MoodleError, MoodleRejected, MoodleUnavailable
 from worker.domain.rules import Mode
-from worker.moodle import Limits, MoodleReader, MoodleWriter, Wire
+from worker.moodle import CallLimits, MoodleReader, MoodleWriter, Transport
 from worker.moodle.transport import ANSWER_BYTES, MOST_CODES
 from worker.runtime.check import is_in_the_clear
 
@@ -26,14 +26,14 @@ def site() -> AnyAnswer:
 
 
 @pytest.fixture
-def wire(site: AnyAnswer) -> Iterator[Wire]:
-    wire = Wire("ecampus", site.url, TOKEN, Limits(calls_per_second=10_000.0, timeout_seconds=5.0))
+def wire(site: AnyAnswer) -> Iterator[Transport]:
+    wire = Transport("ecampus", site.url, TOKEN, CallLimits(calls_per_second=10_000.0, timeout_seconds=5.0))
     yield wire
     wire.close()
 
 
 @pytest.fixture
-def reader(wire: Wire) -> MoodleReader:
+def reader(wire: Transport) -> MoodleReader:
     return MoodleReader(wire)
 
 
@@ -54,7 +54,7 @@ BOMB = answer(gzip.compress(b"[" + b" " * 300_000_000, mtime=0), b"Content-Encod
 
 @pytest.mark.parametrize("pieces", [itertools.chain(*ENDLESS), BOMB], ids=["endless", "packed"])
 def test_no_more_of_an_answer_is_read_than_any_moodle_gives(
-    site: AnyAnswer, wire: Wire, pieces: Iterator[bytes]
+    site: AnyAnswer, wire: Transport, pieces: Iterator[bytes]
 ) -> None:
     site.answer = pieces
     error = failing(lambda: wire.write("core_cohort_add_cohort_members", {}))
@@ -71,7 +71,7 @@ def test_an_answer_that_comes_byte_by_byte_has_as_long_as_any_other(site: AnyAns
             yield b" "
 
     site.answer = trickle()
-    wire = Wire("ecampus", site.url, TOKEN, Limits(timeout_seconds=0.2))
+    wire = Transport("ecampus", site.url, TOKEN, CallLimits(timeout_seconds=0.2))
     error = failing(lambda: wire.write("core_cohort_add_cohort_members", {}))
     wire.close()
     assert isinstance(error, MoodleUnavailable)
@@ -116,7 +116,7 @@ def test_errorcodes_without_end_make_no_series_of_metrics_without_end(site: AnyA
     assert len(re.findall(r'^cohorts_moodle_calls_total\{.*outcome="code\d+"', page, re.MULTILINE)) == MOST_CODES
 
 
-def test_cohorts_that_were_not_asked_for_are_neither_created_nor_read(site: AnyAnswer, wire: Wire) -> None:
+def test_cohorts_that_were_not_asked_for_are_neither_created_nor_read(site: AnyAnswer, wire: Transport) -> None:
     writer = MoodleWriter(wire, Mode.AUTOMATIC, instance="4f2a9c71d0be")
     site.answer = answer(b'[{"id": 9, "idnumber": "PROFS"}]')
     assert failing(lambda: writer.create([("L1DROI", "Licence 1")])).code == "not-moodle"

@@ -379,7 +379,7 @@ def test_a_snapshot_of_a_whole_university_is_published_and_read(kafka: Kafka, to
     kafka.create_topic(topic, 12)
     years = frozenset({2025, 2026})
     scope = SnapshotScope(uais=frozenset({university.uai}), academic_years=years)
-    with snapshots.collected(map(EnrolmentRow.model_validate_json, university.snapshot_rows()), scope) as gathered:
+    with snapshots.collect(map(EnrolmentRow.model_validate_json, university.snapshot_rows()), scope) as gathered:
         snapshots.Publisher(kafka.properties, topic).publish(gathered, snapshot_id="apogee-1", taken_at=TAKEN_AT)
     found = latest(kafka.properties, topic)
     assert len(found.rows) == gathered.rows > 50_000

@@ -15,7 +15,7 @@ from worker.domain.snapshots import SnapshotScope
 from worker.runtime import build
 from worker.sandbox.university.university import University
 from worker.settings.root import Settings
-from worker.sources import Source
+from worker.sources import SnapshotSource
 
 OURS = "0141408E"
 SCOPE = SnapshotScope(uais=frozenset({OURS}), academic_years=frozenset({2026}))
@@ -25,7 +25,7 @@ def composite(etape: str, year: int = 2026, **more: str) -> str:
     return "".join(f"[{key}={value}]" for key, value in {"anneeinsc": year, "etape": etape, **more}.items())
 
 
-def source(slapd: Slapd, base: str, uais: frozenset[str] = SCOPE.uais, **more: Any) -> Source:  # noqa: ANN401 - as TOML gives them
+def source(slapd: Slapd, base: str, uais: frozenset[str] = SCOPE.uais, **more: Any) -> SnapshotSource:  # noqa: ANN401 - as TOML gives them
     settings = Settings(
         uais=uais,
         active_years=frozenset({2026}),
@@ -55,7 +55,7 @@ def test_a_directory_of_35_000_students_makes_a_snapshot_of_the_cohorts_that_its
     base, left_out = f"ou=people,{SUFFIX}", Counter[str]()
     with needed(), real_slapd(ldif(university, base)) as directory:
         found = source(directory, base).read(SCOPE, left_out)
-        with snapshots.collected(found, SCOPE) as image:
+        with snapshots.collect(found, SCOPE) as image:
             rows: list[SnapshotRow] = [EnrolmentRow.model_validate_json(row) for row in image]
     assert members(rows) == university.truth()
     assert (image.system, image.repeated, image.unknown) == ("supann", 0, {})
@@ -83,7 +83,7 @@ def test_two_entries_of_one_student_add_up_and_the_first_login_counts(slapd: Sla
     second = entry("22600001", composite("XINFO2_101"), composite("XPHYS2_101"), login="exemple1")
     base = slapd.branch([first, second.replace("uid=e22600001,", "uid=other,").replace("uid: e22600001", "uid: other")])
     rows, left_out = read(slapd, base)
-    with snapshots.collected(rows, SCOPE) as image:
+    with snapshots.collect(rows, SCOPE) as image:
         assert image.rows == 3
     assert left_out == {"repeated": 1}
     logins = {row.etape.code: row.student.login for row in rows if isinstance(row, EnrolmentRow)}

@@ -24,7 +24,7 @@ from worker.domain.errors import SettingsError, SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
 from worker.runtime import build
 from worker.settings.root import Settings, load
-from worker.sources import Source, sql
+from worker.sources import SnapshotSource, sql
 from worker.sources.sql import SqlSource
 
 README = ROOT / "README.md"
@@ -100,11 +100,13 @@ def source(apogee: ApogeeDatabase) -> SqlSource:
     return SqlSource("apogee", apogee.url, uai=UAI)
 
 
-def read(source: Source, scope: SnapshotScope = SCOPE, left_out: Counter[str] | None = None) -> list[SnapshotRow]:
+def read(
+    source: SnapshotSource, scope: SnapshotScope = SCOPE, left_out: Counter[str] | None = None
+) -> list[SnapshotRow]:
     return list(source.read(scope, Counter() if left_out is None else left_out))
 
 
-def enrolments(source: Source, scope: SnapshotScope = SCOPE) -> list[EnrolmentRow]:
+def enrolments(source: SnapshotSource, scope: SnapshotScope = SCOPE) -> list[EnrolmentRow]:
     rows = read(source, scope)
     assert not [row for row in rows if isinstance(row, UnknownRow)]
     return [row for row in rows if isinstance(row, EnrolmentRow)]

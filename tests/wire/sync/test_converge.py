@@ -35,7 +35,7 @@ from tests.support.world import (
     book_around,
     platform,
 )
-from worker.domain.changes import EtapeDescribed
+from worker.domain.changes import EtapeChange
 from worker.domain.errors import MoodleUnavailable
 from worker.domain.guard import Guard, GuardLimits
 from worker.domain.rules import AccountField, Mode
@@ -291,7 +291,7 @@ def test_when_a_component_is_renamed_all_its_cohorts_are(world: World) -> None:
         world.enrol("s1", code)
     world.a_minute_later()
     world.say(
-        EtapeDescribed(
+        EtapeChange(
             uai=UAI, etape="E0", changed_at=world.now, origin="test", component="DRT", component_label="Faculté"
         )
     )
@@ -561,7 +561,7 @@ def an_outage(world: World, connections: int, *, late: float = 0.0) -> None:
             return False
         world.enrol("s1", f"E{len(world.enrolled)}")
         world.now += COALESCE
-        return lane.turn()
+        return lane.run_once()
 
     @contextmanager
     def failing(_called: str) -> Iterator[None]:
@@ -651,7 +651,7 @@ def test_a_token_that_sees_nobody_is_denied_and_nobody_is_parked(world: World, r
     world.enrol("s2", "L1DROI")
     world.wait(COALESCE)
     status = world.status()
-    assert (status.state, status.code) == (PlatformState.DENIED, "blind")
+    assert (status.state, status.code) == (PlatformState.DENIED, "accounts_hidden")
     assert "moodle/user:viewalldetails" in (status.sentence or "")
     assert world.gaps() == {"ready": 1}
     world.moodle.capabilities.add(right)
@@ -779,7 +779,7 @@ def a_worker_dies(world: World, death: Death) -> bool:
     doomed = world.lane(world.platforms[0], "doomed", wire=wire, book=partial(book_around, around=death.around))
     finished = False
     try:
-        while doomed.turn():
+        while doomed.run_once():
             pass
         finished = True
     except Died:
@@ -806,7 +806,7 @@ def test_a_dead_workers_cohorts_wait_for_its_lease(world: World) -> None:
     death = Death(left=5)
     doomed = world.lane(world.platforms[0], "doomed", book=partial(book_around, around=death.around))
     with pytest.raises(Died):
-        doomed.turn()
+        doomed.run_once()
     asked = len(world.moodle.calls)
     world.wait(LEASE - 10)
     assert len(world.moodle.calls) == asked
@@ -821,7 +821,7 @@ def working(lanes: list[Lane]) -> Iterator[None]:
 
     def work(lane: Lane) -> None:
         while not stop.is_set():
-            if not lane.turn():
+            if not lane.run_once():
                 stop.wait(0.005)
 
     with ThreadPoolExecutor(len(lanes)) as pool:

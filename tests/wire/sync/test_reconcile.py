@@ -34,7 +34,7 @@ from worker.ledger.runs import Runs
 from worker.moodle import MoodleReader
 from worker.sandbox.moodle.server import Fault
 from worker.settings.platforms import Strangers
-from worker.sync.reconcile import Reconciliation, Site
+from worker.sync.reconcile import ReconciledPlatform, Reconciliation
 
 GUARDED = Guard(limits=GuardLimits(cohort_percent=20, platform_percent=50, floor=1))
 SCOPE = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({YEAR}))
@@ -102,7 +102,7 @@ def night(
         world.ledger,
         world.recorder,
         [
-            Site(
+            ReconciledPlatform(
                 policy=policy,
                 guard=world.guard,
                 reader=MoodleReader(world.wires[policy.name]),

@@ -94,7 +94,7 @@ def goes_on(world: World, left: int, *, back: bool) -> str:
     wire = world.connect("ecampus")
     wire.around = stop.around
     zombie = world.lane(world.platforms[0], "zombie", wire=wire, book=partial(book_around, around=stop.around))
-    while zombie.turn():
+    while zombie.run_once():
         pass
     world.lanes["ecampus"] = [world.lane(world.platforms[0], "successor")]
     world.wait(LEASE)
@@ -132,7 +132,7 @@ def test_a_worker_that_stood_still_at_any_moment_changes_nothing(
                     break
                 moments.append(where)
                 assert_true(world, f"{len(moments)}: {where}")
-    assert {CREATE, UPDATE, ADD, REMOVE, "claim", "intend", "settle", "write_cohorts", "release"} <= {*moments}
+    assert {CREATE, UPDATE, ADD, REMOVE, "claim", "mark_in_flight", "settle", "write_cohorts", "release"} <= {*moments}
 
 
 @pytest.mark.parametrize("back", [False, True])
@@ -144,7 +144,7 @@ def test_what_was_sent_too_late_all_the_same_is_put_right_at_once(world: World, 
     wire.sending = lambda called: stop.step(called) if called == function else None
     zombie = world.lane(world.platforms[0], "zombie", wire=wire)
     late = len(world.moodle.calls)
-    while zombie.turn():
+    while zombie.run_once():
         pass
     assert stop.where == function
     assert function in {call.function for call in world.moodle.calls[late:]}
@@ -175,7 +175,7 @@ def test_a_worker_that_finds_its_cohorts_taken_over_sends_nothing_and_says_so(wo
 
     wire.around = around
     with capture_logs() as logs:
-        zombie.turn()
+        zombie.run_once()
     assert [len(world.moodle.calls)] == sent
     [said] = [line for line in logs if line["event"] == "others went on meanwhile"]
     assert "stood still" in said["error"]
@@ -197,7 +197,7 @@ def test_a_worker_whose_calls_take_long_keeps_its_cohorts(world: World) -> None:
         yield
         if called == UPDATE:
             world.now += LEASE - 1
-            assert not other.turn()
+            assert not other.run_once()
 
     with world.around(slow):
         world.turns()

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from worker.sandbox.moodle.server import SandboxMoodle
-from worker.sandbox.moodle.site import Cohort
+from worker.sandbox.moodle.site import SiteCohort
 
 Members = frozenset[str | int]
 """Students, and ids of accounts that are no student's."""
-Print = dict[int, tuple[Cohort, Members]]
+Print = dict[int, tuple[SiteCohort, Members]]
 """Cohorts by id, as they are with their members: equal prints, nothing was touched."""
 
 
@@ -107,7 +107,7 @@ class Platform:
         students = frozenset(self.students.values())
         wanted = {code: who & students for code, who in here.items() if code not in taken}
         strangers = {code: frozenset(account for where, account in self.strangers if where == code) for code in wanted}
-        shown: dict[str, list[tuple[Cohort, Members]]] = {code: [] for code in wanted}
+        shown: dict[str, list[tuple[SiteCohort, Members]]] = {code: [] for code in wanted}
         for id_, (cohort, who) in self.print().items():
             if id_ not in self.by_hand:
                 shown.setdefault(cohort.idnumber, []).append((cohort, who))
@@ -128,7 +128,7 @@ class Platform:
 
 
 def _differences(
-    wanted: Members, shown: list[tuple[Cohort, Members]], label: tuple[str, str, str] | None
+    wanted: Members, shown: list[tuple[SiteCohort, Members]], label: tuple[str, str, str] | None
 ) -> Iterator[str]:
     """Say how the cohorts of one idnumber differ from the one that must be there."""
     if len(shown) != 1:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from worker.sandbox.demo.stage import Stage
 
-PATIENCE_SECONDS = 90.0
+GIVE_UP_SECONDS = 90.0
 LOOK_SECONDS = 0.25
 SHOWN = 10
 """Differences printed of those that a failed check has found."""
@@ -66,7 +66,7 @@ class Show:
                     *(line for name in names for line in self._stage.miscounted(name, found[name])),
                 ]
                 seconds = time.monotonic() - started
-                if not left or seconds > PATIENCE_SECONDS or self._stage.worker_ended():
+                if not left or seconds > GIVE_UP_SECONDS or self._stage.worker_ended():
                     break
                 time.sleep(LOOK_SECONDS)
         self.check(f"{what}, after {seconds:.1f} s", left)

@@ -125,7 +125,7 @@ class Stage:
         taken_at = datetime.now(UTC)
         years = frozenset({self.university.year - 1, self.university.year})
         scope = SnapshotScope(uais=frozenset({self.university.uai}), academic_years=years)
-        with snapshots.collected(map(EnrolmentRow.model_validate_json, rows), scope) as image:
+        with snapshots.collect(map(EnrolmentRow.model_validate_json, rows), scope) as image:
             publisher = snapshots.Publisher(self.settings.kafka.properties(), SNAPSHOTS)
             publisher.publish(image, snapshot_id=snapshots.new_id(image.system, taken_at), taken_at=taken_at)
             return image.rows

@@ -9,7 +9,7 @@ HEALTH = "SAN"
 
 
 @dataclass(frozen=True, slots=True)
-class Component:
+class CatalogueComponent:
     """A faculty, school or institute."""
 
     code: str
@@ -17,12 +17,12 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True)
-class Etape:
+class CatalogueEtape:
     """An étape and the versions that one can be enrolled in. `size_rank` goes from crowded to rare."""
 
     code: str
     label: str
-    component: Component
+    component: CatalogueComponent
     versions: tuple[str, ...]
     size_rank: int
 
@@ -53,7 +53,7 @@ DFA = Cycle("DFA{mention}{year}", "Diplôme de formation approfondie en sciences
 # component, its cycles, its mentions ("code label; …")
 TAUGHT = (
     (
-        Component("DRT", "UFR Droit"),
+        CatalogueComponent("DRT", "UFR Droit"),
         (LICENCE, MASTER, DU),
         (
             "DROI Droit; ADPU Administration publique; AESO Administration économique et sociale; "
@@ -61,22 +61,22 @@ TAUGHT = (
         ),
     ),
     (
-        Component(HEALTH, "UFR Santé"),
+        CatalogueComponent(HEALTH, "UFR Santé"),
         (DFG, DFA),
         "SM médicales; SP pharmaceutiques; SO odontologiques",
     ),
     (
-        Component(HEALTH, "UFR Santé"),
+        CatalogueComponent(HEALTH, "UFR Santé"),
         (LICENCE, MASTER, CAPACITY),
         "SPSA Sciences pour la santé; PSYM Psychomotricité; CARD Cardiologie; GERO Gérontologie",
     ),
     (
-        Component("SCI", "UFR Sciences"),
+        CatalogueComponent("SCI", "UFR Sciences"),
         (SCIENCE_LICENCE, SCIENCE_MASTER),
         "INFO Informatique; MATH Mathématiques; PHYS Physique; CHIM Chimie; BIOL Biologie; GEOL Géologie",
     ),
     (
-        Component("IUT", "IUT"),
+        CatalogueComponent("IUT", "IUT"),
         (BUT, PRO),
         (
             "TCOM Techniques de commercialisation; GEAD Gestion des entreprises et des administrations; "
@@ -84,12 +84,12 @@ TAUGHT = (
         ),
     ),
     (
-        Component("IAE", "IAE"),
+        CatalogueComponent("IAE", "IAE"),
         (LICENCE, MASTER, DU),
         "GEST Gestion; MARK Marketing; CCAU Comptabilité, contrôle, audit; FINA Finance",
     ),
     (
-        Component("INS", "INSPE"),
+        CatalogueComponent("INS", "INSPE"),
         (MASTER, DU),
         (
             "PREM MEEF premier degré; SCDM MEEF second degré mathématiques; SDLE MEEF second degré lettres; "
@@ -97,12 +97,12 @@ TAUGHT = (
         ),
     ),
     (
-        Component("STP", "UFR STAPS"),
+        CatalogueComponent("STP", "UFR STAPS"),
         (LICENCE, MASTER, PRO),
         ("STAP STAPS; APAS Activité physique adaptée et santé; ENSP Entraînement sportif; MSPO Management du sport"),
     ),
     (
-        Component("LVE", "UFR Langues vivantes étrangères"),
+        CatalogueComponent("LVE", "UFR Langues vivantes étrangères"),
         (LICENCE, MASTER, DU),
         (
             "LEAP Langues étrangères appliquées; ANGL LLCER anglais; ESPA LLCER espagnol; "
@@ -110,27 +110,27 @@ TAUGHT = (
         ),
     ),
     (
-        Component("HSS", "UFR Humanités et sciences sociales"),
+        CatalogueComponent("HSS", "UFR Humanités et sciences sociales"),
         (LICENCE, MASTER),
         "HIST Histoire; LETT Lettres; PHIL Philosophie; SOCI Sociologie; ARTS Arts du spectacle",
     ),
     (
-        Component("PSY", "UFR Psychologie"),
+        CatalogueComponent("PSY", "UFR Psychologie"),
         (LICENCE, MASTER, DU),
         "PSYC Psychologie; NEUR Neuropsychologie; SEDU Sciences de l'éducation",
     ),
     (
-        Component("SEG", "UFR Économie, géographie, aménagement"),
+        CatalogueComponent("SEG", "UFR Économie, géographie, aménagement"),
         (LICENCE, MASTER, PRO),
         "ECON Économie; GEOG Géographie; AMEN Aménagement du territoire",
     ),
     (
-        Component("ING", "École supérieure d'ingénieurs"),
+        CatalogueComponent("ING", "École supérieure d'ingénieurs"),
         (ENGINEER,),
         "AGRO Agroalimentaire; MECA Mécatronique; CYBE Cybersécurité; MATE Matériaux",
     ),
     (
-        Component("SFC", "Formation continue"),
+        CatalogueComponent("SFC", "Formation continue"),
         (DU, PRO),
         (
             "CAGE Capacité de gestion des entreprises; DAEU Accès aux études universitaires; "
@@ -138,7 +138,7 @@ TAUGHT = (
         ),
     ),
     (
-        Component("EDO", "Collège des écoles doctorales"),
+        CatalogueComponent("EDO", "Collège des écoles doctorales"),
         (DOCTORATE,),
         "SCVI Sciences de la vie; HUMA Humanités; SCIN Sciences et ingénierie",
     ),
@@ -165,9 +165,9 @@ PARCOURS = {
 VERSIONS = (("101",), ("101", "102"), ("101",), ("101", "221"), ("101",), ("221",))
 
 
-def etapes(count: int) -> list[Etape]:
+def etapes(count: int) -> list[CatalogueEtape]:
     """Return `count` étapes with unique codes, of every component in turn, its main ones first."""
-    every: dict[str, Etape] = {}
+    every: dict[str, CatalogueEtape] = {}
     for wave in zip_longest(*(_etapes_of(*line) for line in TAUGHT)):
         for etape in filter(None, wave):
             every.setdefault(etape.code, etape)
@@ -176,7 +176,7 @@ def etapes(count: int) -> list[Etape]:
     return list(islice(every.values(), count))
 
 
-def _etapes_of(component: Component, cycles: tuple[Cycle, ...], mentions: str) -> Iterator[Etape]:
+def _etapes_of(component: CatalogueComponent, cycles: tuple[Cycle, ...], mentions: str) -> Iterator[CatalogueEtape]:
     taught = [mention.split(" ", 1) for mention in mentions.split("; ")]
     plans = product(enumerate({"": "", **PARCOURS}.items()), taught, cycles)
     versions = cycle_through(VERSIONS)
@@ -185,7 +185,7 @@ def _etapes_of(component: Component, cycles: tuple[Cycle, ...], mentions: str) -
             continue  # a short mention has no letter to spare for a parcours
         code = mention[: 4 - len(letter)] + letter
         for year in cycle.years:
-            yield Etape(
+            yield CatalogueEtape(
                 code=cycle.code.format(year=year, mention=code),
                 label=f"{cycle.label.format(year=year, label=label)} {parcours}".strip(),
                 component=component,

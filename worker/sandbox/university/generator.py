@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from worker.sandbox.university.catalogue import Etape
+from worker.sandbox.university.catalogue import CatalogueEtape
 
 HALF_A_MINUTE = timedelta(seconds=30)
 
@@ -32,14 +32,14 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Enrolment:
+class InventedEnrolment:
     """A row of the records. `number` is the student number that it says, perhaps a former one."""
 
     uai: str
     person: int
     number: str
     year: int
-    etape: Etape
+    etape: CatalogueEtape
     etape_version: str
     occurrence: int = 1
     status: str = "active"
@@ -61,27 +61,27 @@ class Enrolment:
 class Records:
     """The rows of each student of one university, and which memberships of one year they make."""
 
-    def __init__(self, uai: str, year: int, students: Iterable[str], rows: Iterable[Enrolment]) -> None:
+    def __init__(self, uai: str, year: int, students: Iterable[str], rows: Iterable[InventedEnrolment]) -> None:
         self.uai = uai
         self.year = year
         self.ended: set[tuple[str, str]] = set()
         """Each (étape, student) that was true and stopped."""
         self._numbers: list[str] = []
-        self._rows: dict[str, dict[tuple[str, str], Enrolment]] = {}
+        self._rows: dict[str, dict[tuple[str, str], InventedEnrolment]] = {}
         self._busy: dict[str, float] = {}
         for student in students:
             self.add(student)
         for row in rows:
             self._rows[row.number][row.key] = row
 
-    def __iter__(self) -> Iterator[Enrolment]:
+    def __iter__(self) -> Iterator[InventedEnrolment]:
         return (row for rows in self._rows.values() for row in rows.values())
 
-    def is_current(self, row: Enrolment) -> bool:
+    def is_current(self, row: InventedEnrolment) -> bool:
         """Say whether it is this university's and of this year."""
         return row.uai == self.uai and row.year == self.year
 
-    def is_member(self, row: Enrolment) -> bool:
+    def is_member(self, row: InventedEnrolment) -> bool:
         """Say whether the row makes its student a member of its étape."""
         return self.is_current(row) and row.status == "active" and row.payment != "due"
 
@@ -93,7 +93,7 @@ class Records:
         """Yield the students by the number that lives on."""
         return iter(self._rows)
 
-    def current(self, student: str) -> list[Enrolment]:
+    def current(self, student: str) -> list[InventedEnrolment]:
         """Return the rows of a student that aren't over, of this university and year."""
         over = {"deleted", "cancelled", "resigned"}
         return [row for row in self._rows[student].values() if self.is_current(row) and row.status not in over]
@@ -120,7 +120,7 @@ class Records:
         """Say whether the student has any row for that étape."""
         return any(row.etape.code == code for row in self._rows[student].values())
 
-    def write(self, student: str, row: Enrolment, at: float) -> Message:
+    def write(self, student: str, row: InventedEnrolment, at: float) -> Message:
         """Write a row, and return the message that tells it."""
         rows, before = self._rows[student], self.memberships(student)
         revision = rows[row.key].revision if row.key in rows else 0
@@ -136,7 +136,9 @@ class Records:
         self._rows[student] |= {key: replace(row, number=student) for key, row in rows.items()}
         return rekeyed(former, student, self.uai, at)
 
-    def find(self, random: Random, at: float, wanted: Callable[[str, Enrolment], bool]) -> tuple[str, Enrolment]:
+    def find(
+        self, random: Random, at: float, wanted: Callable[[str, InventedEnrolment], bool]
+    ) -> tuple[str, InventedEnrolment]:
         """Return a wanted row and its student, who has nothing else going on at that instant.
 
         Raises LookupError when there is none.
@@ -151,7 +153,7 @@ class Records:
         raise LookupError
 
 
-def enrolled(row: Enrolment) -> Message:
+def enrolled(row: InventedEnrolment) -> Message:
     """Tell the state of a row, or that it was deleted."""
     student = {"student_id": row.number}
     data: dict[str, Any] = {"enrolment_id": row.id, "academic_year": row.year, "student": student}
@@ -171,13 +173,13 @@ def rekeyed(former: str, student: str, uai: str, at: float) -> Message:
     return _message(student, uai, "student.rekeyed", f"{former}>{student}", at=at, data=data)
 
 
-def described(etape: Etape, uai: str, at: float) -> Message:
+def described(etape: CatalogueEtape, uai: str, at: float) -> Message:
     """Tell the label and the component of an étape."""
     data = {"etape": _etape(etape)}
     return _message(etape.code, uai, "etape.described", f"{etape.code}@{at:.0f}", at=at, data=data)
 
 
-def _etape(etape: Etape) -> dict[str, Any]:
+def _etape(etape: CatalogueEtape) -> dict[str, Any]:
     component = {"code": etape.component.code, "label": etape.component.label}
     return {"code": etape.code, "label": etape.label, "component": component}
 

@@ -8,11 +8,19 @@ from itertools import cycle, pairwise
 from random import Random
 from typing import TypeVar
 
-from worker.sandbox.university.catalogue import HEALTH, Component, Etape, etapes
-from worker.sandbox.university.generator import Enrolment, Message, Records, described, disorder, enrolled, poisoned
+from worker.sandbox.university.catalogue import HEALTH, CatalogueComponent, CatalogueEtape, etapes
+from worker.sandbox.university.generator import (
+    InventedEnrolment,
+    Message,
+    Records,
+    described,
+    disorder,
+    enrolled,
+    poisoned,
+)
 
 FOREIGN_UAI = "0751717J"
-FOREIGN_COMPONENT = Component("DRT", "Faculté de l'autre université")
+FOREIGN_COMPONENT = CatalogueComponent("DRT", "Faculté de l'autre université")
 PERSON_BASE = 100_000  # COD_IND has nothing to do with the student number
 DAY = 86_400.0
 RENAMED = " (nouvelle maquette)"
@@ -187,10 +195,10 @@ class University:
     def _some(self, among: list[T], share: float) -> list[T]:
         return self._random.sample(among, min(len(among), max(4, round(share * len(among)))))
 
-    def _draw(self, count: int) -> list[Etape]:
+    def _draw(self, count: int) -> list[CatalogueEtape]:
         return self._random.choices([*self._etapes.values()], cum_weights=self._crowd, k=count)
 
-    def _enrol_everyone(self, numbers: list[str]) -> list[Enrolment]:
+    def _enrol_everyone(self, numbers: list[str]) -> list[InventedEnrolment]:
         choices = [*zip(numbers, self._draw(len(numbers)), strict=True)]
         for share in (0.15, 0.06):  # a second étape, and sometimes a third
             some = self._some(numbers, share)
@@ -220,8 +228,8 @@ class University:
             for row in sorted(unique, key=lambda row: row.number)
         ]
 
-    def _blank(self, number: str, etape: Etape) -> Enrolment:
-        return Enrolment(
+    def _blank(self, number: str, etape: CatalogueEtape) -> InventedEnrolment:
+        return InventedEnrolment(
             uai=self.uai,
             person=self._people[number],
             number=number,
@@ -230,17 +238,17 @@ class University:
             etape_version=self._random.choice(etape.versions),
         )
 
-    def _twin(self, row: Enrolment) -> Enrolment:
+    def _twin(self, row: InventedEnrolment) -> InventedEnrolment:
         """Return another row for the same étape: of another version, else a second occurrence."""
         others = [version for version in row.etape.versions if version != row.etape_version]
         if others:
             return replace(row, etape_version=others[0], status="active", payment="paid")
         return replace(row, occurrence=2, status="active", payment="paid")
 
-    def _last_year(self, row: Enrolment, etape: Etape) -> Enrolment:
+    def _last_year(self, row: InventedEnrolment, etape: CatalogueEtape) -> InventedEnrolment:
         return replace(self._blank(row.number, etape), year=self.year - 1)
 
-    def _elsewhere(self, i: int, row: Enrolment) -> Enrolment:
+    def _elsewhere(self, i: int, row: InventedEnrolment) -> InventedEnrolment:
         """Return an enrolment at another university, where codes spelt like ours mean something else."""
         theirs = replace(
             row, uai=FOREIGN_UAI, etape=_foreign(row.etape), year=self.year, status="active", payment="paid"
@@ -251,13 +259,13 @@ class University:
             return replace(theirs, etape=_foreign(self._draw(1)[0]))
         return replace(theirs, etape=replace(theirs.etape, code=f"ZZ{row.etape.code[2:]}"))
 
-    def _find(self, at: float, wanted: Callable[[str, Enrolment], bool]) -> tuple[str, Enrolment]:
+    def _find(self, at: float, wanted: Callable[[str, InventedEnrolment], bool]) -> tuple[str, InventedEnrolment]:
         return self._records.find(self._random, at, wanted)
 
-    def _find_member(self, at: float) -> tuple[str, Enrolment]:
+    def _find_member(self, at: float) -> tuple[str, InventedEnrolment]:
         return self._find(at, lambda _, row: self._records.is_member(row))
 
-    def _write(self, at: float, student: str, row: Enrolment, **state: str) -> Message:
+    def _write(self, at: float, student: str, row: InventedEnrolment, **state: str) -> Message:
         """Change the status or the payment of a row, or neither, under the present label of its étape."""
         etape = self._etapes[row.etape.code] if row.uai == self.uai else row.etape
         status, payment = state.get("status", row.status), state.get("payment", row.payment)
@@ -299,7 +307,7 @@ class University:
         ]
 
     def _confirm(self, at: float) -> list[Message]:
-        def waits(_: str, row: Enrolment) -> bool:
+        def waits(_: str, row: InventedEnrolment) -> bool:
             owed = row.status in {"pending", "active"} and row.payment == "due"
             return owed and self._records.is_current(row)
 
@@ -329,7 +337,7 @@ class University:
     def _cancel_twin(self, at: float) -> list[Message]:
         """End one of two rows for the same étape: the student stays."""
 
-        def is_twin(student: str, row: Enrolment) -> bool:
+        def is_twin(student: str, row: InventedEnrolment) -> bool:
             rows_alike = self._records.memberships(student).count(row.etape.code)
             return self._records.is_member(row) and rows_alike > 1
 
@@ -338,7 +346,7 @@ class University:
     def _cancel_last_year(self, at: float) -> list[Message]:
         """End last year's enrolment of a student who repeats the year, late: the student stays."""
 
-        def is_repeated(student: str, row: Enrolment) -> bool:
+        def is_repeated(student: str, row: InventedEnrolment) -> bool:
             last_year = row.uai == self.uai and row.year < self.year and row.status == "active"
             return last_year and row.etape.code in self._records.memberships(student)
 
@@ -353,9 +361,9 @@ class University:
 
     def _merge(self, at: float, times: int = 1) -> list[Message]:
         """Merge student numbers, each into the next; a row is then told once more under its former number."""
-        found: dict[str, Enrolment] = {}
+        found: dict[str, InventedEnrolment] = {}
 
-        def is_next(student: str, row: Enrolment) -> bool:
+        def is_next(student: str, row: InventedEnrolment) -> bool:
             return self._records.is_member(row) and student in self._accounts and student not in found
 
         for _ in range(times + 1):
@@ -381,7 +389,7 @@ class University:
         return told
 
 
-def _foreign(etape: Etape) -> Etape:
+def _foreign(etape: CatalogueEtape) -> CatalogueEtape:
     return replace(etape, label=f"{etape.label} (autre université)", component=FOREIGN_COMPONENT)
 
 

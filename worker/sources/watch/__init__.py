@@ -1,5 +1,5 @@
 """A directory's changes as messages: `telling` compares, purely; `Watch` looks, tells and remembers."""
 
-from worker.sources.watch.poller import Look, Watch
+from worker.sources.watch.poller import PollResult, Watch
 
-__all__ = ["Look", "Watch"]
+__all__ = ["PollResult", "Watch"]

@@ -23,7 +23,7 @@ from schemas import (
     StudentRekeyed,
     StudentRekeyedData,
 )
-from worker.domain.directory import Watched
+from worker.domain.directory import KnownEntry
 from worker.domain.errors import SourceIncomplete
 from worker.domain.instants import Instant
 
@@ -57,7 +57,7 @@ class Changes:
     """What is to be told, and how the entries are to be kept."""
 
     told: Sequence[Change]
-    entries: Sequence[Watched]
+    entries: Sequence[KnownEntry]
 
 
 def instant(csn: str) -> Instant:
@@ -79,7 +79,7 @@ def written(rows: Iterable[EnrolmentRow]) -> str:
     return _ROWS.dump_json(list(rows), exclude_none=True).decode()
 
 
-def following(before: Watched | None, entry: Watched, *, unknown: bool) -> Watched:
+def following(before: KnownEntry | None, entry: KnownEntry, *, unknown: bool) -> KnownEntry:
     """Give an entry as it follows from what it said before.
 
     What can't be understood takes nothing back; an entry that says nothing any more is still of its student.
@@ -92,7 +92,7 @@ def following(before: Watched | None, entry: Watched, *, unknown: bool) -> Watch
     return replace(entry, student_id=entry.student_id or before.student_id)
 
 
-def unsure(before: Watched | None, entry: Watched) -> Watched:
+def unsure(before: KnownEntry | None, entry: KnownEntry) -> KnownEntry:
     """Give an entry as it is noted before it is told: all that it said, and all that it is about to say.
 
     Whoever finds it so, after somebody was killed, reads the entry again, tells it whole, and ends what it no longer
@@ -105,7 +105,12 @@ def unsure(before: Watched | None, entry: Watched) -> Watched:
 
 
 def changes(
-    before: Mapping[str, Watched], after: Mapping[str, Watched], *, highest: int, at: Instant, years: frozenset[int]
+    before: Mapping[str, KnownEntry],
+    after: Mapping[str, KnownEntry],
+    *,
+    highest: int,
+    at: Instant,
+    years: frozenset[int],
 ) -> Changes:
     """Compare entries by uuid; `before` also holds the other entries of the same students.
 
@@ -133,7 +138,7 @@ def changes(
     return Changes(told=told, entries=[replace(entry, version=kept[key]) for key, entry in after.items()])
 
 
-def _since(entry: Watched, at: Instant) -> Instant:
+def _since(entry: KnownEntry, at: Instant) -> Instant:
     return (entry.missed_at or at) if entry.gone else instant(entry.csn)
 
 
@@ -160,7 +165,7 @@ def message(source: str, change: Change) -> tuple[bytes, bytes]:
 
 
 def _rekeyed(
-    before: Mapping[str, Watched], after: Mapping[str, Watched], now: Mapping[str, Watched], version: int
+    before: Mapping[str, KnownEntry], after: Mapping[str, KnownEntry], now: Mapping[str, KnownEntry], version: int
 ) -> Iterator[Change]:
     """Tell whose number changed: that of an entry did, and no other entry has the former one.
 
@@ -181,11 +186,11 @@ def _rekeyed(
             yield Change(data=data, version=version, at=instant(entry.csn))
 
 
-def _student(entry: Watched | None) -> str | None:
+def _student(entry: KnownEntry | None) -> str | None:
     return entry.student_id if entry is not None else None
 
 
-def _rows(entries: Mapping[str, Watched]) -> dict[Key, EnrolmentRow]:
+def _rows(entries: Mapping[str, KnownEntry]) -> dict[Key, EnrolmentRow]:
     """Give what entries say that aren't gone; of the same enrolment, the first by uuid."""
     rows: dict[Key, EnrolmentRow] = {}
     for _, entry in sorted(entries.items()):

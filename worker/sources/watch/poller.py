@@ -14,13 +14,13 @@ from itertools import islice
 
 import structlog
 
-from worker.domain.directory import Watched
+from worker.domain.directory import KnownEntry
 from worker.domain.errors import SourceIncomplete
 from worker.domain.instants import Instant
 from worker.formats.cloudevents import STRUCTURED_HEADERS
 from worker.kafka import RecordProducer
-from worker.ledger.directory_state import Sighting, Watchbook
-from worker.sources.directory import Directory, DirectoryOptions, Entry
+from worker.ledger.directory_state import DirectoryState, Sighting
+from worker.sources.directory import Directory, DirectoryEntry, DirectoryOptions
 from worker.sources.supann import Supann
 from worker.sources.watch import changes
 
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class PollResult:
     """What a look has found."""
 
     entries: int
@@ -62,7 +62,7 @@ class Watch:
         name: str,
         directory: DirectoryOptions,
         supann: Supann,
-        book: Watchbook,
+        book: DirectoryState,
         producer: RecordProducer,
         *,
         topic: str,
@@ -84,7 +84,7 @@ class Watch:
         self._terms = terms
         self.every = every
 
-    def look(self, progress: Callable[[int, int], None] = lambda _done, _of: None) -> Look:
+    def poll(self, progress: Callable[[int, int], None] = lambda _done, _of: None) -> PollResult:
         """Look once; `progress` is told how many of how many entries were read.
 
         Raises SourceIncomplete when the directory can't be read whole, or lacks more entries than may leave at once:
@@ -110,9 +110,9 @@ class Watch:
         gone = ((replace(entry, rows=changes.NOTHING, gone=True), False) for entry in left.values())
         while some := list(islice(gone, CHUNK)):
             self._tell(some, at, told)
-        return Look(entries=len(there), read=len(changed), missed=len(missing) - len(left), told=told)
+        return PollResult(entries=len(there), read=len(changed), missed=len(missing) - len(left), told=told)
 
-    def _entries(self, directory: Directory, uuids: Collection[str]) -> Iterable[Entry]:
+    def _entries(self, directory: Directory, uuids: Collection[str]) -> Iterable[DirectoryEntry]:
         if len(uuids) < MANY:
             return directory.by_uuid(sorted(uuids), self._supann.attributes)
         return (entry for entry in directory.entries(self._supann.attributes) if entry.uuid in uuids)
@@ -140,11 +140,11 @@ class Watch:
             if another or ("#" not in csn and changes.instant(csn) >= lately):
                 yield uuid
 
-    def _read(self, entry: Entry) -> tuple[Watched, bool]:
+    def _read(self, entry: DirectoryEntry) -> tuple[KnownEntry, bool]:
         """Understand an entry; says whether something about it is unknown."""
         told = self._supann.tell(entry.attributes)
         rows = [row for row in told.rows if row.academic_year in self._years]
-        found = Watched(
+        found = KnownEntry(
             uuid=entry.uuid,
             csn=entry.csn,
             terms=self._terms,
@@ -154,7 +154,7 @@ class Watch:
         )
         return found, bool(told.unknown)
 
-    def _tell(self, entries: Iterable[tuple[Watched, bool]], at: Instant, told: Counter[str]) -> None:
+    def _tell(self, entries: Iterable[tuple[KnownEntry, bool]], at: Instant, told: Counter[str]) -> None:
         """Tell what entries say otherwise than before, then keep it."""
         found = {entry.uuid: (entry, unknown) for entry, unknown in entries}
         before = self._book.entries(found)

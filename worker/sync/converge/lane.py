@@ -1,6 +1,6 @@
 """Closing gaps: the only part that changes Moodle.
 
-A `Lane` works on one platform, with at most one call at a time. Its `turn` is the whole flow; everything that it does
+A `Lane` works on one platform, with at most one call at a time. Its `run_once` is the whole flow; all that it does
 is read afresh from the ledger, and no other lane of any worker holds the same cohorts.
 """
 
@@ -22,8 +22,8 @@ from worker.domain.errors import LeaseLost, MoodleDenied, MoodleError, MoodleRej
 from worker.domain.instants import Instant
 from worker.domain.plan import plan
 from worker.domain.rules import PlatformPolicy, account_key, can_be_asked
-from worker.domain.states import Action, CohortState, PlatformState, Reason, Way
-from worker.ledger import Workbook
+from worker.domain.states import Action, Channel, CohortState, PlatformState, Reason
+from worker.ledger import WorkQueue
 from worker.ledger.work_queue import Applied, Parked, Work
 from worker.moodle import MoodleReader, MoodleWriter, Outcome, RemoteCohort
 from worker.moodle.client import UNKNOWN_COHORT, UNKNOWN_USER
@@ -46,7 +46,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class Backoff:
     """Delays of retries, in seconds: doubling from `first` to `most`."""
 
     first: float
@@ -57,7 +57,7 @@ class Patience:
         return float(min(self.first * 2 ** min(attempts, 30), self.most) * random.uniform(0.75, 1.0))  # noqa: S311 - spread, not secrecy
 
 
-UNAVAILABLE = Patience(first=2.0, most=300.0)
+UNAVAILABLE = Backoff(first=2.0, most=300.0)
 """A platform that doesn't answer."""
 
 
@@ -70,11 +70,11 @@ class Lane:
     def __init__(
         self,
         platform: PlatformPolicy,
-        book: Workbook,
+        book: WorkQueue,
         reader: MoodleReader,
         writer: MoodleWriter | None,
         *,
-        patience: Patience,
+        patience: Backoff,
         stop: threading.Event | None = None,
         clock: Callable[[], Instant] = time.time,
     ) -> None:
@@ -89,10 +89,10 @@ class Lane:
         self._leased: frozenset[int] = frozenset()
         self._renew_at = 0.0
         self._log = log.bind(platform=platform.name)
-        for action, way in product((Action.ADD, Action.REMOVE), Way):  # a series that begins at 1 shows no increase
+        for action, way in product((Action.ADD, Action.REMOVE), Channel):  # a series that begins at 1 shows no increase
             telemetry.APPLIED_SECONDS.labels(platform.name, action, way)
 
-    def turn(self) -> bool:
+    def run_once(self) -> bool:
         """Claim the cohorts that wait longest and close their gaps; False when nothing is due.
 
         A platform that doesn't answer, or denies, is noted in the ledger and left alone for a while.
@@ -267,7 +267,7 @@ class Lane:
         if unknown:
             now = self._clock()
             self._book.accounts.remember({key: single.get(key) for key in unknown}, now)
-            self._book.wake([student for student, key in keys.items() if key in single], now)
+            self._book.retry_now([student for student, key in keys.items() if key in single], now)
         accounts |= single
         self._park(needing, keys, accounts, ambiguous={key for key, ids in found.items() if len(ids) > 1})
         known = {student: accounts[key] for student, key in keys.items() if key is not None and key in accounts}
@@ -281,7 +281,7 @@ class Lane:
         now = self._clock()
         if not found and now >= self._sighted_until and self._reader.sees_people() is False:
             raise MoodleDenied(
-                "blind",
+                "accounts_hidden",
                 f"{self._platform.name}: the token finds nobody, not even the members of cohorts; "
                 "give its role moodle/user:viewdetails and moodle/user:viewalldetails at system level",
             )
@@ -357,7 +357,7 @@ class Lane:
         rest = list(items)
         while rest and not self._stop.is_set():
             most = size()  # learns from call to call
-            batch, rest = self._book.intend(rest[:most], self._clock()), rest[most:]
+            batch, rest = self._book.mark_in_flight(rest[:most], self._clock()), rest[most:]
             if not batch:
                 continue
             pairs = {(cohorts[gap.cohort_id], user_id): gap for gap, user_id in batch}
@@ -377,7 +377,7 @@ class Lane:
                 until = now + self._reader.wire.limits.timeout_seconds
                 late = [Parked(gap=gap, reason=Reason.TIMEOUT, retry_at=until, observed=None) for gap in gaps]
                 self._book.settle(parked=late, now=now)
-                self._book.rest(set(cohort_ids), until)
+                self._book.hold_off(set(cohort_ids), until)
             raise
 
     def _settle(self, work: Work, pairs: dict[tuple[int, int], Gap], outcome: Outcome) -> None:
@@ -406,7 +406,7 @@ class Lane:
             self._vanish(work.cohorts[cohort_id])
         for done in applied:
             action = Action.ADD if done.gap.desired else Action.REMOVE
-            applied_seconds = telemetry.APPLIED_SECONDS.labels(self._platform.name, action, done.gap.way)
+            applied_seconds = telemetry.APPLIED_SECONDS.labels(self._platform.name, action, done.gap.channel)
             applied_seconds.observe(max(0.0, now - done.gap.since))
         self._log.info(
             "batch applied",

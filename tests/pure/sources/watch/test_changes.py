@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import schemas
 from schemas import EnrolmentDeleted, EnrolmentRow, EnrolmentState
 from tests.support.snapshots import row
-from worker.domain.directory import Watched
+from worker.domain.directory import KnownEntry
 from worker.sources.watch import changes
 
 YEARS, NOW = frozenset({2026}), 1_795_600_000.0
@@ -22,9 +22,9 @@ def said(student: str, etapes: frozenset[str]) -> list[EnrolmentRow]:
     ]
 
 
-def entry(uuid: str, student: str, etapes: frozenset[str], *, second: int, gone: bool = False) -> Watched:
+def entry(uuid: str, student: str, etapes: frozenset[str], *, second: int, gone: bool = False) -> KnownEntry:
     rows = [] if gone else said(student, etapes)
-    return Watched(
+    return KnownEntry(
         uuid=uuid,
         csn=f"20261125{second // 3600:02}{second // 60 % 60:02}{second % 60:02}.000000Z#000000#000#000000",
         terms="t",
@@ -49,7 +49,7 @@ def test_the_last_word_on_each_enrolment_is_what_the_directory_shows(
     steps: list[tuple[tuple[str, str, frozenset[str], bool], int, bool]],
 ) -> None:
     """Clocks go back and forth: versions grow all the same."""
-    kept: dict[str, Watched] = {}
+    kept: dict[str, KnownEntry] = {}
     last: dict[str, schemas.Event] = {}
     highest = 0
     for (uuid, student, etapes, gone), second, killed in [*steps, *LAST]:

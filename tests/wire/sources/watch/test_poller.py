@@ -18,7 +18,7 @@ from worker.ledger import Ledger
 from worker.runtime import build
 from worker.sandbox.broker import EmbeddedBroker
 from worker.settings.root import Settings
-from worker.sources.watch import Look, Watch
+from worker.sources.watch import PollResult, Watch
 
 ONE, TWO = "22600001", "22600002"
 
@@ -53,10 +53,10 @@ class World:
         found._clock = lambda: self.now
         return found
 
-    def look(self, **more: Any) -> Look:  # noqa: ANN401 - idem
+    def poll(self, **more: Any) -> PollResult:  # noqa: ANN401 - idem
         """Look as a process does that has just been started."""
         self.now += 20
-        return self.watch(**more).look()
+        return self.watch(**more).poll()
 
     def events(self) -> list[schemas.Event]:
         records = kafka.read_to_end(self.bus.properties, self.topic)
@@ -103,136 +103,136 @@ def world(slapd: Slapd, embedded_broker: EmbeddedBroker, topic: str, tmp_path: P
 
 
 def test_the_first_look_tells_everything_and_the_next_one_nothing(world: World) -> None:
-    assert world.look().told == {"state": 2}
+    assert world.poll().told == {"state": 2}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
     assert {event.data.source.system for event in world.events()} == {"supann"}
-    look = world.look()
+    look = world.poll()
     assert (look.entries, look.read, look.told) == (2, 0, {})
 
 
 def test_another_etape_a_further_one_and_a_new_student_are_told(world: World) -> None:
-    world.look()
+    world.poll()
     world.replace(ONE, "supannEtuInscription", composite("L2DROI"))
     world.replace(TWO, "supannEtuInscription", composite("L1DROI"), composite("M1DROI"))
     world.add("22600003", composite("L1DROI"))
-    assert world.look().told == {"state": 3, "deleted": 1}
+    assert world.poll().told == {"state": 3, "deleted": 1}
     assert world.enrolled() == {
         ("L2DROI", ONE), ("L1DROI", TWO), ("M1DROI", TWO), ("L1DROI", "22600003"),
     }  # fmt: skip
 
 
 def test_a_change_that_is_none_of_ours_is_read_and_not_told(world: World) -> None:
-    world.look()
+    world.poll()
     world.replace(ONE, "mail", "another@example.fr")
-    look = world.look()
+    look = world.poll()
     assert (look.read, look.told) == (1, {})
 
 
 def test_another_login_is_told(world: World) -> None:
-    world.look()
+    world.poll()
     world.replace(ONE, "supannAliasLogin", "camille")
-    assert world.look().told == {"state": 1}
+    assert world.poll().told == {"state": 1}
     assert any("camille" in event.model_dump_json() for event in world.events())
 
 
 @pytest.mark.parametrize("leaves", [World.delete, lambda world, number: world.move(number, world.slapd.branch())])
 def test_whoever_two_looks_in_a_row_miss_has_left(world: World, leaves: Callable[[World, str], None]) -> None:
-    world.look()
+    world.poll()
     leaves(world, ONE)
-    look = world.look()
+    look = world.poll()
     assert (look.missed, look.told) == (1, {})
-    assert world.look().told == {"deleted": 1}
+    assert world.poll().told == {"deleted": 1}
     assert world.enrolled() == {("L1DROI", TWO)}
     [deleted] = [event for event in world.events() if isinstance(event, EnrolmentDeleted)]
     assert deleted.time.timestamp() == world.now - 20, "when they were missed first"
-    assert world.look().told == {}
+    assert world.poll().told == {}
 
 
 def test_whoever_is_back_at_the_next_look_has_not_left(world: World) -> None:
-    world.look()
+    world.poll()
     elsewhere = world.slapd.branch()
     world.move(ONE, elsewhere)
-    assert world.look().missed == 1
+    assert world.poll().missed == 1
     world.move(ONE, world.base, elsewhere)
     for _ in range(2):
-        look = world.look()
+        look = world.poll()
         assert (look.missed, look.told) == (0, {})
 
 
 def test_whoever_comes_back_after_having_left_is_enrolled_again(world: World) -> None:
-    world.look()
+    world.poll()
     elsewhere = world.slapd.branch()
     world.move(ONE, elsewhere)
     world.now += 10_000_000  # our clock is ahead of the directory's
-    world.look()
-    world.look()
+    world.poll()
+    world.poll()
     assert world.enrolled() == {("L1DROI", TWO)}
     world.move(ONE, world.base, elsewhere)
-    assert world.look().told == {"state": 1}
+    assert world.poll().told == {"state": 1}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
 
 
 def test_an_entry_that_is_made_anew_ends_nothing(world: World) -> None:
-    world.look()
+    world.poll()
     world.delete(ONE)
     world.add(ONE, composite("L1DROI"))
     for _ in range(3):
-        assert world.look().told == {}
+        assert world.poll().told == {}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
 
 
 def test_a_student_is_enrolled_by_any_of_two_entries(world: World) -> None:
     twin = entry("twin", composite("L1DROI"), base=world.base, login=ONE)
     world.slapd.change(twin.replace("Id: twin", f"Id: {ONE}"))
-    world.look()
+    world.poll()
     world.replace(ONE, "supannEtuInscription", composite("L2DROI"))
-    assert world.look().told == {"state": 1}
+    assert world.poll().told == {"state": 1}
     assert ("L1DROI", ONE) in world.enrolled()
 
 
 def test_another_student_number_is_a_merge(world: World) -> None:
-    world.look()
+    world.poll()
     world.replace(ONE, "supannEtuId", "22609999")
-    assert world.look().told == {"rekeyed": 1, "state": 1, "deleted": 1}
+    assert world.poll().told == {"rekeyed": 1, "state": 1, "deleted": 1}
     [merge] = [event for event in world.events() if isinstance(event, StudentRekeyed)]
     assert (merge.data.previous_student_id, merge.data.student_id) == (ONE, "22609999")
     assert world.enrolled() == {("L1DROI", "22609999"), ("L1DROI", TWO)}
 
 
 def test_what_cannot_be_understood_takes_nothing_back(world: World) -> None:
-    world.look()
+    world.poll()
     world.replace(ONE, "supannEtuInscription", "[anneeinsc=now][etape=L1DROI_101]")
     world.replace(TWO, "supannEtuId", TWO, "22600009")
-    assert world.look().told == {}
+    assert world.poll().told == {}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
 
 
 def test_a_year_that_is_opened_is_told_and_one_that_is_closed_is_left_to_the_rules(world: World) -> None:
-    world.look()
-    assert world.look(active_years={2025, 2026}).told == {"state": 1}
-    assert world.look(active_years={2025}).told == {}
+    world.poll()
+    assert world.poll(active_years={2025, 2026}).told == {"state": 1}
+    assert world.poll(active_years={2025}).told == {}
     assert len(world.enrolled()) == 2
 
 
 def test_a_listing_that_is_cut_is_no_leaving(world: World) -> None:
     world.slapd.change(*(entry(f"2260{i:04}", composite("L1DROI"), base=world.base) for i in range(100, 130)))
-    world.look()
+    world.poll()
     before = world.enrolled()
     world.more = {"bind_dn": f"cn=limited,{SUFFIX}", "page_size": 10}
     for _ in range(3):
         with pytest.raises(SourceIncomplete, match="gives no more entries"):
-            world.look()
+            world.poll()
     assert world.enrolled() == before
 
 
 def test_more_who_are_missing_than_may_leave_at_once_have_not_left(world: World) -> None:
     world.slapd.change(*(entry(f"2260{i:04}", composite("L1DROI"), base=world.base) for i in range(100, 130)))
-    world.look()
+    world.poll()
     before = world.enrolled()
     world.more = {"filter": f"(supannEtuId={ONE})"}
     for _ in range(3):
         with pytest.raises(SourceIncomplete, match="31 of 32 entries are missing, more than the 10 % of"):
-            world.look()
+            world.poll()
     assert world.enrolled() == before
 
 
@@ -252,39 +252,39 @@ def killed_once_it_has_told(world: World) -> None:
     watch._producer.send = killed  # type: ignore[method-assign] # a process that ends there
     world.now += 20
     with pytest.raises(KilledError):
-        watch.look()
+        watch.poll()
 
 
 def test_whoever_is_killed_once_it_has_told_tells_the_same_again(world: World) -> None:
     killed_once_it_has_told(world)
-    assert world.look().told == {"state": 2}
+    assert world.poll().told == {"state": 2}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
-    assert world.look().told == {}
+    assert world.poll().told == {}
 
 
 def test_what_was_told_by_whoever_was_killed_is_ended_though_nobody_saw_it_since(world: World) -> None:
     killed_once_it_has_told(world)
     world.delete(ONE)
     for _ in range(2):
-        world.look()
+        world.poll()
     assert world.enrolled() == {("L1DROI", TWO)}
 
 
 def test_what_went_back_to_what_it_was_after_somebody_was_killed_is_told_so(world: World) -> None:
-    world.look()
+    world.poll()
     world.replace(ONE, "supannEtuInscription", composite("L2DROI"))
     killed_once_it_has_told(world)
     assert ("L2DROI", ONE) in world.enrolled()
     world.replace(ONE, "supannEtuInscription", composite("L1DROI"))
-    world.look()
+    world.poll()
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
 
 
 def test_another_student_number_that_was_told_by_whoever_was_killed_is_told_again(world: World) -> None:
-    world.look()
+    world.poll()
     world.replace(ONE, "supannEtuId", "22609999")
     killed_once_it_has_told(world)
-    world.look()
+    world.poll()
     assert world.enrolled() == {("L1DROI", "22609999"), ("L1DROI", TWO)}
 
 
@@ -296,8 +296,8 @@ def test_what_kafka_does_not_take_is_told_by_the_next_look(world: World) -> None
 
     watch._producer.send = refused  # type: ignore[assignment,method-assign] # a Kafka that is away
     with pytest.raises(BrokerError):
-        watch.look()
-    assert world.look().told == {"state": 2}
+        watch.poll()
+    assert world.poll().told == {"state": 2}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
 
 
@@ -305,11 +305,11 @@ def test_a_directory_that_only_knows_when_an_entry_was_modified_is_watched_too(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.sources.directory._CSN", "modifyTimestamp")
-    world.look()
+    world.poll()
     world.replace(ONE, "supannEtuInscription", composite("L2DROI"))  # most likely within the same second
-    world.look()
+    world.poll()
     world.replace(ONE, "supannEtuInscription", composite("L3DROI"))
-    world.look()
+    world.poll()
     assert world.enrolled() == {("L3DROI", ONE), ("L1DROI", TWO)}
 
 
