@@ -8,7 +8,7 @@ from tools.chaos.campaign import Fault
 from tools.chaos.world import World
 
 STEPS: Mapping[str, tuple[str, str]] = {  # those that need free cohorts come first: the others keep them leased
-    "between Moodle's answer and its settling": ("worker.moodle.transport:Wire.write", "after"),
+    "between Moodle's answer and its settling": ("worker.moodle.transport:Transport.write", "after"),
     "in the ledger's transaction": ("worker.ledger.recorder:_advance", "after"),
     "between the ledger's transaction and the offsets": ("worker.kafka:RecordConsumer.commit", "before"),
     "between a dead letter and the ledger's transaction": ("worker.kafka:RecordProducer.send", "after"),
