@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench chaos fuzz reference dashboards lock audit clean
+.PHONY: help demo test check docs bench chaos fuzz reference dashboards lock audit clean
 
 help: ## Say what each target does
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -31,6 +31,16 @@ check: .venv/ready ## Lint, formatting, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+SITE := build/docs
+SPHINX := $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs --doctree-dir
+
+docs: .venv/ready ## Build the site of docs/ in build/docs; a warning is an error, and so is what it would load from outside
+	rm -rf $(SITE)
+	$(SPHINX) build/doctrees/en docs $(SITE)
+	$(SPHINX) build/doctrees/fr --define language=fr --define exclude_patterns= docs/fr $(SITE)/fr
+	! grep -rE --include='*.html' '<(link|script|img|iframe)[^>]* (href|src)="(https?:)?//' $(SITE)
+	! grep -rE --include='*.css' '(url\(|@import )["'"'"']?(https?:)?//' $(SITE)
+
 bench: .venv/ready ## Measure, as ratios within one run
 	$(BIN)/python -m tools.bench
 
@@ -40,7 +50,7 @@ chaos: .venv/ready ## Break everything that can break under running workers, and
 fuzz: .venv/ready ## Try inputs that nobody should send, for MINUTES=10; what is found goes to tests/corpus
 	$(BIN)/python -m tools.fuzz $(MINUTES)
 
-reference: .venv/ready ## Write deploy/reference.md and Kubernetes' copy of the rules anew
+reference: .venv/ready ## Write docs/reference and Kubernetes' copy of the rules anew
 	$(BIN)/python -m tools.reference
 	$(BIN)/python -m tools.prometheus_rule
 
@@ -65,4 +75,4 @@ audit: .venv/ready ## Look for known vulnerabilities of what runs; needs the adv
 	.cache/audit/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements-extras.lock
 
 clean: ## Remove the virtual environment and caches
-	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Writes deploy/reference.md from the code: `make reference`. A test fails when it is out of date."""
+"""Writes the reference, docs/reference, from the code: `make reference`. A test fails when it is out of date."""
 
 import re
 import sys
@@ -12,6 +12,7 @@ import yaml
 from prometheus_client import Info
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from worker import telemetry
@@ -20,26 +21,24 @@ from worker.domain.states import Reason
 from worker.ledger import status
 from worker.settings.root import Settings
 
-DEPLOY = Path(__file__).parent.parent / "deploy"
-PAGE, ALERTS = DEPLOY / "reference.md", DEPLOY / "prometheus" / "alerts.yml"
+ROOT = Path(__file__).parent.parent
+FOLDER, ALERTS = ROOT / "docs" / "reference", ROOT / "deploy" / "prometheus" / "alerts.yml"
 
 
-def page() -> str:
-    """The whole page."""
-    return "\n".join([*_head(), *_commands(), *_settings(), *_metrics(), *_alerts(), *_words()]) + "\n"
-
-
-def _head() -> Iterator[str]:
-    yield "# Reference"
-    yield ""
-    yield "Written from the code by `make reference`: every command, setting, metric, alert and reason."
+def pages() -> dict[Path, str]:
+    """Return the text of each page, by its file."""
+    writers = {
+        "commands": _commands, "settings": _settings, "metrics": _metrics, "alerts": _alerts, "states": _states,
+    }  # fmt: skip
+    return {FOLDER / f"{name}.md": "\n".join(lines()) + "\n" for name, lines in writers.items()}
 
 
 def _commands() -> Iterator[str]:
-    yield from ("", "## Commands", "", "| command | what it does |", "| --- | --- |")
+    yield from ("# Commands", "", "`--help` shows the options of each command in full.", "")
+    yield from ("| command | what it does |", "| --- | --- |")
     yield "| `cohorts --version` | Print the version, and end. |"
     yield from _group("cohorts", typer.main.get_command(cli))
-    yield from ("", "| exit code | meaning |", "| --- | --- |")
+    yield from ("", "## Exit codes", "", "| code | meaning |", "| --- | --- |")
     for code, meaning in EXIT_CODES.items():
         yield f"| {code} | {meaning} |"
 
@@ -59,28 +58,45 @@ def _group(prefix: str, command: Any) -> Iterator[str]:
 
 
 def _settings() -> Iterator[str]:
-    yield from ("", "## Settings", "")
-    yield "One TOML file (`cohorts.toml`, or `--config`, or `COHORTS_CONFIG`). Each of them can come from the"
-    yield "environment instead, as `COHORTS_` and its path in capitals with `__` for a dot"
+    yield from ("# Settings", "")
+    yield "One TOML file: `cohorts.toml`, or the one that `--config` or `COHORTS_CONFIG` names. Each setting can come from"
+    yield "the environment instead, as `COHORTS_` and its path in capitals with `__` for a dot"
     yield "(`COHORTS_PLATFORMS__ECAMPUS__TOKEN`), or from a file of that name in the directory that"
-    yield "`CREDENTIALS_DIRECTORY` names, which comes first."
-    yield from ("", "| setting | default | what it is |", "| --- | --- | --- |")
-    yield from _section("", Settings)
+    yield "`CREDENTIALS_DIRECTORY` names; the file comes first."
+    yield from ("", "## General", "", *_HEAD)
+    for name, info in Settings.model_fields.items():
+        if not list(_models(info.annotation)):
+            yield _setting(name, info)
+    for name, info in Settings.model_fields.items():
+        if list(_models(info.annotation)):
+            yield from ("", f"## {name}", "", *_HEAD, *_nested(name, info))
+
+
+_HEAD = ("| setting | default | what it is |", "| --- | --- | --- |")
 
 
 def _section(prefix: str, section: type[BaseModel]) -> Iterator[str]:
     for name, info in section.model_fields.items():
-        models = list(_models(info.annotation))
-        if models:
-            origin = get_origin(info.annotation)
-            many = "*NAME*." if origin is dict else "*n*." if origin is tuple else ""
-            if info.description:
-                yield f"| `{prefix}{name}` | | {info.description} |"
-            for model in models:  # of several, `kind` says which
-                kind = f" of kind {_kind(model)}" if len(models) > 1 else ""
-                yield from (line.replace("` |", f"`{kind} |", 1) for line in _section(f"{prefix}{name}.{many}", model))
+        if list(_models(info.annotation)):
+            yield from _nested(prefix + name, info)
         else:
-            yield f"| `{prefix}{name}` | {_default(info.default, info.default_factory)} | {info.description} |"
+            yield _setting(prefix + name, info)
+
+
+def _setting(name: str, info: FieldInfo) -> str:
+    return f"| `{name}` | {_default(info.default, info.default_factory)} | {info.description} |"
+
+
+def _nested(name: str, info: FieldInfo) -> Iterator[str]:
+    """Describe a section, or a table or list of sections."""
+    if info.description:
+        yield f"| `{name}` | | {info.description} |"
+    origin = get_origin(info.annotation)
+    many = "*NAME*." if origin is dict else "*n*." if origin is tuple else ""
+    models = list(_models(info.annotation))
+    for model in models:  # of several, `kind` says which
+        kind = f" of kind {_kind(model)}" if len(models) > 1 else ""
+        yield from (line.replace("` |", f"`{kind} |", 1) for line in _section(f"{name}.{many}", model))
 
 
 def _kind(model: type[BaseModel]) -> str:
@@ -111,7 +127,8 @@ def _plain(value: Any) -> str:
 
 
 def _metrics() -> Iterator[str]:
-    yield from ("", "## Metrics", "", "| metric | labels | what it is |", "| --- | --- | --- |")
+    yield from ("# Metrics", "", "Every worker serves them on `/metrics`.", "")
+    yield from ("| metric | labels | what it is |", "| --- | --- | --- |")
     for metric in metrics():
         (family,) = metric.describe()
         name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
@@ -121,19 +138,15 @@ def _metrics() -> Iterator[str]:
 
 
 def _alerts() -> Iterator[str]:
-    yield from (
-        "",
-        "## Alerts",
-        "",
-        "`page`: act now. `warning`: act today. *n* is the figure that the alert tells.",
-        "",
-    )
+    yield from ("# Alerts", "")
+    yield "`page`: act now. `warning`: act today. *n* is the figure in the alert. Each links to what to do about it."
+    yield ""
     yield from ("| alert | severity | after | what it says |", "| --- | --- | --- | --- |")
     for alert in alerts():
         said = alert["annotations"]["summary"]
         for template, words in _TEMPLATES.items():
             said = re.sub(template, words, said)
-        link = f"[{alert['alert']}](runbook.md#{alert['alert'].lower()})"
+        link = f"[{alert['alert']}](../operate/alerts.md#{alert['alert'].lower()})"
         yield f"| {link} | {alert['labels']['severity']} | {alert.get('for', 'at once')} | {said} |"
 
 
@@ -156,15 +169,16 @@ def metrics() -> list[MetricWrapperBase]:
     return [value for value in vars(telemetry).values() if isinstance(value, MetricWrapperBase)]
 
 
-def _words() -> Iterator[str]:
-    yield from ("", "## States of a gap", "", "| state | waits for |", "| --- | --- |")
+def _states() -> Iterator[str]:
+    yield from ("# States and reasons", "", "## States of a gap", "", "| state | waits for |", "| --- | --- |")
     for state, meaning in status.GAP_STATES.items():
         yield f"| `{state}` | {meaning} |"
-    yield from ("", "## Reasons", "", "Why a membership waits. Besides these, the errorcode that Moodle gave.", "")
+    yield from ("", "## Reasons", "", "Why a membership waits. Besides these, the error code that Moodle gave.", "")
     for reason in Reason:
         yield f"- `{reason}`"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    sys.stdout.write(f"{PAGE} written\n")
+    for file, text in pages().items():
+        file.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{file} written\n")
