@@ -39,6 +39,7 @@ templates_path = [str(HERE / "_templates")]
 
 
 def setup(app: Sphinx) -> None:
+    """Connect what Sphinx is to call."""
     app.connect("doctree-read", _link_to_the_other_site)
 
 

@@ -59,8 +59,8 @@ def _group(prefix: str, command: Any) -> Iterator[str]:
 
 def _settings() -> Iterator[str]:
     yield from ("# Settings", "")
-    yield "One TOML file: `cohorts.toml`, or the one that `--config` or `COHORTS_CONFIG` names. Each setting can come from"
-    yield "the environment instead, as `COHORTS_` and its path in capitals with `__` for a dot"
+    yield "One TOML file: `cohorts.toml`, or the one that `--config` or `COHORTS_CONFIG` names. Each setting can come"
+    yield "from the environment instead, as `COHORTS_` and its path in capitals with `__` for a dot"
     yield "(`COHORTS_PLATFORMS__ECAMPUS__TOKEN`), or from a file of that name in the directory that"
     yield "`CREDENTIALS_DIRECTORY` names; the file comes first."
     yield from ("", "## General", "", *_HEAD)

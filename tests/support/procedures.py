@@ -13,13 +13,13 @@ from tests.support.paths import ROOT
 from worker.cli import base
 from worker.cli.main import cli
 
-RUNBOOK = ROOT / "deploy" / "runbook.md"
+PAGE = ROOT / "docs" / "operate" / "procedures.md"
 
 
 def commands(title: str) -> list[str]:
     """Give the commands of a procedure, as the runbook has them."""
-    text = RUNBOOK.read_text(encoding="utf-8")
-    [section] = re.findall(rf"^### {re.escape(title)}\n(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL)
+    text = PAGE.read_text(encoding="utf-8")
+    [section] = re.findall(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", section, re.MULTILINE | re.DOTALL)
     return [line.strip() for block in blocks for line in block.splitlines()]
 

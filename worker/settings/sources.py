@@ -72,7 +72,7 @@ class LdapSourceSettings(Section):
     login: str = "supannAliasLogin"
     """Attribute of the login, for platforms that match by it; empty where there is none."""
     composite: str = "supannEtuInscription"
-    """Attribute that ties an étape to its year and establishment; empty where there is none, see the README."""
+    """Attribute that ties an étape to its year and establishment; empty where none does: docs/sources/directory.md."""
     etape_prefix: str = ""
     """What stands before the code of an étape, after its label: taken away."""
     etape_separator: str = "_"

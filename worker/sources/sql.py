@@ -44,7 +44,9 @@ _CODE = re.compile(r"\b(?:ORA|DPY)-[0-9]{4,5}\b")
 _REMEDIES = {
     "ORA-01555": "it has lost the state in which reading began; read at a quieter hour, or raise its UNDO_RETENTION",
     "57014|ORA-01013|DPY-4024": "it was cancelled; raise the account's time limit, or read at a quieter hour",
-    "42501|42P01|ORA-00942|ORA-01031": "a table or column is hidden from the account; grant it what the README lists",
+    "42501|42P01|ORA-00942|ORA-01031": (
+        "a table or column is hidden from the account; grant it what docs/sources/apogee.md lists"
+    ),
     "(?:22|25|42)...|ORA-009..|ORA-01722": "the query doesn't suit this database; try it by hand",
     ".*": "look whether it runs and can be reached, then read again",
 }

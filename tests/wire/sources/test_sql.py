@@ -27,7 +27,7 @@ from worker.settings.root import Settings, load
 from worker.sources import SnapshotSource, sql
 from worker.sources.sql import SqlSource
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "sources" / "apogee.md"
 ROW = {
     "enrolment_id": "2026:104233:XINFO1:101:1",
     "academic_year": 2026,
@@ -457,7 +457,7 @@ def test_a_query_cannot_write(real: ApogeeDatabase, tmp_path: Path) -> None:
         ("ORA-01555: snapshot too old: rollback segment number 9", "raise its UNDO_RETENTION"),
         ("ORA-01013: user requested cancel of current operation", "raise the account's time limit"),
         ("DPY-4024: call timeout of 5000 ms exceeded", "raise the account's time limit"),
-        ("ORA-00942: table or view does not exist", "grant it what the README lists"),
+        ("ORA-00942: table or view does not exist", "grant it what docs/sources/apogee.md lists"),
         ('ORA-00904: "Exemple": invalid identifier', "try it by hand"),
         ("DPY-4011: the database or network closed the connection", "look whether it runs"),
     ],
@@ -474,10 +474,10 @@ def test_an_error_of_oracle_says_its_code_and_what_to_do(text: str, said: str) -
 
 @pytest.fixture
 def reader(real: ApogeeDatabase) -> Iterator[ApogeeDatabase]:
-    """A database that we reach as an account with the grants of the README, and no other."""
+    """A database that we reach as an account with the grants of the documents, and no other."""
     name, password = f"reader_{uuid.uuid4().hex}", uuid.uuid4().hex
     real.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
-    [grants] = re.findall(r"```sql\n(GRANT.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    [grants] = re.findall(r"```sql\n(GRANT.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     for grant in grants.replace("TO cohorts", f"TO {name}").split(";")[:-1]:
         real.execute(grant)
     administrator = real.url
@@ -502,7 +502,7 @@ def test_a_column_that_the_account_may_not_read_says_so(reader: ApogeeDatabase, 
     nosy = Query(tmp_path / "query.sql", reader.url).source(text.replace("SELECT", "SELECT ind.social_security,", 1))
     assert refused(nosy) == (
         "copy: the database failed after 0 rows "
-        "(42501: a table or column is hidden from the account; grant it what the README lists)"
+        "(42501: a table or column is hidden from the account; grant it what docs/sources/apogee.md lists)"
     )
 
 
