@@ -1,4 +1,5 @@
 import json
+import pydoc
 import re
 import subprocess
 from datetime import date
@@ -140,6 +141,12 @@ def test_pages_speak_of_settings_that_exist(page: Path) -> None:
 def test_messages_in_the_documents_are_valid(page: Path) -> None:
     for message in re.findall(r"```json\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         schemas.EVENTS.validate_json(json.dumps(json.loads(message)))
+
+
+def test_the_flows_to_begin_reading_with_exist() -> None:
+    flows = re.findall(r"`(sync\.[\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(flows) == 3
+    assert [flow for flow in flows if pydoc.locate(f"worker.{flow}") is None] == []
 
 
 def test_the_example_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
