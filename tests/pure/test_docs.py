@@ -2,6 +2,7 @@ import json
 import pydoc
 import re
 import subprocess
+import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,26 @@ def test_the_french_page_says_what_explain_says() -> None:
     said = re.findall(r"^\| \*([^*]+?)…?\* \|", page, re.MULTILINE)
     assert len(said) == 5
     assert [sentence for sentence in said if sentence not in words] == []
+
+
+def sentences(language: str) -> list[re.Pattern[str]]:
+    """The sentences of `cohorts explain`: `{name}` stands for a value, what is in brackets may be absent."""
+    sections = tomllib.loads((ROOT / "worker" / "explain" / f"{language}.toml").read_text(encoding="utf-8"))
+    templates = [text for section in ("headings", "sentences") for text in sections[section].values()]
+    patterns = [re.sub(r"\\\{\w+\\\}", ".+", re.escape(text)) for text in templates]
+    return [re.compile(pattern.replace(r"\[", "(?:").replace(r"\]", ")?")) for pattern in patterns if pattern != ".+"]
+
+
+@pytest.mark.parametrize(
+    ("page", "language"),
+    [("README.md", "fr"), ("docs/fr/appui.md", "fr"), ("docs/tutorial/first-platform.md", "en")],
+    ids=["readme", "appui", "tutorial"],
+)
+def test_answers_in_the_documents_are_in_the_words_of_explain(page: str, language: str) -> None:
+    blocks = re.findall(r"```text\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    [answer] = [block for block in blocks if "\n  - " in block]
+    lines = [line.strip().removeprefix("- ") for line in answer.splitlines() if line and not line.startswith("$")]
+    assert [line for line in lines if not any(known.match(line) for known in sentences(language))] == []
 
 
 def test_the_lock_of_what_runs_says_when_it_was_made() -> None:
