@@ -19,7 +19,7 @@ from tests.support.servers.kafka import Kafka
 from worker.cli.main import cli
 from worker.kafka import create_topics, read_to_end
 from worker.ledger import status
-from worker.runtime import build
+from worker.runtime.ledger import open_ledger
 from worker.runtime.topics import definitions
 from worker.runtime.worker import Worker
 from worker.sandbox import serve
@@ -95,7 +95,7 @@ def test_the_invented_university_fills_its_moodle_through_a_worker(
         university = threads.submit(serve.live, settings, host="127.0.0.1", port=port, students=STUDENTS, stop=stop)
         try:
             with worker.running():
-                ledger = build.open_ledger(settings)
+                ledger = open_ledger(settings)
                 half = STUDENTS / 2  # some have no account yet, or left
                 eventually(
                     lambda: university.done() or sum(map(len, status.observed(ledger, "ecampus").values())) > half

@@ -21,7 +21,7 @@ from worker.cli.main import main
 from worker.domain.errors import BrokerError
 from worker.kafka import RecordProducer, create_topics, topic_settings
 from worker.ledger.status import read_status
-from worker.runtime import build
+from worker.runtime.ledger import open_ledger
 from worker.runtime.topics import Right, definitions, rights
 from worker.runtime.worker import Worker
 from worker.settings.root import KafkaSettings, load
@@ -164,7 +164,7 @@ def test_a_worker_works_with_its_rights_and_names_what_is_missing_without_one(
     def works() -> None:
         with worker.running() as wait_for_end, ThreadPoolExecutor() as threads:
             end = threads.submit(wait_for_end)
-            ledger = build.open_ledger(load(tmp_path / "cohorts.toml"))
+            ledger = open_ledger(load(tmp_path / "cohorts.toml"))
             try:
                 eventually(lambda: end.done() or read_status(ledger, (), 0.0).enrolments == 1)
             finally:

@@ -20,7 +20,7 @@ from worker.domain.changes import NumberChange, Received
 from worker.domain.snapshots import SnapshotScope
 from worker.formats import Debezium
 from worker.ledger import Ledger, status
-from worker.runtime import build
+from worker.runtime.sources import source
 from worker.sandbox.university.university import University
 from worker.settings.root import Settings
 from worker.snapshots import AcceptanceCriteria
@@ -98,7 +98,7 @@ def test_through_change_capture(ledger: Ledger) -> None:
 
 def test_through_the_directory(ledger: Ledger, slapd: Slapd) -> None:
     base = slapd.branch(ldif(after_the_day(), "{base}"))
-    directory = build.source(settings(**slapd.settings(base).model_dump()), "it")
+    directory = source(settings(**slapd.settings(base).model_dump()), "it")
     snap(ledger, directory.read(SCOPE, Counter()))
     assert desired(ledger) == written(after_the_day().truth())
 
@@ -106,7 +106,7 @@ def test_through_the_directory(ledger: Ledger, slapd: Slapd) -> None:
 def test_through_the_database_of_apogee(ledger: Ledger, postgres: Postgres) -> None:
     with postgres.database() as url, apogee_database(url) as apogee:
         apogee.load(after_the_day())
-        snap(ledger, build.source(settings(kind="sql", url=url), "it").read(SCOPE, Counter()))
+        snap(ledger, source(settings(kind="sql", url=url), "it").read(SCOPE, Counter()))
     assert desired(ledger) == written(after_the_day().truth())
 
 
@@ -116,5 +116,5 @@ def test_through_a_file_and_the_messages_of_merges_which_no_row_tells(ledger: Le
     file = tmp_path / "enrolments.jsonl"
     rows = after_the_day().snapshot_rows()
     file.write_bytes(b"".join(row + b"\n" for row in rows if orjson.loads(row)["academic_year"] == 2026))
-    snap(ledger, build.source(settings(kind="file", path=file), "it").read(SCOPE, Counter()))
+    snap(ledger, source(settings(kind="file", path=file), "it").read(SCOPE, Counter()))
     assert desired(ledger) == written(after_the_day().truth())

@@ -25,7 +25,7 @@ from tools.bench import (
     workers,
 )
 from worker import telemetry
-from worker.cli.__main__ import settle
+from worker.cli.lazy import settle
 
 PARTS = {
     "ledger": ledger,

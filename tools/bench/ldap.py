@@ -17,7 +17,7 @@ from tools.bench.memory import peak
 from tools.bench.parts import PROCESSES, command, settings
 from worker import snapshots, telemetry
 from worker.domain.snapshots import SnapshotScope
-from worker.runtime import build
+from worker.runtime.sources import source
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.university.university import University
 from worker.settings.root import Settings
@@ -79,7 +79,7 @@ def _publish(pipe: Connection, ours: Settings) -> None:
     scope = SnapshotScope(uais=ours.uais, academic_years=ours.active_years)
     started, taken_at = time.perf_counter(), datetime.now(UTC)
     publisher = snapshots.Publisher(ours.kafka.properties(), ours.kafka.snapshots)
-    with snapshots.collect(build.source(ours, "directory").read(scope, Counter()), scope) as image:
+    with snapshots.collect(source(ours, "directory").read(scope, Counter()), scope) as image:
         read = time.perf_counter() - started
         name = snapshots.new_id(image.system, taken_at)
         publisher.publish(image, snapshot_id=name, taken_at=taken_at)

@@ -38,7 +38,7 @@ from worker.domain.changes import Received
 from worker.domain.snapshots import Snapshot, SnapshotScope
 from worker.formats import cloudevents
 from worker.ledger import Ledger, schema
-from worker.runtime.build import recorder
+from worker.runtime.ledger import recorder
 from worker.sandbox.university.university import University
 
 TITLE = "Messages into the ledger"

@@ -12,7 +12,7 @@ from tools.bench.parts import DEAD_LETTERS, PLATFORM, PROCESSES, TOPIC, command,
 from worker import telemetry
 from worker.kafka import RecordProducer
 from worker.ledger.status import read_status
-from worker.runtime.build import open_ledger
+from worker.runtime.ledger import open_ledger
 from worker.runtime.worker import Worker
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle.server import Cost

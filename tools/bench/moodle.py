@@ -30,6 +30,7 @@ from worker.ledger import Ledger, WorkQueue
 from worker.ledger.status import read_status
 from worker.moodle.transport import SERVICE
 from worker.runtime import build
+from worker.runtime.ledger import open_ledger
 from worker.sandbox.moodle.server import MEASURED, Cost
 from worker.sandbox.university.university import University
 from worker.settings.root import Settings
@@ -140,7 +141,7 @@ def _round(
             limits=limits or {},
             converge={"coalesce_seconds": 0},
         )
-        ledger = build.open_ledger(ours)
+        ledger = open_ledger(ours)
         stack.callback(ledger.close)
         record(ours, ledger, university.initial())
         if known:

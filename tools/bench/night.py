@@ -29,6 +29,7 @@ from worker.domain.snapshots import SnapshotScope
 from worker.domain.states import RunState
 from worker.moodle.transport import ENVELOPE_FIELDS, SERVICE
 from worker.runtime import build
+from worker.runtime.ledger import open_ledger, recorder
 from worker.runtime.worker import converging
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle.server import MEASURED, Cost
@@ -95,7 +96,7 @@ def load(ours: Settings, told: Iterable[Message]) -> None:
     )
     at_once = ours.converge.model_copy(update={"coalesce_seconds": 0.0})
     quick = ours.model_copy(update={"converge": at_once, "platforms": {PLATFORM: unlimited}})
-    ledger = build.open_ledger(quick)
+    ledger = open_ledger(quick)
     record(quick, ledger, told)
     converge(quick, ledger)
     ledger.close()
@@ -173,9 +174,9 @@ def _reconcile(pipe: Connection, ours: Settings, with_snapshot: bool, drift: int
     started = time.perf_counter()
     stop = threading.Event()
     with ExitStack() as stack:
-        ledger = build.open_ledger(ours)
+        ledger = open_ledger(ours)
         stack.callback(ledger.close)
-        build.recorder(ours, ledger).apply_policy(now=time.time())
+        recorder(ours, ledger).apply_policy(now=time.time())
         stack.enter_context(converging(ours, ledger, stop))
         report = build.reconciliation(ours, ledger, stack, stop=stop, with_snapshot=with_snapshot).run()
     seconds = time.perf_counter() - started

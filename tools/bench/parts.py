@@ -11,11 +11,11 @@ from multiprocessing.context import SpawnProcess
 from random import Random
 from typing import Any
 
-from worker.cli.__main__ import settle
+from worker.cli.lazy import settle
 from worker.domain.changes import Received
 from worker.formats import cloudevents
 from worker.ledger import Ledger
-from worker.runtime import build
+from worker.runtime.ledger import recorder
 from worker.sandbox.moodle.server import Cost, SandboxMoodle
 from worker.sandbox.university.generator import Message
 from worker.settings.root import Settings
@@ -56,12 +56,12 @@ def settings(*, ledger: str, moodle: str = "http://127.0.0.1:9", **more: Any) ->
 
 def record(ours: Settings, ledger: Ledger, told: Iterable[Message]) -> None:
     """Record messages as a worker does."""
-    recorder, now = build.recorder(ours, ledger), time.time()
-    recorder.apply_policy(now=now)  # else whoever comes next, with a policy, would derive everything anew
+    records, now = recorder(ours, ledger), time.time()
+    records.apply_policy(now=now)  # else whoever comes next, with a policy, would derive everything anew
     coming = iter(told)
     while some := list(islice(coming, BATCH)):
         changes = [cloudevents.parse(value=message.payload(), origin="bench") for message in some]
-        recorder.record([Received(change=change, published_at=now) for change in changes], now=now)
+        records.record([Received(change=change, published_at=now) for change in changes], now=now)
 
 
 class Moodle:

@@ -36,7 +36,7 @@ from tools.bench.parts import DEAD_LETTERS, PROCESSES, TOPIC, command, record, s
 from worker import telemetry
 from worker.kafka import RecordProducer
 from worker.ledger import status
-from worker.runtime.build import open_ledger
+from worker.runtime.ledger import open_ledger
 from worker.runtime.worker import Worker
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.university.generator import Message

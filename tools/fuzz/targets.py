@@ -20,7 +20,7 @@ from worker.formats import Debezium
 from worker.formats.cloudevents import Format, Headers, Native, check_instants
 from worker.kafka import Record
 from worker.ledger import Ledger, student_view
-from worker.runtime.build import supann_form
+from worker.runtime.sources import supann_form
 from worker.settings.sources import LdapSourceSettings
 from worker.snapshots import AcceptanceCriteria
 from worker.snapshots.reader import newest

@@ -1,10 +1,8 @@
-"""What the commands share: options, the console, the ledger, the words for durations."""
+"""What the commands share: options, the console, the settings, the words for durations."""
 
 import getpass
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +11,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from worker import telemetry
 from worker.domain.instants import Instant
-from worker.domain.report import GuardReport
 from worker.domain.sanitize import printable
-from worker.ledger import Ledger
-from worker.runtime import build
-from worker.settings.root import DEFAULT_FILE, Settings
+from worker.settings.root import DEFAULT_FILE, Settings, load
 
 
 class Terminal(Console):
@@ -39,14 +35,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_CONFIG = DEFAULT_FILE
 
 
-@contextmanager
-def opened(settings: Settings) -> Iterator[Ledger]:
-    """Open the ledger for as long as a command lasts."""
-    ledger = build.open_ledger(settings)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
+def prepare(path: Path, log: str = "warning") -> Settings:
+    """Set the log up and read the settings: how every command begins that needs some."""
+    telemetry.configure_logging(log)
+    return load(path)
 
 
 def say(sentence: str) -> None:
@@ -76,14 +68,3 @@ def person() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"user {os.getuid()}"
-
-
-def guard_sentence(guard: GuardReport) -> str:
-    """Say what the guard saw, also when it passed."""
-    worst = "nobody leaves"
-    if guard.worst_cohort is not None:
-        worst = f"worst cohort {guard.worst_cohort} {guard.worst_percent:.0f} %"
-    seen = f"{guard.memberships} memberships, {guard.removed} removed in 24 h, {guard.pending} to be removed, {worst}"
-    if not guard.enabled:
-        return f"THE GUARD IS OFF: {seen}, nothing holds them"
-    return f"guard: {seen}, " + (f"{guard.held} HELD" if guard.held else "passed")

@@ -13,20 +13,20 @@ from worker.cli.base import (
     DEFAULT_CONFIG,
     ConfigOption,
     JsonOption,
-    guard_sentence,
-    opened,
     out,
     person,
+    prepare,
     say,
     say_json,
     when,
 )
+from worker.cli.run_report import guard_sentence
 from worker.domain.errors import SettingsError
 from worker.domain.rules import Mode
 from worker.ledger import decisions, proposals
 from worker.ledger.proposals import ChangeReason, PlannedCohort, PlannedPlatform, planned
-from worker.runtime import build
-from worker.settings.root import Settings, load
+from worker.runtime.ledger import opened, recorder
+from worker.settings.root import Settings
 
 REASONS = {
     ChangeReason.ENROLLED: "enrolled",
@@ -39,13 +39,13 @@ REASONS = {
     ChangeReason.PERSON: "a person's decision",
 }
 
-guard = typer.Typer()
+family = typer.Typer()
 PlatformOption = Annotated[str | None, typer.Option(help="Only this platform.")]
 CohortOption = Annotated[str | None, typer.Option(help="Only these cohorts (a glob on the idnumber).")]
 People = Mapping[ChangeReason, Sequence[str]]
 
 
-@guard.command()
+@family.command()
 def plan(
     *,
     path: ConfigOption = DEFAULT_CONFIG,
@@ -59,14 +59,14 @@ def plan(
     ] = None,
 ) -> None:
     """Show what would be done now, and why; each cohort's removals have a hash to approve or reject them by."""
-    settings = load(path)
+    settings = prepare(path)
     if active_years:
         settings = settings.model_copy(update={"active_years": frozenset(active_years)})
     with opened(settings) as ledger:
         now = time.time()
         if active_years:
             # Without the time of grace, so that it is seen what the guard would hold at its end.
-            with build.recorder(settings, ledger, grace_days=0).rehearsed(now=now) as connection:
+            with recorder(settings, ledger, grace_days=0).rehearsed(now=now) as connection:
                 found = [planned(connection, name, settings.guard(name), now) for name in _names(settings, platform)]
         else:
             with ledger.write() as connection:
@@ -83,7 +83,7 @@ def plan(
         say(f"memberships of a closed year would stay for {settings.eligibility.grace_days:g} days of grace first")
 
 
-@guard.command()
+@family.command()
 def held(
     path: ConfigOption = DEFAULT_CONFIG,
     platform: PlatformOption = None,
@@ -91,7 +91,7 @@ def held(
     students: Annotated[bool, typer.Option("--students", help="Name the students, by their numbers.")] = False,
 ) -> None:
     """List the removals that wait for a person, with the hashes to approve or reject them by."""
-    settings = load(path)
+    settings = prepare(path)
     with opened(settings) as ledger, ledger.write() as connection:
         now = time.time()
         found = [planned(connection, name, settings.guard(name), now) for name in _names(settings, platform)]
@@ -119,37 +119,37 @@ def held(
         say("`cohorts approve HASH` lets them be made, `cohorts reject HASH` keeps the members")
 
 
-@guard.command()
+@family.command()
 def approve(
     name: Annotated[str, typer.Argument(metavar="HASH", help="As `cohorts held` or `cohorts plan` shows it.")],
     path: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Let exactly the removals that were shown under this hash be made; the approval expires after a day."""
-    settings = load(path)
+    settings = prepare(path)
     with opened(settings) as ledger:
         decision = decisions.approve(ledger, name, by=person(), now=time.time())
     _print_decision(decision, "approved: they will be removed", settings)
 
 
-@guard.command()
+@family.command()
 def reject(
     name: Annotated[str, typer.Argument(metavar="HASH", help="As `cohorts held` or `cohorts plan` shows it.")],
     path: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Keep the members whose removals were shown under this hash, until their enrolments change again."""
-    settings = load(path)
+    settings = prepare(path)
     with opened(settings) as ledger:
         decision = decisions.reject(ledger, name, by=person(), now=time.time())
     _print_decision(decision, "rejected: they stay until their enrolments change again", settings)
 
 
-@guard.command()
+@family.command()
 def undo(
     name: Annotated[str, typer.Argument(metavar="RUN|HASH", help="The number of a run, or the hash of an approval.")],
     path: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Put back whom a run, or an approval, has removed; a newer message or snapshot may end their membership again."""
-    settings = load(path)
+    settings = prepare(path)
     with opened(settings) as ledger:
         decision = decisions.undo(ledger, name, by=person(), now=time.time())
     _print_decision(decision, "undone: they are put back, and stay until their sources say otherwise anew", settings)

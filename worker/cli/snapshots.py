@@ -15,11 +15,11 @@ from rich.table import Table
 
 from schemas import SnapshotRow
 from worker import snapshots
-from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, out, say, say_json
+from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, out, prepare, say, say_json
 from worker.domain.errors import SettingsError
 from worker.domain.snapshots import SnapshotScope
-from worker.runtime import build
-from worker.settings.root import load
+from worker.runtime import sources
+from worker.runtime.messages import latest_snapshot
 from worker.snapshots import CollectedSnapshot
 from worker.sources.files import FileSource
 from worker.sources.tables import CsvForm
@@ -27,7 +27,9 @@ from worker.sources.tables import CsvForm
 SAMPLE = 12
 """Étapes that a dry run names."""
 
+family = typer.Typer()
 snapshot = typer.Typer(no_args_is_help=True, help="Complete images of all enrolments, on their topic.")
+family.add_typer(snapshot, name="snapshot")
 
 
 def _instant(text: str) -> datetime:
@@ -72,15 +74,15 @@ def publish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and count everything, send nothing.")] = False,
 ) -> None:
     """Publish a source as a snapshot of all enrolments, unless it isn't whole: then nothing is sent."""
-    settings = load(path)
+    settings = prepare(path)
     scope = SnapshotScope(
-        uais=frozenset(uai) if uai else build.uais_of(settings, source),
+        uais=frozenset(uai) if uai else sources.uais_of(settings, source),
         academic_years=frozenset(years or settings.active_years),
         etapes=tuple(etapes) if etapes else None,
     )
     if (file is None) == (source is None):
         raise SettingsError("name a file, or a source with --from")
-    origin = FileSource(file, CsvForm(), expected=count) if file else build.source(settings, source or "", count)
+    origin = FileSource(file, CsvForm(), expected=count) if file else sources.source(settings, source or "", count)
     if isinstance(origin, FileSource) != (taken_at is not None):
         raise SettingsError("--taken-at says when a file began to be made, and a file needs it; others are read now")
     taken_at = taken_at or datetime.now(UTC)
@@ -134,8 +136,8 @@ def _show(image: CollectedSnapshot) -> None:
 @snapshot.command()
 def show(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Judge the snapshots on the topic, whatever was accepted before: the newest whole one, or why there is none."""
-    settings = load(path)
-    found = build.latest_snapshot(settings)(time.time(), None)
+    settings = prepare(path)
+    found = latest_snapshot(settings)(time.time(), None)
     summary = found.accepted()
     if as_json:
         say_json(

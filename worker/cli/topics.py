@@ -5,11 +5,12 @@ from typing import Annotated
 import typer
 
 from worker import kafka
-from worker.cli.base import DEFAULT_CONFIG, ConfigOption, say
+from worker.cli.base import DEFAULT_CONFIG, ConfigOption, prepare, say
 from worker.runtime.topics import definitions, rights, shortcomings, uses
-from worker.settings.root import load
 
+family = typer.Typer()
 topics = typer.Typer(no_args_is_help=True, help="The topics in Kafka, and the rights on them.")
+family.add_typer(topics, name="topics")
 
 
 @topics.command()
@@ -26,7 +27,7 @@ def create(
 
     Those that exist stay as they are, and are judged.
     """
-    loaded = load(path)
+    loaded = prepare(path)
     settings, several = loaded.kafka, loaded.ledger.serves_several
     wanted = definitions(settings, partitions=partitions, replicas=replicas)
     created = kafka.create_topics(settings.properties(), wanted)
@@ -51,7 +52,7 @@ def acls(
     command: Annotated[str | None, typer.Option(help="Only those of this command, e.g. `run`.")] = None,
 ) -> None:
     """Print the rights that each command needs, as arguments of Kafka's own kafka-acls.sh."""
-    needed = rights(load(path).kafka)
+    needed = rights(prepare(path).kafka)
     for commands, some in needed.items():
         if command is not None and command not in commands.split(", "):
             continue

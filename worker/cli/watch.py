@@ -5,17 +5,17 @@ from typing import Annotated
 import typer
 
 from worker import telemetry
-from worker.cli.base import DEFAULT_CONFIG, ConfigOption, opened, say
-from worker.runtime import build, watch_process
-from worker.settings.root import load
+from worker.cli.base import DEFAULT_CONFIG, ConfigOption, prepare, say
+from worker.runtime import sources, watch_process
+from worker.runtime.ledger import opened
 from worker.sources.watch import PollResult
 
 PORT = 9465
 
-watching = typer.Typer()
+family = typer.Typer()
 
 
-@watching.command()
+@family.command()
 def watch(
     name: Annotated[str, typer.Argument(help="A directory among the sources of the settings.")],
     *,
@@ -28,9 +28,9 @@ def watch(
 
     The first look tells everything. Whoever is gone from the branch, or moved to another one, has left.
     """
-    settings = load(path)
+    settings = prepare(path)
     with opened(settings) as ledger:
-        watched = build.watch(settings, ledger, name)
+        watched = sources.watch(settings, ledger, name)
         if once:
             say(_said(watched.poll()))
             return

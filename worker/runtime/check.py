@@ -14,8 +14,9 @@ from worker.ledger import Ledger
 from worker.ledger.status import read_status
 from worker.moodle import MoodleReader
 from worker.runtime import topics
-from worker.runtime.build import open_ledger, wire
-from worker.settings.platforms import PlatformSettings
+from worker.runtime.ledger import open_ledger
+from worker.runtime.platforms import wire
+from worker.settings.platforms import GUARD_OFF, PlatformSettings
 from worker.settings.root import Settings
 
 READING = (
@@ -32,7 +33,6 @@ WRITING = (
     "core_cohort_delete_cohort_members",
 )
 IN_THE_CLEAR = "http:// sends the token and the students' accounts unencrypted; use https://"
-GUARD_OFF = "THE GUARD IS OFF: nothing limits the removals; see guard.enabled"
 
 
 class Level(StrEnum):

@@ -18,8 +18,10 @@ from worker.domain.schedule import due
 from worker.kafka import ABSENCE, Properties, RecordConsumer, RecordProducer, describe
 from worker.ledger import Ledger, runs, status
 from worker.runtime import gauges
-from worker.runtime.build import formats, lanes, open_ledger, reconciliation, recorder
+from worker.runtime.build import lanes, reconciliation
 from worker.runtime.http import Health, application, serving
+from worker.runtime.ledger import open_ledger, recorder
+from worker.runtime.messages import formats
 from worker.runtime.systemd import Supervisor
 from worker.settings.root import Settings
 from worker.sync.converge.lane import Lane

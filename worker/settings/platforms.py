@@ -113,6 +113,9 @@ class SeasonSettings(Section):
     """As `guard.floor`."""
 
 
+GUARD_OFF = "THE GUARD IS OFF: nothing limits the removals; see guard.enabled"
+
+
 class GuardSettings(Section):
     """How many removals pass in a sliding 24 hours; more are held until a person approves them."""
 

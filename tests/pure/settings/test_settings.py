@@ -10,7 +10,7 @@ from worker.domain.rules import Mode
 from worker.domain.states import Payment, Status
 from worker.formats import Debezium
 from worker.formats.cloudevents import Native
-from worker.runtime import build
+from worker.runtime import messages
 from worker.settings.platforms import Strangers
 from worker.settings.root import SECRETS_VARIABLE, effective, load
 
@@ -438,7 +438,7 @@ def test_a_platform_without_seasons_shows_that_there_are_none(file: Path) -> Non
 
 def test_topics_are_native_unless_they_are_said_to_be_of_change_capture(file: Path) -> None:
     kafka = '[kafka]\ntopics = ["enrolments", "apogee"]\nformats = { apogee = "debezium" }\n'
-    formats = build.formats(load(written(file, LEAST + TOKEN + kafka)))
+    formats = messages.formats(load(written(file, LEAST + TOKEN + kafka)))
     assert {topic: type(format_) for topic, format_ in formats.items()} == {"enrolments": Native, "apogee": Debezium}
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import EnrolmentRow
-from worker.runtime.build import supann_form
+from worker.runtime.sources import supann_form
 from worker.settings.sources import LdapSourceSettings
 from worker.sources.supann import EntryFacts, Supann, Unreadable, compose, parse
 

@@ -10,7 +10,7 @@ from tests.support.installation import enrolment
 from tools.bench.parts import TOKEN, settings
 from worker.domain.changes import Received
 from worker.formats import cloudevents
-from worker.runtime import build
+from worker.runtime.ledger import open_ledger, recorder
 from worker.runtime.worker import converging
 from worker.sandbox.moodle.server import SandboxMoodle
 
@@ -23,9 +23,9 @@ def test_a_command_ends_although_a_call_of_its_lanes_hangs(tmp_path: Path, monke
         ours = settings(
             ledger=f"sqlite:///{tmp_path / 'ledger.db'}", moodle=moodle.url, converge={"coalesce_seconds": 0}
         )
-        ledger = build.open_ledger(ours)
+        ledger = open_ledger(ours)
         change = cloudevents.parse(value=enrolment(0).payload(), origin="test")
-        build.recorder(ours, ledger).record([Received(change=change, published_at=0)], now=time.time())
+        recorder(ours, ledger).record([Received(change=change, published_at=0)], now=time.time())
         with converging(ours, ledger, threading.Event()):
             moodle.wait_in_flight(1)
             lanes = [thread for thread in set(threading.enumerate()) - before if "ecampus" in thread.name]

@@ -13,7 +13,7 @@ from tests.support.servers.ldap_peers import answering, line
 from tests.support.servers.slapd import LIMITED, MOST_OF_LIMITED, PASSWORD, SUFFIX, Slapd, certify
 from tests.support.supann import entry
 from worker.domain.errors import SettingsError, SourceIncomplete
-from worker.runtime.build import directory_options
+from worker.runtime.sources import directory_options
 from worker.sources.directory import Directory
 
 STUDENTS = [f"2260{number:04}" for number in range(60)]
@@ -141,7 +141,7 @@ def test_files_that_cannot_be_used_are_said(slapd: Slapd, base: str, more: dict[
 def test_the_environment_cannot_turn_the_check_of_certificates_off(slapd: Slapd, base: str, tmp_path: Path) -> None:
     certify(tmp_path, "server", "IP:127.0.0.1")
     program = f"""
-from worker.runtime.build import directory_options
+from worker.runtime.sources import directory_options
 from worker.settings.sources import LdapSourceSettings
 from worker.sources.directory import Directory
 chosen = LdapSourceSettings(kind="ldap", uri="ldap://127.0.0.1:{slapd.ports["ldap"]}", base="{base}",

@@ -12,7 +12,7 @@ from tests.support.supann import entry, ldif
 from worker import snapshots
 from worker.domain.errors import SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
-from worker.runtime import build
+from worker.runtime import sources
 from worker.sandbox.university.university import University
 from worker.settings.root import Settings
 from worker.sources import SnapshotSource
@@ -32,7 +32,7 @@ def source(slapd: Slapd, base: str, uais: frozenset[str] = SCOPE.uais, **more: A
         platforms={"ecampus": {"mode": "manual"}},
         sources={"directory": slapd.settings(base, **more)},
     )
-    return build.source(settings, "directory")
+    return sources.source(settings, "directory")
 
 
 def read(slapd: Slapd, base: str, scope: SnapshotScope = SCOPE, **more: Any) -> tuple[list[SnapshotRow], Counter[str]]:  # noqa: ANN401 - idem

@@ -22,7 +22,7 @@ from tests.support.servers import free_ports
 from tests.support.snapshots import SCOPE, image
 from worker.domain.errors import SettingsError, SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
-from worker.runtime import build
+from worker.runtime import sources
 from worker.settings.root import Settings, load
 from worker.sources import SnapshotSource, sql
 from worker.sources.sql import SqlSource
@@ -582,23 +582,23 @@ def test_the_address_comes_from_the_environment(
         '[sources.apogee]\nkind = "sql"\n',
         encoding="utf-8",
     )
-    assert read(build.source(load(file), "apogee")) == [row()]
+    assert read(sources.source(load(file), "apogee")) == [row()]
 
 
 def test_the_settings_name_the_database_and_the_query(apogee: ApogeeDatabase, tmp_path: Path) -> None:
     apogee.enrol()
-    assert read(build.source(settings(url=apogee.url), "apogee")) == [row()]
+    assert read(sources.source(settings(url=apogee.url), "apogee")) == [row()]
     query = tmp_path / "query.sql"
     columns = ", ".join(f"{cell} AS {name}" for name, cell in {**COLUMNS, "cod_etp": "'OWN'"}.items())
     query.write_text(f"SELECT {columns} WHERE '2026' IN (:years)", encoding="utf-8")
-    [told] = enrolments(build.source(settings(url=apogee.url, query=query), "apogee"))
+    [told] = enrolments(sources.source(settings(url=apogee.url, query=query), "apogee"))
     assert told.etape.code == "OWN"
 
 
 def test_of_several_universities_a_database_speaks_for_its_own() -> None:
     of_two = settings(url="sqlite://", uai="0751717J").model_copy(update={"uais": frozenset({UAI, "0751717J"})})
-    assert build.uais_of(of_two, "apogee") == {"0751717J"}
-    assert build.uais_of(of_two, "file") == {UAI, "0751717J"}
+    assert sources.uais_of(of_two, "apogee") == {"0751717J"}
+    assert sources.uais_of(of_two, "file") == {UAI, "0751717J"}
     unsaid = of_two.model_copy(update={"sources": settings(url="sqlite://").sources})
     with pytest.raises(SettingsError, match="the source needs its uai"):
-        build.uais_of(unsaid, "apogee")
+        sources.uais_of(unsaid, "apogee")

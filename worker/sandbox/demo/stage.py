@@ -22,7 +22,7 @@ from worker.domain.snapshots import SnapshotScope
 from worker.kafka import RecordProducer
 from worker.ledger import Ledger
 from worker.ledger.status import PlatformStatus, read_status
-from worker.runtime import build
+from worker.runtime.ledger import open_ledger
 from worker.runtime.worker import Worker
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.demo.platform import Comparison, Platform
@@ -173,7 +173,7 @@ def staged(*, students: int, seed: int) -> Iterator[Stage]:
         file = folder / "cohorts.toml"
         file.write_text(_settings(university, broker.bootstrap, urls, folder), encoding="utf-8")
         settings = load(file)
-        ledger = build.open_ledger(settings)
+        ledger = open_ledger(settings)
         stack.callback(ledger.close)
         worker = Worker(settings)
         end = stack.enter_context(ThreadPoolExecutor()).submit(stack.enter_context(worker.running()))

@@ -15,7 +15,7 @@ from tests.support.supann import entry
 from worker import kafka
 from worker.domain.errors import BrokerError, SettingsError, SourceIncomplete
 from worker.ledger import Ledger
-from worker.runtime import build
+from worker.runtime import sources
 from worker.sandbox.broker import EmbeddedBroker
 from worker.settings.root import Settings
 from worker.sources.watch import PollResult, Watch
@@ -49,7 +49,7 @@ class World:
         )
 
     def watch(self, **more: Any) -> Watch:  # noqa: ANN401 - idem
-        found = build.watch(self.settings(**more), self.ledger, "ldap")
+        found = sources.watch(self.settings(**more), self.ledger, "ldap")
         found._clock = lambda: self.now
         return found
 
@@ -317,4 +317,4 @@ def test_a_source_that_is_no_directory_is_refused(world: World) -> None:
     with pytest.raises(
         SettingsError, match=r"^no directory apogee among the sources of the settings; there are: ldap$"
     ):
-        build.watch(world.settings(), world.ledger, "apogee")
+        sources.watch(world.settings(), world.ledger, "apogee")

@@ -1,0 +1,63 @@
+"""The commands about the ledger itself: positions, migrate, ledger copy."""
+
+import time
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from worker.cli.base import DEFAULT_CONFIG, ConfigOption, errors, out, prepare, say
+from worker.ledger import Ledger, backup
+from worker.ledger.status import forget_positions, read_status
+from worker.runtime.ledger import opened
+
+family = typer.Typer()
+whole = typer.Typer(no_args_is_help=True, help="The ledger as a whole.")
+family.add_typer(whole, name="ledger")
+
+
+@family.command()
+def positions(
+    path: ConfigOption = DEFAULT_CONFIG,
+    forget: Annotated[
+        str | None, typer.Option(help="Read this topic again from its beginning at the next start.")
+    ] = None,
+) -> None:
+    """Print where reading goes on. Reading again is always safe: what is known already changes nothing."""
+    with opened(prepare(path)) as ledger:
+        if forget is not None:
+            out.print(f"{forget_positions(ledger, forget)} positions of {forget} forgotten")
+        for partition, offset in read_status(ledger, (), time.time()).positions.items():
+            out.print(f"{partition} {offset}", markup=False)
+
+
+@family.command()
+def migrate(path: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Bring the ledger's schema up to date and end, as every command does that opens it. Several may at once."""
+    with opened(prepare(path)) as ledger:
+        out.print(f"{ledger.name} ledger, instance {ledger.instance}: its schema is up to date")
+
+
+@whole.command(name="copy")
+def copy_ledger(
+    target: Annotated[str, typer.Option("--to", help="An empty database: as `ledger.url`, its password in ~/.pgpass.")],
+    path: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Copy the whole ledger to another database, to move there, or as a backup beside running workers."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with opened(prepare(path)) as source, Progress(*columns, console=errors, disable=not errors.is_terminal) as bars:
+        tasks = {}
+
+        def progress(table: str, done: int, total: int) -> None:
+            if table not in tasks:
+                tasks[table] = bars.add_task(table)
+            bars.update(tasks[table], completed=done, total=total)
+
+        copied = Ledger(target)
+        try:
+            counts = backup.copy(source, copied, progress)
+        finally:
+            copied.close()
+    for table, rows in counts.items():
+        say(f"{table}: {rows}")
+    out.print(f"{sum(counts.values())} rows copied; the copy is the same ledger, {source.instance}")
