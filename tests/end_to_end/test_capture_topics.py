@@ -120,7 +120,7 @@ def test_messages_are_not_published_to_a_topic_of_change_capture(here: Installat
     (here.directory / "messages.jsonl").write_bytes(enrolment(0).payload())
     done = here.run("publish", str(here.directory / "messages.jsonl"))
     assert (done.returncode, here.published()) == (2, {})
-    assert "every topic is of change capture: name one of messages with --topic" in done.stderr
+    assert "every topic is in format debezium: name a topic in format native with --topic" in done.stderr
 
 
 def pairs_as_numbers(some: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -150,7 +150,7 @@ def test_topics_of_change_capture_are_left_to_their_connector(install: Install, 
     done = here.run("topics", "create", "--partitions", "2", "--replicas", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.splitlines()
-    assert f"{captured}: is there, 3 partition(s)" in said
-    assert f"{missing}: isn't there; the connector of change capture creates it" in said
+    assert f"{captured}: exists, 3 partition(s)" in said
+    assert f"{missing}: missing; the connector of change capture creates it" in said
     assert f"{ours}: created, 2 partition(s), messages kept for 14 days" in said
     assert describe(kafka.properties, [missing, ours]).topics.keys() == {ours}

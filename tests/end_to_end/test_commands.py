@@ -308,7 +308,7 @@ def test_a_cohort_made_by_hand_is_adopted_when_a_person_says_so_and_nobody_leave
 
     shown = "\n".join(lines_of(here, "adopt", "ecampus"))
     assert "Droit, première année" in shown
-    assert "1 cohorts could be adopted on ecampus; add --apply to take them over" in shown
+    assert "1 cohorts could be adopted on ecampus; add --apply to adopt them" in shown
     assert here.state_of("ecampus").cohorts["foreign"] == 1
     assert "0 cohorts could be adopted" in "\n".join(lines_of(here, "adopt", "ecampus", "M*"))
     assert lawyers(moodle) == numbers([0, 1, 5])

@@ -201,9 +201,9 @@ def test_a_night_is_done_listed_shown_and_undone(law: Installation, moodle: Sand
     text = said_by(law, "reconcile")
     assert "reconciliation 1: done" in text
     assert "19 enrolments, taken " in text
-    assert "1 told anew, 2 ended by absence, 3 memberships changed" in text
+    assert "1 new or changed, 2 ended by absence, 3 memberships changed" in text
     assert "ecampus: 1 cohorts of ours with 20 members; drift: 1 missing" in text
-    assert "ecampus: 2 added, 2 removed, 0 held, 0 parked, 0 left; 1 strangers kept" in text
+    assert "ecampus: 2 added, 2 removed, 0 held, 0 parked, 0 left; 1 unmatched members kept" in text
     assert "ecampus: guard: 21 memberships, 2 removed in 24 h" in text
     assert "ecampus: 1 cohorts that aren't ours, none changed meanwhile" in text
     assert lawyers(moodle) == numbers([*range(2, 20), 30]) | {"a.teacher"}

@@ -211,7 +211,7 @@ def test_topics_are_created_and_judged_by_who_may(secured: SecuredKafka, cohorts
         [
             "new: created, 3 partition(s), messages kept for 14 days",
             "new.snapshots: created, 3 partition(s), snapshots kept for 3 days",
-            f"{NAMES.dead_letters}: is there, 1 partition(s)",
+            f"{NAMES.dead_letters}: exists, 1 partition(s)",
         ],
     )
     found = topic_settings(secured.properties, ["new"])["new"]

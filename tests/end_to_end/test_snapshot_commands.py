@@ -151,9 +151,9 @@ def test_an_instant_that_means_nothing_ends_with_the_code_of_the_command_line(
     file = written(tmp_path, csv(range(5)))
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     for instant, wrong in (
-        ("this morning", "is no time"),
+        ("this morning", "is not a time"),
         ("2026-09-01T01:00:00", "has no offset from UTC"),
-        (tomorrow.isoformat(), "is yet to come"),
+        (tomorrow.isoformat(), "is in the future"),
     ):
         assert wrong in " ".join(lines_of(here, "snapshot", "publish", file, "--taken-at", instant, code=2))
     lines_of(here, "snapshot", "publish", file, code=2)

@@ -1,4 +1,4 @@
-"""The command that takes over cohorts which exist already: adopt."""
+"""The command that adopts existing cohorts: adopt."""
 
 from typing import Annotated
 
@@ -21,31 +21,29 @@ family = typer.Typer()
 @family.command()
 def adopt(
     platform: Annotated[str, typer.Argument(help="The platform's name in the settings.")],
-    globs: Annotated[
-        list[str] | None, typer.Argument(help="Cohort idnumbers (globs); all of them unless said.")
-    ] = None,
+    globs: Annotated[list[str] | None, typer.Argument(help="Cohort idnumbers (globs) [default: all].")] = None,
     path: ConfigOption = DEFAULT_CONFIG,
-    apply: Annotated[bool, typer.Option("--apply", help="Take them over; without it, only show them.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Adopt them; without it, only list them.")] = False,
 ) -> None:
-    """Show the existing cohorts that carry our idnumbers, with their sizes, and with --apply take them over."""
+    """List the existing cohorts whose idnumber is one of ours, with their sizes; with --apply, adopt them."""
     settings = prepare(path)
     policy = next((p for p in settings.policy().platforms if p.name == platform), None)
     if policy is None or policy.mode is Mode.MANUAL:
-        raise SettingsError(f"{platform} is not a platform that is kept automatically; see platforms in {path}")
-    connection = wire(platform, settings.platforms[platform])
+        raise SettingsError(f"{platform} is not an automatic platform; see platforms in {path}")
+    transport = wire(platform, settings.platforms[platform])
     with opened(settings) as ledger, out.status(f"Reading {platform}"):
-        found = adoption.candidates(ledger, policy, MoodleReader(connection), globs or ["*"])
-        taken = adoption.adopt(ledger, policy, found, by=person()) if apply else 0
-    connection.close()
+        candidates = adoption.candidates(ledger, policy, MoodleReader(transport), globs or ["*"])
+        adopted = adoption.adopt(ledger, policy, candidates, by=person()) if apply else 0
+    transport.close()
     table = Table("idnumber", "name", "members", "desired and there", "to be added", "others (they stay)")
-    for item in found:
+    for candidate in candidates:
         table.add_row(
-            escape(item.idnumber),
-            escape(printable(item.name)),
-            *map(str, (item.members, item.present, item.absent, item.others)),
+            escape(candidate.idnumber),
+            escape(printable(candidate.name)),
+            *map(str, (candidate.members, candidate.present, candidate.absent, candidate.others)),
         )
     out.print(table)
     if apply:
-        out.print(f"{taken} of {len(found)} cohorts adopted on {platform}")
+        out.print(f"{adopted} of {len(candidates)} cohorts adopted on {platform}")
     else:
-        out.print(f"{len(found)} cohorts could be adopted on {platform}; add --apply to take them over")
+        out.print(f"{len(candidates)} cohorts could be adopted on {platform}; add --apply to adopt them")

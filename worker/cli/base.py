@@ -1,4 +1,4 @@
-"""What the commands share: options, the console, the settings, the words for durations."""
+"""What the commands share: options, the console, the settings, durations."""
 
 import getpass
 import json
@@ -18,10 +18,10 @@ from worker.settings.root import DEFAULT_FILE, Settings, load
 
 
 class Terminal(Console):
-    """Where commands print: of text that comes from elsewhere, nothing steers the terminal."""
+    """The console that commands print to. Text from elsewhere can't steer the terminal."""
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - those of rich
-        """Make text of a string; every string that is printed comes by here, also the cells of tables."""
+        """Return a string as text. Every printed string passes through here, cells of tables included."""
         return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
 
 
@@ -36,13 +36,13 @@ DEFAULT_CONFIG = DEFAULT_FILE
 
 
 def prepare(path: Path, log: str = "warning") -> Settings:
-    """Set the log up and read the settings: how every command begins that needs some."""
+    """Set up the log and read the settings, as every command does that needs them."""
     telemetry.configure_logging(log)
     return load(path)
 
 
 def say(sentence: str) -> None:
-    """Print a sentence as it is, on one line however long."""
+    """Print a sentence unchanged, on one line however long."""
     out.print(sentence, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -52,18 +52,18 @@ def say_json(value: object) -> None:
 
 
 def ago(seconds: float) -> str:
-    """Say a duration in hours and minutes."""
+    """Return a duration in hours and minutes."""
     minutes = int(seconds // 60)
     return f"{minutes // 60} h {minutes % 60:02d}" if minutes >= 60 else f"{minutes} min"  # noqa: PLR2004 - an hour
 
 
 def when(at: Instant, settings: Settings) -> str:
-    """Say an instant in the university's local time."""
+    """Return an instant in the university's local time."""
     return datetime.fromtimestamp(at, settings.zone).isoformat(" ", "minutes")
 
 
 def person() -> str:
-    """Who sits there, for the journal; a container's user may have a number alone."""
+    """Return who runs the command, for the journal; a container's user may have only a number."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

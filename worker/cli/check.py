@@ -1,4 +1,4 @@
-"""The command that looks whether everything is in place: check."""
+"""The command that checks an installation: check."""
 
 import typer
 from rich.markup import escape
@@ -12,7 +12,7 @@ family = typer.Typer()
 
 @family.command(name="check")
 def check_command(path: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Look at the settings, the broker, the ledger and each Moodle: one line each, with the remedy."""
+    """Check the settings, the broker, the ledger and each Moodle: one line each, with the remedy."""
     marks = {
         check.Level.OK: "[green]ok[/]",
         check.Level.WARNING: "[yellow]warning[/]",
@@ -21,10 +21,10 @@ def check_command(path: ConfigOption = DEFAULT_CONFIG) -> None:
     settings = prepare(path)
     out.print(f"{marks[check.Level.OK]} settings: {escape(str(path))}", soft_wrap=True)
     failed = False
-    for finding in check.check(settings):
-        failed |= finding.level is check.Level.FAILURE
+    for result in check.check(settings):
+        failed |= result.level is check.Level.FAILURE
         out.print(
-            f"{marks[finding.level]} {escape(finding.subject)}: {escape(printable(finding.sentence))}", soft_wrap=True
+            f"{marks[result.level]} {escape(result.subject)}: {escape(printable(result.sentence))}", soft_wrap=True
         )
     if failed:
         raise typer.Exit(1)

@@ -14,10 +14,10 @@ family = typer.Typer()
 def show_config(
     path: ConfigOption = DEFAULT_CONFIG,
     describe: Annotated[
-        bool, typer.Option("--describe", help="Say what each setting is, its unit and default.")
+        bool, typer.Option("--describe", help="Print the description, unit and default of each setting.")
     ] = False,
 ) -> None:
-    """Print the settings in force, secrets masked."""
+    """Print the settings in force, with secrets masked."""
     for setting in effective(prepare(path)):
         if describe:
             out.print(f"# {setting.description}", soft_wrap=True, markup=False, highlight=False)

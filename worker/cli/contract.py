@@ -29,4 +29,4 @@ def schema(
     elif what in examples:
         sys.stdout.write((resources.files("schemas") / examples[what]).read_text(encoding="utf-8"))
     else:
-        raise typer.BadParameter(f"{what}: there are {', '.join([*documents, *examples])}")
+        raise typer.BadParameter(f"no document {what}; choose one of {', '.join([*documents, *examples])}")

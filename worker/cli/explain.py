@@ -1,4 +1,4 @@
-"""The command that says why a student is, or isn't, in a cohort: explain."""
+"""The command that explains why a student is, or isn't, in a cohort: explain."""
 
 import time
 from dataclasses import asdict
@@ -25,12 +25,12 @@ def explain(
     language: Annotated[Language, typer.Option("--lang", help="The language of the answer.")] = Language.FR,
     as_json: JsonOption = False,
 ) -> None:
-    """Say why a student is, or isn't, in a cohort: what sources said, what holds it, and what happens next."""
+    """Explain why a student is, or isn't, in a cohort: what the sources say, what blocks it, and what happens next."""
     settings = prepare(path)
     policy = settings.policy()
     with opened(settings) as ledger:
-        told = student_view.read(ledger, policy, student.strip(), cohort)
-    answer = explaining.explain(told, policy, now=time.time(), platform=platform, cohort=cohort)
+        view = student_view.read(ledger, policy, student.strip(), cohort)
+    answer = explaining.explain(view, policy, now=time.time(), platform=platform, cohort=cohort)
     if as_json:
         say_json(asdict(answer))
     else:

@@ -12,7 +12,7 @@ from worker.ledger.status import forget_positions, read_status
 from worker.runtime.ledger import opened
 
 family = typer.Typer()
-whole = typer.Typer(no_args_is_help=True, help="The ledger as a whole.")
+whole = typer.Typer(no_args_is_help=True, help="Copy the whole ledger.")
 family.add_typer(whole, name="ledger")
 
 
@@ -20,10 +20,10 @@ family.add_typer(whole, name="ledger")
 def positions(
     path: ConfigOption = DEFAULT_CONFIG,
     forget: Annotated[
-        str | None, typer.Option(help="Read this topic again from its beginning at the next start.")
+        str | None, typer.Option(help="Read this topic again from its beginning at the next start of the worker.")
     ] = None,
 ) -> None:
-    """Print where reading goes on. Reading again is always safe: what is known already changes nothing."""
+    """Print the positions where reading resumes. Reading messages again is always safe: they change nothing."""
     with opened(prepare(path)) as ledger:
         if forget is not None:
             out.print(f"{forget_positions(ledger, forget)} positions of {forget} forgotten")
@@ -33,17 +33,20 @@ def positions(
 
 @family.command()
 def migrate(path: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Bring the ledger's schema up to date and end, as every command does that opens it. Several may at once."""
+    """Bring the ledger's schema up to date, as every command does that opens it. Safe to run several at once."""
     with opened(prepare(path)) as ledger:
         out.print(f"{ledger.name} ledger, instance {ledger.instance}: its schema is up to date")
 
 
 @whole.command(name="copy")
 def copy_ledger(
-    target: Annotated[str, typer.Option("--to", help="An empty database: as `ledger.url`, its password in ~/.pgpass.")],
+    target: Annotated[
+        str,
+        typer.Option("--to", help="URL of an empty database, written as `ledger.url`; keep its password in ~/.pgpass."),
+    ],
     path: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Copy the whole ledger to another database, to move there, or as a backup beside running workers."""
+    """Copy the whole ledger to another database: to move it, or as a backup while workers run."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with opened(prepare(path)) as source, Progress(*columns, console=errors, disable=not errors.is_terminal) as bars:
         tasks = {}

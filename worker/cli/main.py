@@ -22,24 +22,24 @@ FAMILIES = {
         "run": "Consume, record and converge until SIGTERM; serves /metrics, /livez and /readyz.",
     },
     "worker.cli.watch": {
-        "watch": "Tell a directory's changes as messages on the topic, within a minute, until SIGTERM.",
+        "watch": "Publish a directory's changes as messages, within a minute, until SIGTERM.",
     },
     "worker.cli.check": {
-        "check": "Look at the settings, the broker, the ledger and each Moodle: one line each, with the remedy.",
+        "check": "Check the settings, the broker, the ledger and each Moodle: one line each, with the remedy.",
     },
     "worker.cli.status": {
-        "status": "Say how every platform stands: memberships, cohorts, gaps and what they wait for.",
+        "status": "Show the state of every platform: memberships, cohorts, gaps and what they wait for.",
     },
     "worker.cli.explain": {
-        "explain": "Say why a student is, or isn't, in a cohort: what sources said, what holds it, and what "
-        "happens next.",
+        "explain": "Explain why a student is, or isn't, in a cohort: what the sources say, what blocks it, and "
+        "what happens next.",
     },
     "worker.cli.reconcile": {
-        "reconcile": "Take the newest snapshot, read every Moodle back, close what differs, and report. For a timer, "
-        "once a night.",
+        "reconcile": "Apply the newest snapshot, read every Moodle back, close the gaps, and report. Run it once a "
+        "night, from a timer.",
     },
     "worker.cli.runs": {
-        "runs": "The reconciliations so far, newest first.",
+        "runs": "List the reconciliations so far, newest first.",
     },
     "worker.cli.review": {
         "plan": "Show what would be done now, and why; each cohort's removals have a hash to approve or reject "
@@ -52,53 +52,51 @@ FAMILIES = {
         "membership again.",
     },
     "worker.cli.adopt": {
-        "adopt": "Show the existing cohorts that carry our idnumbers, with their sizes, and with --apply take "
-        "them over.",
+        "adopt": "List the existing cohorts whose idnumber is one of ours, with their sizes; with --apply, adopt them.",
     },
     "worker.cli.messages": {
-        "publish": "Validate a file of messages, then produce all of them; with an invalid line nothing is sent.",
-        "dead-letters": "Messages that could never be read.",
+        "publish": "Validate a file of messages, then publish all of them; if one line is invalid, nothing is sent.",
+        "dead-letters": "List dead letters, the messages that could not be read, and replay them.",
     },
     "worker.cli.snapshots": {
-        "snapshot": "Complete images of all enrolments, on their topic.",
+        "snapshot": "Publish snapshots of all enrolments, and look at those on the topic.",
     },
     "worker.cli.topics": {
-        "topics": "The topics in Kafka, and the rights on them.",
+        "topics": "Create the topics in Kafka, and print the rights on them.",
     },
     "worker.cli.contract": {
         "schema": "Print the contract of the messages, for producers.",
     },
     "worker.cli.config": {
-        "config": "Print the settings in force, secrets masked.",
+        "config": "Print the settings in force, with secrets masked.",
     },
     "worker.cli.ledger": {
-        "migrate": "Bring the ledger's schema up to date and end, as every command does that opens it. Several may "
-        "at once.",
-        "positions": "Print where reading goes on. Reading again is always safe: what is known already changes "
+        "migrate": "Bring the ledger's schema up to date, as every command does that opens it. Safe to run several at "
+        "once.",
+        "positions": "Print the positions where reading resumes. Reading messages again is always safe: they change "
         "nothing.",
-        "ledger": "The ledger as a whole.",
+        "ledger": "Copy the whole ledger.",
     },
     "worker.cli.retention": {
-        "purge": "Forget what is older than the retention periods: the journal, decisions, reports, students "
-        "gone for that long.",
-        "erase": "Erase one person from the ledger, by all their numbers; refused while they are enrolled or in "
-        "a cohort.",
+        "purge": "Delete what is older than the retention periods: journal, decisions, reports, and students who left.",
+        "erase": "Erase one person from the ledger, under all their numbers; refused while they are enrolled or "
+        "in a cohort.",
     },
     "worker.cli.sandbox": {
-        "demo": "Run the main job on an embedded broker, ledger and three Moodles, and verify every cohort at the end.",
-        "sandbox": "Be an invented university until SIGTERM: a Moodle, and messages to Kafka. For an installation "
-        "to try.",
+        "demo": "Run the whole job on an embedded broker, ledger and three Moodles, and verify every cohort.",
+        "sandbox": "Play an invented university until SIGTERM, to try an installation: a Moodle, and messages on "
+        "Kafka.",
     },
 }
 EXIT_CODES = {
     0: "done",
-    1: "something isn't as it should be: a check failed, lines are invalid, the demo differs from the truth",
+    1: "a check failed, lines are invalid, or the demo differs from the truth",
     2: "the command line or the settings are wrong",
     3: "Kafka is unreachable, refuses, or did not acknowledge",
     4: "the ledger cannot be opened, or its database failed",
-    5: "a Moodle is unreachable, refuses, or may not be used so",
-    6: "a snapshot, or what it is made from, is refused: nothing was changed",
-    7: "partial: a platform could not be read, or gaps are left; the rest is done",
+    5: "a Moodle is unreachable or refuses, or its mode forbids this",
+    6: "a snapshot or its source is refused; nothing was changed",
+    7: "partial: a platform could not be read, or gaps remain; the rest is done",
 }
 _EXITS: tuple[tuple[type[CohortsError], int], ...] = (
     (SettingsError, 2), (BrokerError, 3), (LedgerError, 4), (MoodleError, 5),

@@ -15,7 +15,9 @@ from worker.sync import dead_letters
 from worker.sync import publish as publishing
 
 family = typer.Typer()
-letters = typer.Typer(no_args_is_help=True, help="Messages that could never be read.")
+letters = typer.Typer(
+    no_args_is_help=True, help="List dead letters, the messages that could not be read, and replay them."
+)
 family.add_typer(letters, name="dead-letters")
 
 
@@ -24,14 +26,16 @@ def publish(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON lines: structured CloudEvents.")],
     path: ConfigOption = DEFAULT_CONFIG,
     topic: Annotated[
-        str | None, typer.Option(help="Another topic than the first of kafka.topics that isn't of change capture.")
+        str | None, typer.Option(help="Topic [default: the first of kafka.topics in format native].")
     ] = None,
 ) -> None:
-    """Validate a file of messages, then produce all of them; with an invalid line nothing is sent."""
+    """Validate a file of messages, then publish all of them; if one line is invalid, nothing is sent."""
     settings = prepare(path)
     target = topic or next(iter(settings.kafka.native), None)
     if target is None or target in settings.kafka.captured:
-        raise SettingsError(f"{target or 'every topic'} is of change capture: name one of messages with --topic")
+        raise SettingsError(
+            f"{target or 'every topic'} is in format debezium: name a topic in format native with --topic"
+        )
     try:
         with rich.progress.open(file, "rb", description=target, disable=not out.is_terminal) as lines:
             sent = publishing.publish(lines, settings.kafka.properties(), target)
@@ -48,18 +52,18 @@ def list_letters(
     path: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """List dead letters: where each came from and what is wrong with it, never what it says."""
+    """List dead letters: where each came from and what is wrong with it, never its content."""
     settings = prepare(path)
-    number = 0
+    count = 0
     for letter in dead_letters.dead_letters(settings.kafka.properties(), settings.kafka.dead_letters):
-        number += 1
+        count += 1
         if as_json:
             line = {"dead_letter": letter.record.origin, "origin": letter.origin, "problem": letter.problem}
             out.print(json.dumps(line), soft_wrap=True, markup=False, highlight=False)
         else:
             say(printable(f"{letter.record.origin}  from {letter.origin}  {letter.problem}"))
     if not as_json:
-        out.print(f"{number} dead letters in {settings.kafka.dead_letters}")
+        out.print(f"{count} dead letters in {settings.kafka.dead_letters}")
 
 
 @letters.command()
@@ -67,7 +71,7 @@ def replay(
     path: ConfigOption = DEFAULT_CONFIG,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
 ) -> None:
-    """Send those that can be read by now back to their topic; nothing newer is ever reverted by it."""
+    """Send the dead letters that can be read now back to their topic; this never reverts anything newer."""
     settings = prepare(path)
     counts = dead_letters.replay(
         settings.kafka.properties(), settings.kafka.dead_letters, formats(settings), publish=not dry_run

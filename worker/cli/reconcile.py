@@ -26,20 +26,21 @@ def reconcile(
     path: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
     without_snapshot: Annotated[
-        bool, typer.Option("--without-snapshot", help="Only read Moodle back: what is desired stays as it is.")
+        bool,
+        typer.Option("--without-snapshot", help="Only read Moodle back; the desired memberships stay as they are."),
     ] = False,
 ) -> None:
-    """Take the newest snapshot, read every Moodle back, close what differs, and report. For a timer, once a night.
+    """Apply the newest snapshot, read every Moodle back, close the gaps, and report. Run it once a night, from a timer.
 
-    It closes gaps itself, so that it doesn't need a running worker. Exit code 6: no snapshot could be accepted and
-    nothing was changed; 7: partial, because a platform could not be read or gaps are left.
+    It closes gaps itself, so it doesn't need a running worker. Exit code 6: no snapshot could be accepted, and nothing
+    was changed; 7: partial, because a platform could not be read or gaps remain.
     """
     settings = prepare(path)
     stop = threading.Event()
     with opened(settings) as ledger, ExitStack() as stack:
         recorder(settings, ledger).apply_policy(now=time.time())
         stack.enter_context(converging(settings, ledger, stop))
-        progress = stack.enter_context(_shown())
+        progress = stack.enter_context(_progress_bars())
         run = build.reconciliation(
             settings, ledger, stack, stop=stop, with_snapshot=not without_snapshot, progress=progress
         )
@@ -50,8 +51,8 @@ def reconcile(
 
 
 @contextmanager
-def _shown() -> Iterator[Any]:
-    """Show how far it is, on a terminal."""
+def _progress_bars() -> Iterator[Any]:
+    """Show progress on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
         tasks: dict[str, Any] = {}

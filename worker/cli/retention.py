@@ -1,4 +1,4 @@
-"""The commands that make the ledger forget: purge, erase."""
+"""The commands that delete from the ledger: purge, erase."""
 
 import time
 from typing import Annotated
@@ -12,9 +12,9 @@ from worker.runtime.ledger import opened
 from worker.sync import dead_letters
 
 DAY = 86_400.0
-REST = (
-    "Not reached: the topics, until their retention ends; dead letters; backups of the ledger; Moodle; and the source, "
-    "which may tell the student again"
+NOT_ERASED = (
+    "Not erased: messages on the topics, until their retention ends; dead letters; backups of the ledger; Moodle; and "
+    "the source, which may publish the student again"
 )
 family = typer.Typer()
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only count.")]
@@ -22,22 +22,22 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only count.")]
 
 @family.command()
 def purge(path: ConfigOption = DEFAULT_CONFIG, dry_run: DryRunOption = False) -> None:
-    """Forget what is older than the retention periods: the journal, decisions, reports, students gone for that long.
+    """Delete what is older than the retention periods: journal, decisions, reports, and students who left.
 
-    Nothing that is desired changes, and no gap. Says how many dead letters are too old; only Kafka can remove them.
+    No desired membership and no gap changes. Counts the dead letters that are too old; only Kafka can remove them.
     """
     settings = prepare(path)
-    now, keeping_for = time.time(), settings.retention
+    now, periods = time.time(), settings.retention
     with opened(settings) as ledger:
         removed = retention.purge(
             ledger,
             settings.policy(),
-            journal_before=now - keeping_for.journal_days * DAY,
-            gone_before=now - keeping_for.student_days * DAY,
+            journal_before=now - periods.journal_days * DAY,
+            gone_before=now - periods.student_days * DAY,
             dry_run=dry_run,
         )
     _print_removed(removed, dry_run=dry_run)
-    topic, days = settings.kafka.dead_letters, keeping_for.dead_letter_days
+    topic, days = settings.kafka.dead_letters, periods.dead_letter_days
     old = dead_letters.older(settings.kafka.properties(), topic, now - days * DAY)
     say(
         f"{old} dead letters in {topic} are older than {days:g} days"
@@ -51,19 +51,19 @@ def erase(
     path: ConfigOption = DEFAULT_CONFIG,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Erase one person from the ledger, by all their numbers; refused while they are enrolled or in a cohort."""
+    """Erase one person from the ledger, under all their numbers; refused while they are enrolled or in a cohort."""
     settings = prepare(path)
     with opened(settings) as ledger:
         removed = retention.erase(ledger, settings.policy(), student.strip(), now=time.time(), dry_run=dry_run)
     _print_removed(removed, dry_run=dry_run)
     if removed.numbers == 0:
-        say("the ledger knows nothing of this number")
-    say(REST)
+        say("the ledger does not know this number")
+    say(NOT_ERASED)
 
 
 def _print_removed(removed: Removed, *, dry_run: bool) -> None:
     say(
         f"{removed.numbers} student numbers, {removed.enrolments} enrolments, {removed.memberships} memberships, "
-        f"{removed.accounts} accounts, {removed.journal} entries of the journal, {removed.proposals} decisions, "
+        f"{removed.accounts} accounts, {removed.journal} journal entries, {removed.proposals} decisions, "
         f"{removed.runs} reports {'would be removed' if dry_run else 'removed'}"
     )

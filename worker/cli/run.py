@@ -1,7 +1,7 @@
-"""The command that a worker is: run."""
+"""The command that runs a worker: run."""
 
 import os
-from datetime import time as LocalTime  # noqa: N812 - as the time of a day
+from datetime import time as LocalTime  # noqa: N812 - a local time of day
 from typing import Annotated
 
 import typer
@@ -30,7 +30,7 @@ def run(
         typer.Option(
             parser=_time_of_day,
             metavar="HH:MM",
-            help="Reconcile every night at this local time, once across processes.",
+            help="Reconcile every night at this local time, once for all processes.",
         ),
     ] = None,
 ) -> None:

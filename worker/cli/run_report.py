@@ -1,7 +1,10 @@
 """The report of a reconciliation, printed."""
 
+from collections.abc import Iterator
+
 from worker.cli.base import ago, say, say_json, when
-from worker.domain.report import REPORTS, GuardReport, Report
+from worker.domain.instants import Instant
+from worker.domain.report import REPORTS, GuardReport, PlatformReport, Report, SnapshotReport
 from worker.domain.sanitize import printable
 from worker.settings.root import Settings
 
@@ -11,43 +14,56 @@ def print_report(report: Report, settings: Settings, *, as_json: bool) -> None:
     if as_json:
         say_json(REPORTS.dump_python(report, mode="json"))
         return
-    end = "" if report.ended_at is None else f", {report.ended_at - report.started_at:.0f} s"
-    say(f"reconciliation {report.run}: {report.state}, began {when(report.started_at, settings)}{end}")
+    duration = "" if report.ended_at is None else f", {report.ended_at - report.started_at:.0f} s"
+    say(f"reconciliation {report.run}: {report.state}, began {when(report.started_at, settings)}{duration}")
     # An error names the refusals, if these are why.
     for sentence in [report.error] if report.error else [f"passed over: {refusal}" for refusal in report.refusals]:
         say(sentence)
-    if (image := report.snapshot) is not None:
-        say(
-            f"snapshot {image.id}: {image.rows} enrolments, taken {ago(report.started_at - image.taken_at)} before; "
-            f"{image.applied} told anew, {image.ended} ended by absence, {image.memberships} memberships changed; "
-            f"{image.unknown} unknown to the source, which stay as they were"
-        )
+    if report.snapshot is not None:
+        say(_snapshot_sentence(report.snapshot, report.started_at))
     for platform in report.platforms:
-        if platform.error is not None:
-            say(f"{platform.name}: FAILED: {platform.error}")
-        if not platform.read:
-            continue
-        drift = ", ".join(f"{number} {kind}" for kind, number in platform.drift.items() if number) or "none"
-        if platform.guard is not None:
-            say(f"{platform.name}: {platform.cohorts} cohorts of ours with {platform.members} members; drift: {drift}")
-            say(
-                f"{platform.name}: {platform.added} added, {platform.removed} removed, {platform.held} held, "
-                f"{platform.parked} parked, {platform.waiting} left; {platform.strangers} strangers "
-                + ("to be removed" if platform.strangers_removed else "kept")
-            )
-            say(f"{platform.name}: {guard_sentence(platform.guard)}")
-        changed = len(platform.foreign_changes)
-        say(f"{platform.name}: {platform.foreign} cohorts that aren't ours, {changed or 'none'} changed meanwhile")
-        for change in platform.foreign_changes:
-            name = printable(change.idnumber) or change.moodle_id
-            say(f"  {name}: {change.what} by others; {change.journalled} entries of ours in the journal")
+        for sentence in _platform_sentences(platform):
+            say(sentence)
     if any(platform.held for platform in report.platforms):
         say("`cohorts held` shows the removals that wait for a person")
 
 
+def _snapshot_sentence(snapshot: SnapshotReport, started_at: Instant) -> str:
+    return (
+        f"snapshot {snapshot.id}: {snapshot.rows} enrolments, taken {ago(started_at - snapshot.taken_at)} before; "
+        f"{snapshot.applied} new or changed, {snapshot.ended} ended by absence, "
+        f"{snapshot.memberships} memberships changed; {snapshot.unknown} unknown to the source, which stay as they were"
+    )
+
+
+def _platform_sentences(platform: PlatformReport) -> Iterator[str]:
+    if platform.error is not None:
+        yield f"{platform.name}: FAILED: {platform.error}"
+    if not platform.read:
+        return
+    if platform.guard is not None:
+        yield from _owned_sentences(platform, platform.guard)
+    changed = len(platform.foreign_changes) or "none"
+    yield f"{platform.name}: {platform.foreign} cohorts that aren't ours, {changed} changed meanwhile"
+    for change in platform.foreign_changes:
+        name = printable(change.idnumber) or change.moodle_id
+        yield f"  {name}: {change.what} by others; our journal has {change.journalled} entries of it"
+
+
+def _owned_sentences(platform: PlatformReport, guard: GuardReport) -> Iterator[str]:
+    drift = ", ".join(f"{number} {kind}" for kind, number in platform.drift.items() if number) or "none"
+    yield f"{platform.name}: {platform.cohorts} cohorts of ours with {platform.members} members; drift: {drift}"
+    unmatched = "to be removed" if platform.strangers_removed else "kept"
+    yield (
+        f"{platform.name}: {platform.added} added, {platform.removed} removed, {platform.held} held, "
+        f"{platform.parked} parked, {platform.waiting} left; {platform.strangers} unmatched members {unmatched}"
+    )
+    yield f"{platform.name}: {guard_sentence(guard)}"
+
+
 def guard_sentence(guard: GuardReport) -> str:
-    """Say what the guard saw, also when it passed."""
-    worst = "nobody leaves"
+    """Return what the guard saw, also when everything passed."""
+    worst = "no removals"
     if guard.worst_cohort is not None:
         worst = f"worst cohort {guard.worst_cohort} {guard.worst_percent:.0f} %"
     seen = f"{guard.memberships} memberships, {guard.removed} removed in 24 h, {guard.pending} to be removed, {worst}"

@@ -17,7 +17,7 @@ from worker.ledger import runs
 from worker.runtime.ledger import opened
 
 family = typer.Typer()
-past = typer.Typer(invoke_without_command=True, help="The reconciliations so far, newest first.")
+past = typer.Typer(invoke_without_command=True, help="List the reconciliations so far, newest first.")
 family.add_typer(past, name="runs")
 LanguageOption = Annotated[Language, typer.Option("--lang", help="fr or en.")]
 
@@ -50,9 +50,7 @@ def show(
     number: Annotated[int, typer.Argument(help="The run's number.")],
     path: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page for people to this file; - for standard output.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page to this file; - for standard output.")] = None,
     language: LanguageOption = Language.FR,
 ) -> None:
     """Show the report of a reconciliation: as text, as JSON, or as a page in French or English."""
@@ -60,7 +58,7 @@ def show(
     with opened(settings) as ledger:
         report = runs.report(ledger, number)
     if report is None:
-        raise SettingsError(f"run {number} has no report; `cohorts runs` lists those that there are")
+        raise SettingsError(f"run {number} has no report; `cohorts runs` lists the runs")
     if html is None:
         print_report(report, settings, as_json=as_json)
         return

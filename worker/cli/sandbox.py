@@ -1,4 +1,4 @@
-"""The commands to try it without servers of one's own: demo, sandbox."""
+"""The commands to try the program without servers: demo, sandbox."""
 
 from typing import Annotated
 
@@ -14,9 +14,9 @@ family = typer.Typer()
 
 @family.command()
 def demo(
-    serve: Annotated[bool, typer.Option("--serve", help="Stay up afterwards, until Ctrl-C.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Keep running afterwards, until Ctrl-C.")] = False,
 ) -> None:
-    """Run the main job on an embedded broker, ledger and three Moodles, and verify every cohort at the end."""
+    """Run the whole job on an embedded broker, ledger and three Moodles, and verify every cohort."""
     telemetry.configure_logging("error")
     if not demonstration.run(serve=serve):
         raise typer.Exit(1)
@@ -27,7 +27,7 @@ def sandbox(
     path: ConfigOption = DEFAULT_CONFIG,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
-    students: Annotated[int, typer.Option(min=100, help="How large the university is.")] = 3_000,
+    students: Annotated[int, typer.Option(min=100, help="Number of students.")] = 3_000,
 ) -> None:
-    """Be an invented university until SIGTERM: a Moodle, and messages to Kafka. For an installation to try."""
+    """Play an invented university until SIGTERM, to try an installation: a Moodle, and messages on Kafka."""
     serving.live(prepare(path), host=host, port=port, students=students)

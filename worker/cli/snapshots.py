@@ -1,4 +1,4 @@
-"""The commands of snapshots: publish, show."""
+"""The commands about snapshots: publish, show."""
 
 import time
 from collections import Counter
@@ -28,7 +28,9 @@ SAMPLE = 12
 """Étapes that a dry run names."""
 
 family = typer.Typer()
-snapshot = typer.Typer(no_args_is_help=True, help="Complete images of all enrolments, on their topic.")
+snapshot = typer.Typer(
+    no_args_is_help=True, help="Publish snapshots of all enrolments, and look at those on the topic."
+)
 family.add_typer(snapshot, name="snapshot")
 
 
@@ -36,44 +38,46 @@ def _instant(text: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text} is no time; write it as 2026-09-01T01:00:00+02:00") from None
+        raise typer.BadParameter(f"{text} is not a time; write it as 2026-09-01T01:00:00+02:00") from None
     if at.tzinfo is None:
         raise typer.BadParameter(f"{text} has no offset from UTC; add it, as in {text}+02:00")
     if at > datetime.now(UTC):
-        raise typer.BadParameter(f"{text} is yet to come")
+        raise typer.BadParameter(f"{text} is in the future")
     return at
 
 
 @snapshot.command()
 def publish(
     file: Annotated[
-        Path | None, typer.Argument(help="JSON lines or CSV, one enrolment a row; - is the standard input.")
+        Path | None, typer.Argument(help="JSON lines or CSV, one enrolment per row; - for standard input.")
     ] = None,
     *,
-    source: Annotated[str | None, typer.Option("--from", help="A source of the settings, in place of a file.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Name of a source in the settings, in place of a file.")
+    ] = None,
     taken_at: Annotated[
         datetime | None,
         typer.Option(
             parser=_instant,
             metavar="TIME",
-            help="When the file began to be made, e.g. `date -Iseconds`. A directory or a database is read now.",
+            help="When the export of the file began, as `date -Iseconds` prints it; other sources are read now.",
         ),
     ] = None,
     path: ConfigOption = DEFAULT_CONFIG,
     years: Annotated[
-        list[int] | None, typer.Option(help="Academic years that it is complete for [default: active_years].")
+        list[int] | None, typer.Option(help="Academic years that the snapshot is complete for [default: active_years].")
     ] = None,
     uai: Annotated[
         list[str] | None,
-        typer.Option(help="Universities that it is complete for [default: uais]."),
+        typer.Option(help="Universities that the snapshot is complete for [default: uais]."),
     ] = None,
     etapes: Annotated[
-        list[str] | None, typer.Option(help="Étapes (globs) that it is complete for [default: all].")
+        list[str] | None, typer.Option(help="Étapes (globs) that the snapshot is complete for [default: all].")
     ] = None,
-    count: Annotated[int | None, typer.Option(min=0, help="How many rows the file must have.")] = None,
+    count: Annotated[int | None, typer.Option(min=0, help="Number of rows that the file must have.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and count everything, send nothing.")] = False,
 ) -> None:
-    """Publish a source as a snapshot of all enrolments, unless it isn't whole: then nothing is sent."""
+    """Publish a source as a snapshot of all enrolments; if the source is incomplete, nothing is sent."""
     settings = prepare(path)
     scope = SnapshotScope(
         uais=frozenset(uai) if uai else sources.uais_of(settings, source),
@@ -84,7 +88,9 @@ def publish(
         raise SettingsError("name a file, or a source with --from")
     origin = FileSource(file, CsvForm(), expected=count) if file else sources.source(settings, source or "", count)
     if isinstance(origin, FileSource) != (taken_at is not None):
-        raise SettingsError("--taken-at says when a file began to be made, and a file needs it; others are read now")
+        raise SettingsError(
+            "a file needs --taken-at, the time when its export began; other sources are read now and take none"
+        )
     taken_at = taken_at or datetime.now(UTC)
     left_out: Counter[str] = Counter()
     topic = settings.kafka.snapshots
@@ -105,7 +111,7 @@ def publish(
 
 
 def _counted(rows: Iterable[SnapshotRow]) -> Iterator[SnapshotRow]:
-    """Show on a terminal how many rows have been read: how many there will be, nobody knows."""
+    """Show on a terminal how many rows have been read; the total is unknown."""
     columns = SpinnerColumn(), TextColumn("reading"), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, disable=not out.is_terminal, transient=True) as progress:
         yield from progress.track(rows, total=None)
@@ -135,7 +141,7 @@ def _show(image: CollectedSnapshot) -> None:
 
 @snapshot.command()
 def show(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Judge the snapshots on the topic, whatever was accepted before: the newest whole one, or why there is none."""
+    """Show the newest complete snapshot on the topic, or why there is none. Earlier acceptances don't count."""
     settings = prepare(path)
     found = latest_snapshot(settings)(time.time(), None)
     summary = found.accepted()

@@ -1,59 +1,72 @@
-"""The command that says how every platform stands: status."""
+"""The command that shows the state of every platform: status."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, out, prepare, say_json
+from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, out, prepare, say, say_json
+from worker.domain.instants import Instant
 from worker.domain.rules import Mode
-from worker.ledger.status import GAP_STATES, read_status
+from worker.ledger.status import GAP_STATES, PlatformStatus, read_status
 from worker.runtime.ledger import opened
-from worker.settings.platforms import GUARD_OFF
+from worker.settings.platforms import GUARD_OFF, PlatformSettings
+from worker.settings.root import Settings
 
 family = typer.Typer()
 
 
 @family.command()
 def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Say how every platform stands: memberships, cohorts, gaps and what they wait for."""
+    """Show the state of every platform: memberships, cohorts, gaps and what they wait for."""
     settings = prepare(path)
     with opened(settings) as ledger:
         now = time.time()
-        found = read_status(ledger, sorted(settings.platforms), now)
+        current = read_status(ledger, sorted(settings.platforms), now)
     if as_json:
-        say_json(asdict(found))
+        say_json(asdict(current))
         return
-    table = Table("", *(platform.name for platform in found.platforms))
-    rows: dict[str, list[str]] = {
-        "mode": [settings.platforms[platform.name].mode for platform in found.platforms],
-        "Moodle": [platform.state if platform.since else "" for platform in found.platforms],
-        "memberships": [str(platform.memberships) for platform in found.platforms],
-        "cohorts, ours": [
-            f"{sum(platform.cohorts.values())}, {platform.cohorts['owned']}" for platform in found.platforms
-        ],
-        **{f"gaps {state}": [str(p.gaps[state]) for p in found.platforms] for state in GAP_STATES},
-        "oldest gap": ["" if p.oldest is None else ago(now - p.oldest) for p in found.platforms],
+    out.print(_table(current.platforms, settings, now))
+    for platform in current.platforms:
+        _print_platform(platform, settings.platforms[platform.name], now)
+    if current.without_number:
+        say(f"{current.without_number} enrolments wait for the student number of their person")
+    positions = ", ".join(f"{partition} {offset}" for partition, offset in current.positions.items())
+    say(f"{current.enrolments} enrolments; positions {positions or 'none yet'}")
+
+
+def _table(platforms: Sequence[PlatformStatus], settings: Settings, now: Instant) -> Table:
+    """Return a table of what can be compared: a column per platform."""
+    table = Table("", *(platform.name for platform in platforms))
+    columns = [_column(platform, settings.platforms[platform.name].mode, now) for platform in platforms]
+    for title in _column_titles():
+        table.add_row(title, *(column[title] for column in columns))
+    return table
+
+
+def _column_titles() -> list[str]:
+    return ["mode", "Moodle", "memberships", "cohorts, ours", *(f"gaps {state}" for state in GAP_STATES), "oldest gap"]
+
+
+def _column(platform: PlatformStatus, mode: Mode, now: Instant) -> dict[str, str]:
+    return {
+        "mode": mode.value,
+        "Moodle": platform.state if platform.since else "",
+        "memberships": str(platform.memberships),
+        "cohorts, ours": f"{sum(platform.cohorts.values())}, {platform.cohorts['owned']}",
+        **{f"gaps {state}": str(platform.gaps[state]) for state in GAP_STATES},
+        "oldest gap": "" if platform.oldest is None else ago(now - platform.oldest),
     }
-    for title, cells in rows.items():
-        table.add_row(title, *cells)
-    out.print(table)
-    for platform in found.platforms:
-        of = settings.platforms[platform.name]
-        if of.mode is not Mode.MANUAL and not of.guard.enabled:
-            out.print(f"{platform.name}: {GUARD_OFF}", soft_wrap=True)
-        if platform.sentence is not None:
-            out.print(
-                f"{platform.name}: {escape(platform.sentence)} (tried again in "
-                f"{max(0.0, platform.next_attempt_at - now):.0f} s)",
-                soft_wrap=True,
-            )
-        for reason, number in sorted(platform.reasons.items()):
-            out.print(f"{platform.name}: {number} waiting for: {reason}", soft_wrap=True)
-    if found.without_number:
-        out.print(f"{found.without_number} enrolments wait for the student number of their person")
-    out.print(f"{found.enrolments} enrolments; positions " + (
-        ", ".join(f"{partition} {offset}" for partition, offset in found.positions.items()) or "none yet"
-    ), soft_wrap=True)  # fmt: skip
+
+
+def _print_platform(platform: PlatformStatus, chosen: PlatformSettings, now: Instant) -> None:
+    """Print what a person should know of a platform: a guard that is off, an outage, what gaps wait for."""
+    if chosen.mode is not Mode.MANUAL and not chosen.guard.enabled:
+        say(f"{platform.name}: {GUARD_OFF}")
+    if platform.sentence is not None:
+        seconds = max(0.0, platform.next_attempt_at - now)
+        say(f"{platform.name}: {platform.sentence} (next attempt in {seconds:.0f} s)")
+    for reason, number in sorted(platform.reasons.items()):
+        say(f"{platform.name}: {number} waiting for: {reason}")

@@ -20,13 +20,13 @@ def watch(
     name: Annotated[str, typer.Argument(help="A directory among the sources of the settings.")],
     *,
     path: ConfigOption = DEFAULT_CONFIG,
-    once: Annotated[bool, typer.Option("--once", help="Look once and say what was told.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Poll once and print what was published.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics, /livez and /readyz.")] = PORT,
     level: Annotated[str, typer.Option("--log", help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Tell a directory's changes as messages on the topic, within a minute, until SIGTERM.
+    """Publish a directory's changes as messages, within a minute, until SIGTERM.
 
-    The first look tells everything. Whoever is gone from the branch, or moved to another one, has left.
+    The first poll publishes everything. A student who is gone from the branch, or moved to another one, has left.
     """
     settings = prepare(path)
     with opened(settings) as ledger:
