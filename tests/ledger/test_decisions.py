@@ -151,7 +151,7 @@ class University(Scene):
         with self.ledger.read() as connection:
             rows = connection.execute(sa.select(cohort).where(cohort.c.state == CohortState.OWNED)).all()
         numbers = {str(number): number for number in range(1, 100) if number not in gone}
-        observer = Observer(self.ledger, ECAMPUS, run=run, remove_strangers=False)
+        observer = Observer(self.ledger, ECAMPUS, run=run, remove_unmatched=False)
         observer.write(
             Reading(
                 at=self.now,

@@ -3,10 +3,23 @@
 from dataclasses import dataclass
 
 from worker.domain.instants import Instant
-from worker.domain.states import OF_DECISIONS, PARKING, Channel, CohortState
+from worker.domain.states import OF_DECISIONS, PARKING, Cause, Channel, CohortState
 
-STRANGER = "#"
-"""What the student id of a member begins with whom we can't tie to a student; the number of the account follows."""
+_UNMATCHED = "#"
+
+
+def unmatched_key(user_id: int) -> str:
+    """Return what stands for the student id of a member whom we can't tie to a student.
+
+    It is a key, one per account. The account itself is the membership's `user_id`, which stays set for as long as the
+    membership is known, so that a removal that is undone can put it back.
+    """
+    return f"{_UNMATCHED}{user_id}"
+
+
+def is_unmatched(student_id: str) -> bool:
+    """Tell a key of `unmatched_key` from a student's number."""
+    return student_id.startswith(_UNMATCHED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +60,17 @@ class Gap:
     """Why the last attempt failed."""
 
     @property
+    def is_unmatched(self) -> bool:
+        """Whether it is of an account that we can't tie to a student."""
+        return is_unmatched(self.student_id)
+
+    @property
     def channel(self) -> Channel:
-        """Say how it came, the longest wait first."""
+        """How it came, the longest wait first."""
         if self.approved is not None:
             return Channel.APPROVED
         if self.reason in PARKING:
             return Channel.PARKED
-        if self.run is not None:
+        if self.run is not None or self.cause == Cause.DRIFT:
             return Channel.NIGHT
         return Channel.DECISION if self.cause in OF_DECISIONS else Channel.MESSAGE

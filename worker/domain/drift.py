@@ -36,7 +36,7 @@ class CohortDiff:
     seen: tuple[MembershipDiff, ...]
     extras: tuple[tuple[str, int], ...]
     """Members whom we know and who were never desired there: student id and account."""
-    strangers: tuple[int, ...]
+    unmatched: tuple[int, ...]
     """Accounts of members whom we can't tie to a student."""
 
 
@@ -87,7 +87,7 @@ def compare(
     return CohortDiff(
         seen=tuple(seen()),
         extras=tuple((people.students[user_id], user_id) for user_id in unknown if user_id in people.students),
-        strangers=tuple(user_id for user_id in unknown if user_id not in people.students),
+        unmatched=tuple(user_id for user_id in unknown if user_id not in people.students),
     )
 
 

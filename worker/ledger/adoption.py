@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from worker.domain.instants import Instant
 from worker.domain.states import Action, CohortState
 from worker.ledger.database import Ledger, select_in
-from worker.ledger.schema import cohort, journal, membership, student
+from worker.ledger.journal import NewEntry, write_entries
+from worker.ledger.schema import cohort, membership, student
 
 
 def not_owned(ledger: Ledger, platform: str, globs: Collection[str]) -> dict[str, int]:
@@ -64,14 +65,12 @@ def take(
                 .values(observed=True, observed_at=now, user_id=sa.bindparam("b_user"), attempts=0, reason=None),
                 [{"b_student": number, "b_user": user_id} for number, user_id in present.items()],
             )
-        connection.execute(
-            sa.insert(journal),
-            {
-                "at": now,
-                "platform": platform,
-                "cohort": values["moodle_idnumber"],
-                "cohort_id": cohort_id,
-                "action": Action.ADOPT_COHORT,
-                "detail": f"by {by}",
-            },
+        adopted = NewEntry(
+            at=now,
+            platform=platform,
+            cohort=values["moodle_idnumber"],
+            cohort_id=cohort_id,
+            action=Action.ADOPT_COHORT,
+            detail=f"by {by}",
         )
+        write_entries(connection, [adopted])

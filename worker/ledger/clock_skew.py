@@ -9,7 +9,7 @@ import structlog
 
 from worker.domain.instants import Instant
 from worker.ledger.database import upsert
-from worker.ledger.memberships import PROMISE_SECONDS
+from worker.ledger.gaps import PROMISE_SECONDS
 from worker.ledger.schema import cohort, membership, meta, platform, run
 
 APART_SECONDS = 60.0

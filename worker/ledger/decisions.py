@@ -15,8 +15,9 @@ from worker.domain.errors import DecisionRefused
 from worker.domain.instants import Instant
 from worker.domain.states import Action, Cause, Kept
 from worker.ledger.database import Ledger, among, upsert
+from worker.ledger.gaps import opened
 from worker.ledger.guard import approved, leaving
-from worker.ledger.memberships import PROMISE_SECONDS
+from worker.ledger.journal import NewEntry, write_entries
 from worker.ledger.proposals import HASH_DIGITS, Pair, proposal_hash
 from worker.ledger.schema import at_membership, cohort, journal, kept, membership, proposal
 
@@ -75,32 +76,8 @@ def undo(ledger: Ledger, what: str, *, by: str, now: Instant) -> Decision:
     or snapshot that is newer than this says that the enrolment is over. Raises DecisionRefused when nothing was
     removed under that name.
     """
-    by_run = what.isdecimal() and len(what) < HASH_DIGITS
     with ledger.write() as connection:
-        done = journal.c.run == int(what) if by_run else journal.c.approved == what
-        to_do = membership.c.run == int(what) if by_run else membership.c.approved == what
-        since = journal.alias()
-        changed_since = sa.exists().where(
-            since.c.id > journal.c.id,
-            since.c.cohort_id == journal.c.cohort_id,
-            since.c.student_id == journal.c.student_id,
-            since.c.action.in_([Action.ADD, Action.REMOVE]),
-        )
-        removed = (
-            sa.select(membership.c.cohort_id, membership.c.student_id)
-            .join(
-                journal,
-                sa.and_(
-                    journal.c.cohort_id == membership.c.cohort_id,
-                    journal.c.student_id == membership.c.student_id,
-                ),
-            )
-            .where(journal.c.action == Action.REMOVE, done, ~membership.c.desired, ~changed_since)
-        )
-        pending = sa.select(membership.c.cohort_id, membership.c.student_id).where(leaving, to_do)
-        pairs = sorted(
-            {(row.cohort_id, row.student_id) for rows in (removed, pending) for row in connection.execute(rows)}
-        )
+        pairs = _removals(connection, what)
         if not pairs:
             raise DecisionRefused(
                 f"{what}: nothing to undo: no run and no approved plan of that name has removed anybody who isn't "
@@ -110,11 +87,38 @@ def undo(ledger: Ledger, what: str, *, by: str, now: Instant) -> Decision:
         return _decided(connection, what, pairs, Action.UNDO, by=by, now=now)
 
 
+def _removals(connection: sa.Connection, what: str) -> list[Pair]:
+    """Return whom a run or an approved plan has removed, unless they came back since, and whom it is to remove."""
+    by_run = what.isdecimal() and len(what) < HASH_DIGITS
+    done = journal.c.run == int(what) if by_run else journal.c.approved == what
+    to_do = membership.c.run == int(what) if by_run else membership.c.approved == what
+    since = journal.alias()
+    changed_since = sa.exists().where(
+        since.c.id > journal.c.id,
+        since.c.cohort_id == journal.c.cohort_id,
+        since.c.student_id == journal.c.student_id,
+        since.c.action.in_([Action.ADD, Action.REMOVE]),
+    )
+    removed = (
+        sa.select(membership.c.cohort_id, membership.c.student_id)
+        .join(
+            journal,
+            sa.and_(
+                journal.c.cohort_id == membership.c.cohort_id,
+                journal.c.student_id == membership.c.student_id,
+            ),
+        )
+        .where(journal.c.action == Action.REMOVE, done, ~membership.c.desired, ~changed_since)
+    )
+    pending = sa.select(membership.c.cohort_id, membership.c.student_id).where(leaving, to_do)
+    return sorted({(row.cohort_id, row.student_id) for rows in (removed, pending) for row in connection.execute(rows)})
+
+
 def release_kept(connection: sa.Connection, students: Sequence[str], now: Instant) -> int:
     """End what decisions had kept of students who are to be erased; gives how many memberships that were."""
-    ended = _kept(None, Cause.ERASED, "erase", now) | {"desired": False, "kept_at": None}
-    theirs = among(connection, membership.c.student_id, students)
-    return connection.execute(sa.update(membership).where(kept, theirs).values(ended)).rowcount
+    ended = sa.update(membership).where(kept, among(connection, membership.c.student_id, students))
+    erased = opened(cause=Cause.ERASED, origin="erase", since=now, next_attempt_at=now)
+    return connection.execute(ended.values(desired=False, kept=None, kept_at=None, **erased)).rowcount
 
 
 def _shown(connection: sa.Connection, name: str, now: Instant) -> list[Pair]:
@@ -147,23 +151,13 @@ def _named(connection: sa.Connection, pairs: Collection[Pair]) -> str:
     return ", ".join(names) or "none"
 
 
-def _kept(kept: Kept | None, cause: Cause, origin: str, now: Instant) -> dict[str, Any]:
+def _kept(kept: Kept, cause: Cause, origin: str, now: Instant) -> dict[str, Any]:
+    """Return the columns of a membership that a person's decision keeps."""
     return {
         "desired": True,
         "kept": kept,
         "kept_at": now,
-        "cause": cause.value,
-        "origin": origin,
-        "since": now,
-        "due_by": now + PROMISE_SECONDS,
-        "priority": 0,
-        "attempts": 0,
-        "next_attempt_at": now,
-        "reason": None,
-        "run": None,
-        "held": None,
-        "approved": None,
-        "approved_until": None,
+        **opened(cause=cause, origin=origin, since=now, next_attempt_at=now),
     }
 
 
@@ -189,18 +183,18 @@ def _decided(
         .where(cohort.c.id.in_(sizes))
         .order_by(cohort.c.platform, cohort.c.idnumber)
     ).all()
-    connection.execute(
-        sa.insert(journal),
+    write_entries(
+        connection,
         [
-            {
-                "at": now,
-                "platform": row.platform,
-                "cohort": row.idnumber,
-                "cohort_id": row.id,
-                "action": action.value,
-                "detail": f"{sizes[row.id]} members, by {by}",
-                "origin": name,
-            }
+            NewEntry(
+                at=now,
+                platform=row.platform,
+                cohort=row.idnumber,
+                cohort_id=row.id,
+                action=action,
+                detail=f"{sizes[row.id]} members, by {by}",
+                origin=name,
+            )
             for row in rows
         ],
     )

@@ -10,15 +10,11 @@ import sqlalchemy as sa
 
 from worker.domain.instants import Instant
 from worker.domain.rules import EnrolmentLike, Mapper, Mode, WantedCohort, canonical
-from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Kept, Reason, Status
-from worker.ledger.database import among, select_in, upsert
+from worker.domain.states import Cause, CohortState, Kept, Reason, Status
+from worker.ledger import gaps
+from worker.ledger.database import select_in, upsert
 from worker.ledger.enrolments import EnrolmentFacts, EnrolmentKey, Trigger, Triggers
 from worker.ledger.schema import cohort, component, enrolment, etape, gap, in_cohort, membership, student
-
-PROMISE_SECONDS = 24 * 3600
-"""A change is on Moodle this long after its publication, at most."""
-FRESH, DRIFT = 0, 1
-"""Priorities: what a message has announced goes before what a reconciliation has found."""
 
 
 class _Latest(NamedTuple):
@@ -93,13 +89,7 @@ class MembershipProjector:
 
     def retry(self, connection: sa.Connection, students: Iterable[str], now: Instant) -> None:
         """Try anew what is parked of these students, who have become known by another login."""
-        numbers = list(students)
-        if not numbers:
-            return
-        here = in_cohort(cohort.c.platform.in_(self._platforms))
-        parked = sa.and_(gap, membership.c.reason.in_(OF_ACCOUNTS), here)
-        again = sa.update(membership).where(parked, among(connection, membership.c.student_id, numbers))
-        connection.execute(again.values(next_attempt_at=now + self._coalesce))
+        gaps.retry(connection, [*students], self._platforms, now + self._coalesce)
 
     def begin_writing(self, connection: sa.Connection, now: Instant) -> None:
         """Have done at once what was only observed, on platforms that may be written from now on."""
@@ -192,18 +182,13 @@ class MembershipProjector:
             "student_id": key[1],
             "desired": True,
             "observed": False,
-            "cause": trigger.cause.value,
-            "origin": trigger.origin,
-            "since": trigger.published_at,
-            "due_by": trigger.published_at + PROMISE_SECONDS,
-            "priority": FRESH if trigger.run is None else DRIFT,
-            "attempts": 0,
-            "next_attempt_at": now + self._coalesce,
-            "reason": None,
-            "run": trigger.run,
-            "held": None,
-            "approved": None,
-            "approved_until": None,
+            **gaps.opened(
+                cause=trigger.cause,
+                origin=trigger.origin,
+                since=trigger.published_at,
+                next_attempt_at=now + self._coalesce,
+                run=trigger.run,
+            ),
             "kept": None,
             "kept_at": None,
         }
@@ -214,7 +199,7 @@ class MembershipProjector:
         return self._row(key, trigger, now) | {
             "desired": False,
             "cause": (Cause.YEAR_CLOSED if year_closed else trigger.cause).value,
-            "due_by": trigger.published_at + grace + PROMISE_SECONDS,
+            "due_by": trigger.published_at + grace + gaps.PROMISE_SECONDS,
             "next_attempt_at": now + max(grace, self._removal_delay),
         }
 

@@ -4,22 +4,23 @@ A reading is of an instant: what was written later, by converging, is newer and 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from worker.domain.cohorts import STRANGER
+from worker.domain.cohorts import is_unmatched, unmatched_key
 from worker.domain.drift import CohortDiff, KnownMembership, People, compare
 from worker.domain.instants import Instant
 from worker.domain.rules import PlatformPolicy, account_key
-from worker.domain.states import OF_ACCOUNTS, Action, Cause, CohortState, Drift
+from worker.domain.states import Cause, CohortState, Drift
+from worker.ledger import gaps
 from worker.ledger.accounts import Accounts
 from worker.ledger.database import Ledger, among, chunks, stream, upsert
-from worker.ledger.memberships import DRIFT, PROMISE_SECONDS
-from worker.ledger.schema import at_membership, cohort, enrolment, gap, journal, membership, student
+from worker.ledger.journal import write_confirmed
+from worker.ledger.schema import at_membership, cohort, enrolment, membership, student
 
 COHORTS = 1_000
 """Whose members are compared at a time, so that what is known of a whole platform isn't held at once."""
@@ -55,44 +56,48 @@ class ObservationReport:
     """What a reading showed that we did not know, by cohort idnumber."""
 
     drift: defaultdict[str, Counter[Drift]] = field(default_factory=lambda: defaultdict(Counter))
-    strangers: Counter[str] = field(default_factory=Counter)
+    unmatched: Counter[str] = field(default_factory=Counter)
     members: int = 0
     cohorts: int = 0
 
-    def note(self, idnumber: str, members: int, sight: CohortDiff) -> None:
+    def note(self, idnumber: str, members: int, diff: CohortDiff) -> None:
         """Count what a cohort showed."""
         self.members += members
-        self.drift[idnumber].update([one.drift for one in sight.seen if one.drift is not None])
-        self.drift[idnumber].update([Drift.EXTRA] * len(sight.extras))
-        if sight.strangers:
-            self.strangers[idnumber] = len(sight.strangers)
+        self.drift[idnumber].update([one.drift for one in diff.seen if one.drift is not None])
+        self.drift[idnumber].update([Drift.EXTRA] * len(diff.extras))
+        if diff.unmatched:
+            self.unmatched[idnumber] = len(diff.unmatched)
+
+    def note_cohorts(self, drift: Drift, idnumbers: Iterable[str]) -> None:
+        """Count what happened to cohorts as a whole."""
+        for idnumber in idnumbers:
+            self.drift[idnumber][drift] += 1
 
     def total(self) -> Counter[Drift]:
-        """Add the drift of all cohorts up."""
+        """Add up the drift of all cohorts."""
         return sum(self.drift.values(), Counter[Drift]())
 
 
 class Observer:
     """Writes readings of one platform, for one reconciliation."""
 
-    def __init__(self, ledger: Ledger, platform: PlatformPolicy, *, run: int, remove_strangers: bool) -> None:
+    def __init__(self, ledger: Ledger, platform: PlatformPolicy, *, run: int, remove_unmatched: bool) -> None:
         self.accounts = Accounts(ledger, platform.name)
         self._ledger = ledger
         self._platform = platform
         self._run = run
-        self._remove_strangers = remove_strangers
-        self.found = ObservationReport()
-        self._mine = sa.and_(cohort.c.platform == platform.name, cohort.c.state == CohortState.OWNED)
+        self._remove_unmatched = remove_unmatched
+        self._ours = sa.and_(cohort.c.platform == platform.name, cohort.c.state == CohortState.OWNED)
 
     def owned(self) -> dict[int, tuple[str | None, str | None]]:
         """Give our cohorts by Moodle's id, each with the name and the idnumber that we left there."""
-        columns = sa.select(cohort.c.moodle_id, cohort.c.moodle_name, cohort.c.moodle_idnumber).where(self._mine)
+        columns = sa.select(cohort.c.moodle_id, cohort.c.moodle_name, cohort.c.moodle_idnumber).where(self._ours)
         with self._ledger.read() as connection:
             return {row.moodle_id: (row.moodle_name, row.moodle_idnumber) for row in connection.execute(columns)}
 
     def left(self) -> set[int]:
         """Give the accounts that, as far as we know, are members of our cohorts."""
-        there = sa.select(membership.c.user_id).join(cohort).where(self._mine, membership.c.observed)
+        there = sa.select(membership.c.user_id).join(cohort).where(self._ours, membership.c.observed)
         with self._ledger.read() as connection:
             return {user_id for (user_id,) in stream(connection, there.where(membership.c.user_id.is_not(None)))}
 
@@ -119,7 +124,7 @@ class Observer:
             sa.select(membership.c.student_id, student.c.login)
             .join(cohort)
             .join(student, student.c.student_id == membership.c.student_id, isouter=True)
-            .where(self._mine, membership.c.desired, membership.c.user_id.is_(None))
+            .where(self._ours, membership.c.desired, membership.c.user_id.is_(None))
             .distinct()
         )
         with self._ledger.read() as connection:
@@ -128,21 +133,26 @@ class Observer:
         return {number: key for number, key in keys.items() if key is not None}
 
     def write(self, reading: Reading, now: Instant) -> ObservationReport:
-        """Write a reading, and say what it showed that we did not know."""
-        self.found = ObservationReport()
+        """Write a reading, and return what it showed that we did not know."""
+        report = ObservationReport()
         self.accounts.forget(reading.people.gone)
         with self._ledger.write() as connection:
             rows = connection.execute(sa.select(cohort).where(cohort.c.platform == self._platform.name)).all()
             self._free(connection, rows, reading)
             owned = [row for row in rows if row.state == CohortState.OWNED and row.moodle_id in reading.ours]
-            self._vanish(connection, [row for row in owned if row.moodle_id not in reading.cohorts], now)
-            here = [row for row in owned if row.moodle_id in reading.members]
-            self._rename(connection, here, reading)
-            for some in chunks(here, COHORTS):
-                self._members(connection, some, reading, now)
-            self._wake(connection, reading.people, now)
-        self.found.cohorts = len(owned)
-        return self.found
+            report.cohorts = len(owned)
+            vanished = [row for row in owned if row.moodle_id not in reading.cohorts]
+            self._vanish(connection, vanished, now)
+            report.note_cohorts(Drift.VANISHED, [row.idnumber for row in vanished])
+            read = [row for row in owned if row.moodle_id in reading.members]
+            report.note_cohorts(Drift.RENAMED, self._rename(connection, read, reading))
+            for some in chunks(read, COHORTS):
+                compared = _compare(connection, some, reading)
+                for each in compared:
+                    report.note(each.idnumber, each.members, each.diff)
+                self._members(connection, compared, now)
+            self._retry(connection, reading.people, now)
+        return report
 
     def _free(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: Reading) -> None:
         """Let a cohort that was foreign and is there no more be created, if it is wanted."""
@@ -152,19 +162,16 @@ class Observer:
             wanted = sa.update(cohort).where(cohort.c.id.in_(free))
             connection.execute(wanted.values(state=CohortState.WANTED.value, next_attempt_at=0.0))
 
-    def _vanish(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], now: Instant) -> None:
-        """Nobody is in a cohort that was deleted, and it is made again if it is wanted."""
-        for row in rows:
-            self.found.drift[row.idnumber][Drift.VANISHED] += 1
-        ids = [row.id for row in rows]
-        again = {"state": CohortState.WANTED.value, "moodle_id": None, "moodle_name": None, "moodle_idnumber": None}
-        connection.execute(sa.update(cohort).where(cohort.c.id.in_(ids)).values(**again))
-        lost = sa.update(membership).where(membership.c.cohort_id.in_(ids))
-        connection.execute(lost.where(~membership.c.desired).values(observed=False, observed_at=now, held=None))
-        connection.execute(lost.where(membership.c.desired).values(observed=False, observed_at=now, **self._gap(now)))
+    def _vanish(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]], now: Instant) -> None:
+        if rows:
+            gaps.vanish(connection, [row.id for row in rows], now, origin=f"run {self._run}", run=self._run)
 
-    def _rename(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: Reading) -> None:
-        """Leave a name that a person gave; an idnumber is what teachers find the cohort by, and ours to put back."""
+    def _rename(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: Reading) -> list[str]:
+        """Write the names that Moodle shows, and return the idnumbers of the cohorts that a person renamed.
+
+        A name that a person gave stays; an idnumber is what teachers find the cohort by, and ours to put back.
+        """
+        renamed = []
         for row in rows:
             seen, (name, idnumber) = reading.cohorts[row.moodle_id], reading.ours[row.moodle_id]
             values: dict[str, Any] = {}
@@ -177,97 +184,96 @@ class Observer:
                 # As wanted: renamed by a call of ours whose answer was lost, or is still to come.
                 by_us = {"moodle_name": row.wanted_name, "moodle_idnumber": row.idnumber}
                 if any(values.get(what, wanted) != wanted for what, wanted in by_us.items()):
-                    self.found.drift[row.idnumber][Drift.RENAMED] += 1
+                    renamed.append(row.idnumber)
                 connection.execute(sa.update(cohort).where(cohort.c.id == row.id).values(**values))
+        return renamed
 
-    def _members(
-        self, connection: sa.Connection, cohorts: Sequence[sa.Row[Any]], reading: Reading, now: Instant
-    ) -> None:
-        known = _known(connection, [its.id for its in cohorts])
-        seen: dict[bool, list[dict[str, Any]]] = {True: [], False: []}  # by whether it is a drift
-        new: list[dict[str, Any]] = []
-        done: list[dict[str, Any]] = []
-        for its in cohorts:
-            members = reading.members[its.moodle_id]
-            in_flight = its.lease_until > reading.at
-            sight = compare(known[its.id], members, reading.people, at=reading.at, in_flight=in_flight)
-            self.found.note(its.idnumber, len(members), sight)
-            unsure = {row.student_id: row for row in known[its.id] if row.observed is None}
-            for one in sight.seen:
-                before = unsure.get(one.student_id)
-                if before is not None and before.desired == one.present:
-                    user_id = one.user_id if one.present else before.user_id
-                    done.append({"b_cohort": its.id, "b_student": one.student_id, "b_user": user_id})
-                row = {"b_cohort": its.id, "b_student": one.student_id, "b_seen": one.present, "b_user": one.user_id}
-                seen[one.drift is not None].append(row)
-            new += [self._extra(its.id, number, user_id, now) for number, user_id in sight.extras]
-            if self._remove_strangers:
-                new += [self._extra(its.id, f"{STRANGER}{user_id}", user_id, now) for user_id in sight.strangers]
-        self._journal(connection, done, now)
-        for drifted, values in ((False, {}), (True, {"held": None, **self._gap(now)})):
-            if seen[drifted]:
-                connection.execute(_SEEN.values(observed_at=now, **values), seen[drifted])
+    def _members(self, connection: sa.Connection, compared: Sequence["_Compared"], now: Instant) -> None:
+        write_confirmed(connection, [row for each in compared for row in each.confirmed()], now)
+        opened = self._opened(now)
+        for drifted, values in ((False, {}), (True, opened)):
+            seen = [row for each in compared for row in each.seen(drifted=drifted)]
+            if seen:
+                connection.execute(_SEEN.values(observed_at=now, **values), seen)
+        blank = dict.fromkeys(_NEW) | opened | {"desired": False, "observed": True, "observed_at": now}
+        new = [blank | row for each in compared for row in each.new(unmatched=self._remove_unmatched)]
         upsert(connection, membership, new, update=[name for name in _NEW if name not in {"cohort_id", "student_id"}])
 
-    def _journal(self, connection: sa.Connection, done: Sequence[dict[str, Any]], now: Instant) -> None:
-        """Note what calls of ours have done whose outcome was unknown until now."""
-        if done:
-            action = sa.case((membership.c.desired, Action.ADD.value), else_=Action.REMOVE.value)
-            of_membership = (membership.c[name] for name in ("student_id", "cause", "origin", "run", "approved"))
-            entry = (
-                sa.select(sa.literal(now), cohort.c.platform, cohort.c.idnumber, cohort.c.id, action, *of_membership)
-                .add_columns(sa.cast(sa.bindparam("b_user"), sa.BigInteger))
-                .join(cohort)
-                .where(cohort.c.id == sa.bindparam("b_cohort"), membership.c.student_id == sa.bindparam("b_student"))
-            )
-            columns = ("at", "platform", "cohort", "cohort_id", "action", "student_id", "cause", "origin", "run")
-            connection.execute(sa.insert(journal).from_select([*columns, "approved", "user_id"], entry), done)
-
-    def _wake(self, connection: sa.Connection, people: People, now: Instant) -> None:
+    def _retry(self, connection: sa.Connection, people: People, now: Instant) -> None:
         """Try at once what was parked for want of an account that there is now."""
-        parked = (
-            sa.select(membership.c.cohort_id, membership.c.student_id)
-            .join(cohort)
-            .where(self._mine, gap, membership.c.desired, membership.c.reason.in_(OF_ACCOUNTS))
+        platforms = [self._platform.name]
+        parked = connection.scalars(sa.select(membership.c.student_id).where(gaps.awaits_account(platforms)))
+        gaps.retry(connection, [number for number in parked if number in people.accounts], platforms, now)
+
+    def _opened(self, now: Instant) -> dict[str, Any]:
+        return gaps.opened(cause=Cause.DRIFT, origin=f"run {self._run}", since=now, next_attempt_at=now, run=self._run)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compared:
+    """A cohort with what is known of its members, and how a reading differs from that."""
+
+    cohort_id: int
+    idnumber: str
+    members: int
+    known: Mapping[str, KnownMembership]
+    diff: CohortDiff
+
+    def confirmed(self) -> Iterator[dict[str, Any]]:
+        """Return what a call of ours turns out to have done, as parameters of `write_confirmed`."""
+        for one in self.diff.seen:
+            before = self.known[one.student_id]
+            if before.observed is None and before.desired == one.present:
+                user_id = one.user_id if one.present else before.user_id
+                yield {"b_cohort": self.cohort_id, "b_student": one.student_id, "b_user": user_id}
+
+    def seen(self, *, drifted: bool) -> Iterator[dict[str, Any]]:
+        """Return the memberships that are to be observed anew, as parameters of `_SEEN`."""
+        for one in self.diff.seen:
+            if (one.drift is not None) is drifted:
+                unmatched = is_unmatched(one.student_id)  # whose account is known from nowhere else
+                user_id = self.known[one.student_id].user_id if unmatched else one.user_id
+                yield {
+                    "b_cohort": self.cohort_id,
+                    "b_student": one.student_id,
+                    "b_seen": one.present,
+                    "b_user": user_id,
+                }
+
+    def new(self, *, unmatched: bool) -> Iterator[dict[str, Any]]:
+        """Return the members who have no membership yet and are to leave."""
+        for student_id, user_id in self.diff.extras:
+            yield {"cohort_id": self.cohort_id, "student_id": student_id, "user_id": user_id}
+        for user_id in self.diff.unmatched if unmatched else ():
+            yield {"cohort_id": self.cohort_id, "student_id": unmatched_key(user_id), "user_id": user_id}
+
+
+def _compare(connection: sa.Connection, cohorts: Sequence[sa.Row[Any]], reading: Reading) -> list[_Compared]:
+    known = _known(connection, [row.id for row in cohorts], reading.at)
+    compared = []
+    for row in cohorts:
+        members = reading.members[row.moodle_id]
+        in_flight = row.lease_until > reading.at
+        diff = compare(known[row.id].values(), members, reading.people, at=reading.at, in_flight=in_flight)
+        compared.append(
+            _Compared(cohort_id=row.id, idnumber=row.idnumber, members=len(members), known=known[row.id], diff=diff)
         )
-        rows = [
-            {"b_cohort": row.cohort_id, "b_student": row.student_id}
-            for row in connection.execute(parked)
-            if row.student_id in people.accounts
-        ]
-        if rows:
-            connection.execute(at_membership.values(next_attempt_at=now), rows)
-
-    def _gap(self, now: Instant) -> dict[str, Any]:
-        return {
-            "cause": Cause.DRIFT.value,
-            "origin": f"run {self._run}",
-            "since": now,
-            "due_by": now + PROMISE_SECONDS,
-            "priority": DRIFT,
-            "attempts": 0,
-            "next_attempt_at": now,
-            "reason": None,
-            "run": self._run,
-        }
-
-    def _extra(self, cohort_id: int, number: str, user_id: int, now: Instant) -> dict[str, Any]:
-        row = dict.fromkeys(_NEW) | self._gap(now)
-        return row | {
-            "cohort_id": cohort_id,
-            "student_id": number,
-            "desired": False,
-            "observed": True,
-            "observed_at": now,
-            "user_id": user_id,
-        }
+    return compared
 
 
-def _known(connection: sa.Connection, cohorts: Sequence[int]) -> Mapping[int, list[KnownMembership]]:
-    known: defaultdict[int, list[KnownMembership]] = defaultdict(list)
+def _known(connection: sa.Connection, cohorts: Sequence[int], at: Instant) -> Mapping[int, dict[str, KnownMembership]]:
+    """Return what is known of the members of these cohorts, by student.
+
+    An unmatched member who was removed before the reading began is left out: whoever comes back after that is judged
+    as at first, by the settings of today.
+    """
+    known: defaultdict[int, dict[str, KnownMembership]] = defaultdict(dict)
     columns = sa.select(membership.c.cohort_id, *(membership.c[name] for name in KnownMembership._fields))
-    for cohort_id, *told in stream(connection, columns.where(among(connection, membership.c.cohort_id, cohorts))):
-        known[cohort_id].append(KnownMembership._make(told))
+    for cohort_id, *values in stream(connection, columns.where(among(connection, membership.c.cohort_id, cohorts))):
+        row = KnownMembership._make(values)
+        removed = not row.desired and row.observed is False and row.observed_at <= at
+        if not (removed and is_unmatched(row.student_id)):
+            known[cohort_id][row.student_id] = row
     return known
 
 

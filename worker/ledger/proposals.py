@@ -13,11 +13,10 @@ import sqlalchemy as sa
 from worker.domain.guard import Guard, Judgement
 from worker.domain.instants import Instant
 from worker.domain.report import GuardReport
-from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Limit, Reason
+from worker.domain.states import PARKING, Cause, CohortState, Limit
 from worker.ledger.guard import approved, judged, members_by_cohort
 from worker.ledger.schema import cohort, gap, in_cohort, membership
 
-_PARKED = {*OF_ACCOUNTS, Reason.OBSERVE}
 Pair = tuple[int, str]
 """A membership: cohort id, student id."""
 HASH_DIGITS = 8
@@ -156,7 +155,7 @@ class _Gathered:
     def take(self, row: sa.Row[Any], *, changes: bool) -> None:
         self.idnumber, self.state = row.idnumber, row.state
         why = _why(row, changes=changes)
-        if row.desired and row.reason in _PARKED:
+        if row.desired and row.reason in PARKING:
             self.parked += 1
         elif row.desired:
             self.additions[why].append(row.student_id)

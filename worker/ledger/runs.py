@@ -11,7 +11,7 @@ from worker.domain.report import REPORTS, Report
 from worker.domain.snapshots import AcceptedSnapshot
 from worker.domain.states import OF_ACCOUNTS, Action, CohortState, RunState
 from worker.ledger.database import Ledger
-from worker.ledger.memberships import PROMISE_SECONDS
+from worker.ledger.gaps import PROMISE_SECONDS
 from worker.ledger.schema import cohort, gap, in_cohort, journal, membership, run, snapshot
 
 OVER = run.c.state.in_([RunState.DONE, RunState.PARTIAL, RunState.REFUSED])

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from worker.domain.instants import Instant
-from worker.domain.states import OF_DECISIONS, PARKING, CohortState, PlatformState, Status
+from worker.domain.states import OF_DECISIONS, PARKING, Cause, CohortState, PlatformState, Status
 from worker.ledger.database import Ledger
+from worker.ledger.gaps import PROMISE_SECONDS
 from worker.ledger.guard import approved
-from worker.ledger.memberships import PROMISE_SECONDS
 from worker.ledger.schema import cohort, enrolment, gap, journal, membership, platform, position, student, waiting
 
 WAITING, READY, HELD, PARKED, RETRYING, FOREIGN = "waiting", "ready", "held", "parked", "retrying", "foreign"
@@ -117,7 +117,7 @@ def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformSta
         else_=READY,
     ).label("state")
     promised = membership.c.due_by - PROMISE_SECONDS  # as since, but after a closed year's grace
-    announced = sa.and_(membership.c.run.is_(None), membership.c.cause.not_in(OF_DECISIONS))
+    announced = sa.and_(membership.c.run.is_(None), membership.c.cause.not_in(OF_DECISIONS | {Cause.DRIFT}))
     was_held = membership.c.held.is_not(None).label("was_held")  # and is approved, in any state but held
     rows = connection.execute(
         sa.select(

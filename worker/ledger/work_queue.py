@@ -1,12 +1,12 @@
 """Handing out gaps and settling them: the converging side of the ledger.
 
 A holder (one lane of one worker) claims cohorts for a while; nobody else works on them until it releases them or the
-lease runs out. Before a call it says what it intends (`observed` becomes null: unknown), after it what happened; a
+lease runs out. Before a call it writes what it intends (`observed` becomes null: unknown), after it the outcome; a
 holder that dies in between leaves a gap, never a false certainty.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,24 +16,27 @@ from worker.domain.cohorts import Cohort, Gap
 from worker.domain.errors import LeaseLost
 from worker.domain.guard import Guard
 from worker.domain.instants import Instant
-from worker.domain.states import Action, CohortState, Limit, Reason
-from worker.ledger import clock_skew
+from worker.domain.states import Action, CohortState, Limit
+from worker.ledger import clock_skew, cohorts, gaps, outcomes
 from worker.ledger.accounts import Accounts
 from worker.ledger.availability import Availability
-from worker.ledger.database import Ledger, among, select_in
+from worker.ledger.database import Ledger, select_in
 from worker.ledger.guard import approved, hold
-from worker.ledger.schema import at_membership, cohort, gap, in_cohort, journal, membership, student
+from worker.ledger.leases import LEASE_LOST, Leases
+from worker.ledger.outcomes import Applied, Outcome, Parked
+from worker.ledger.schema import at_membership, cohort, gap, in_cohort, membership, student
 
-Key = tuple[int, str]
-"""A membership: cohort id, student id."""
-STOOD_STILL = "this worker stood still for longer than its lease, and others have taken its cohorts over"
+__all__ = ["Applied", "Parked", "Work", "WorkQueue"]
+
+COHORT_DELETED = "cohort deleted on Moodle"
+"""Origin of the gaps of a cohort that turned out, in converging, to have been deleted."""
 LOOKED_AT = 4
 """Times as many gaps as one claims are looked at, so that one leases a share of the cohorts and others have theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a holder has claimed: cohorts, the gaps of theirs that are due, and accounts that must stay."""
+    """What a holder has claimed: cohorts, and their gaps that are due."""
 
     cohorts: Mapping[int, Cohort] = field(default_factory=dict)
     gaps: Sequence[Gap] = ()
@@ -44,24 +47,6 @@ class Work:
         return bool(self.cohorts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """A gap that a call closed, with the account that it was closed for."""
-
-    gap: Gap
-    user_id: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parked:
-    """A gap that stays, why, and when to try again. `observed` is what is known of Moodle, None for unknown."""
-
-    gap: Gap
-    reason: str
-    retry_at: Instant
-    observed: bool | None
-
-
 class WorkQueue:
     """The work of one platform, for one holder."""
 
@@ -70,62 +55,67 @@ class WorkQueue:
         self.availability = Availability(ledger, platform_name)
         self._ledger = ledger
         self._platform = platform_name
-        self._holder = holder
-        self._lease = lease
+        self._lease_seconds = lease
+        self._leases = Leases(platform_name, holder, seconds=lease)
         self._guard = guard
-        self._mine = sa.and_(cohort.c.platform == platform_name, cohort.c.lease_holder == holder)
+
+    # Claiming
 
     def claim(self, now: Instant, *, limit: int) -> Work:
         """Lease the dirty cohorts that wait longest, up to `limit` of their due gaps.
 
         Before any removal is handed out the guard has judged all removals of the platform, in the same transaction.
         """
-        free = sa.and_(
+        self._note_clock(now)
+        if not self._has_work(now):
+            return Work()
+        with self._ledger.write() as connection:
+            due = self._oldest(connection, now, limit=limit)
+            held: dict[Limit, int] = {}
+            if not all(item.desired for item in due):
+                held = hold(connection, self._platform, self._guard, now)
+            if held:
+                due = self._oldest(connection, now, limit=limit)
+            ids = {item.cohort_id for item in due}
+            ids.update(self._misnamed(connection, now, limit=limit - len(ids)))
+            if not ids:
+                return Work(held=held)
+            self._leases.take(connection, ids, now)
+            return Work(cohorts=cohorts.read(connection, ids), gaps=due, held=held)
+
+    def _note_clock(self, now: Instant) -> None:
+        with self._ledger.read() as connection:
+            to_be_noted = clock_skew.is_to_be_noted(connection, now)
+        if to_be_noted:
+            with self._ledger.write() as connection:
+                clock_skew.note(connection, now, lease=self._lease_seconds)
+
+    def _has_work(self, now: Instant) -> bool:
+        """Tell whether there is anything to claim: mostly there isn't, and writers aren't held up for that."""
+        with self._ledger.read() as connection:
+            return self.availability.is_open(connection, now) and bool(
+                self._oldest(connection, now, limit=1) or self._misnamed(connection, now, limit=1)
+            )
+
+    def _free(self, now: Instant) -> sa.ColumnElement[bool]:
+        return sa.and_(
             cohort.c.platform == self._platform,
             cohort.c.state != CohortState.FOREIGN,
             cohort.c.lease_until <= now,
             cohort.c.next_attempt_at <= now,
         )
-        with self._ledger.read() as connection:
-            to_be_noted = clock_skew.is_to_be_noted(connection, now)
-        if to_be_noted:
-            with self._ledger.write() as connection:
-                clock_skew.note(connection, now, lease=self._lease)
-        with self._ledger.read() as connection:  # most looks find nothing: don't hold up writers for them
-            if not self.availability.is_open(connection, now) or not (
-                self._oldest(connection, free, now, limit=1) or self._misnamed(connection, free, limit=1)
-            ):
-                return Work()
-        with self._ledger.write() as connection:
-            gaps = self._oldest(connection, free, now, limit=limit)
-            held: dict[Limit, int] = {}
-            if not all(gap.desired for gap in gaps):
-                held = hold(connection, self._platform, self._guard, now)
-            if held:
-                gaps = self._oldest(connection, free, now, limit=limit)
-            ids = {gap.cohort_id for gap in gaps}
-            ids.update(self._misnamed(connection, free, limit=limit - len(ids)))
-            if not ids:
-                return Work(held=held)
-            leased = sa.update(cohort).where(cohort.c.id.in_(ids))
-            connection.execute(leased.values(lease_holder=self._holder, lease_until=now + self._lease))
-            rows = connection.execute(sa.select(cohort).where(cohort.c.id.in_(ids)))
-            return Work(cohorts={row.id: _cohort(row) for row in rows}, gaps=gaps, held=held)
 
-    def _oldest(
-        self, connection: sa.Connection, free: sa.ColumnElement[bool], now: Instant, *, limit: int
-    ) -> list[Gap]:
-        """Give the due gaps that wait longest, of as few cohorts as hold so many of those that are looked at.
+    def _oldest(self, connection: sa.Connection, now: Instant, *, limit: int) -> list[Gap]:
+        """Return the due gaps that wait longest, of as few cohorts as hold so many of those that are looked at.
 
-        An index gives them in their order: however many gaps there are, only the first of them are read. Cohorts
+        An index has them in their order: however many gaps there are, only the first of them are read. Cohorts
         aren't joined: SQLite would go through them, and sort all their gaps.
         """
         let_pass = sa.or_(membership.c.held.is_(None), approved(now))
-        of_free = in_cohort(free)
         rows = connection.execute(
             sa.select(membership, student.c.login)
             .join(student, student.c.student_id == membership.c.student_id, isouter=True)
-            .where(gap, membership.c.next_attempt_at <= now, let_pass, of_free)
+            .where(gap, membership.c.next_attempt_at <= now, let_pass, in_cohort(self._free(now)))
             .order_by(membership.c.priority, membership.c.due_by, membership.c.cohort_id)
             .limit(LOOKED_AT * limit)
         ).all()
@@ -137,36 +127,49 @@ class WorkQueue:
             total += size
         return [_gap(row, now) for row in rows if row.cohort_id in chosen][:limit]
 
-    def _misnamed(self, connection: sa.Connection, free: sa.ColumnElement[bool], *, limit: int) -> Sequence[int]:
-        misnamed = sa.select(cohort.c.id).where(free, cohort.c.state == CohortState.OWNED, needs_rename)
+    def _misnamed(self, connection: sa.Connection, now: Instant, *, limit: int) -> Sequence[int]:
+        misnamed = sa.select(cohort.c.id).where(self._free(now), cohorts.needs_rename)
         return connection.scalars(misnamed.limit(limit)).all()
 
+    def stays(self, cohort_ids: Collection[int]) -> list[sa.Row[Any]]:
+        """Return desired members of these cohorts (cohort_id, student_id, login, user_id): their accounts must stay."""
+        members = (
+            sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.user_id, student.c.login)
+            .join(student, student.c.student_id == membership.c.student_id, isouter=True)
+            .where(membership.c.desired)
+        )
+        with self._ledger.read() as connection:
+            return select_in(connection, members, membership.c.cohort_id, cohort_ids)
+
+    # Before a call
+
     def mark_in_flight(self, items: Collection[tuple[Gap, int]], now: Instant) -> list[tuple[Gap, int]]:
-        """Note that a call is about to close these gaps for these accounts, and renew the leases.
+        """Write that a call is about to close these gaps for these accounts, and renew the leases.
 
         Returns those that are still to be closed; the others are not to be sent. Raises LeaseLost as `renew` does.
         """
-        ids = {gap.cohort_id for gap, _ in items}
         with self._ledger.write() as connection:
-            self._renew(connection, ids, now)
-            wanted = {
+            self._renew(connection, {item.cohort_id for item, _ in items}, now)
+            desired = {
                 (row.cohort_id, row.student_id): row.desired
                 for row in select_in(
                     connection,
                     sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.desired),
                     membership.c.student_id,
-                    {gap.student_id for gap, _ in items},
+                    {item.student_id for item, _ in items},
                 )
             }
-            kept = [
-                (gap, user_id) for gap, user_id in items if wanted.get((gap.cohort_id, gap.student_id)) is gap.desired
+            current = [
+                (item, user_id)
+                for item, user_id in items
+                if desired.get((item.cohort_id, item.student_id)) is item.desired
             ]
-            if kept:
+            if current:
                 connection.execute(
                     at_membership.values(observed=None, observed_at=now, user_id=sa.bindparam("b_user")),
-                    [_key(gap) | {"b_user": user_id} for gap, user_id in kept],
+                    [outcomes.key(item) | {"b_user": user_id} for item, user_id in current],
                 )
-        return kept
+        return current
 
     def renew(self, cohort_ids: Collection[int], now: Instant) -> None:
         """Lease these claimed cohorts anew; raises LeaseLost when others have taken one of them over."""
@@ -174,13 +177,10 @@ class WorkQueue:
             self._renew(connection, cohort_ids, now)
 
     def _renew(self, connection: sa.Connection, cohort_ids: Collection[int], now: Instant) -> None:
-        if self._lost(connection, cohort_ids):
-            raise LeaseLost(STOOD_STILL)
-        connection.execute(sa.update(cohort).where(self._mine).values(lease_until=now + self._lease))
+        self._leases.require(connection, cohort_ids)
+        self._leases.renew(connection, now)
 
-    def _lost(self, connection: sa.Connection, cohort_ids: Iterable[int]) -> set[int]:
-        """Give those of the cohorts that aren't this holder's any more; nobody was there as long as they are."""
-        return {*cohort_ids} - set(connection.scalars(sa.select(cohort.c.id).where(self._mine)))
+    # After a call
 
     def settle(
         self,
@@ -190,129 +190,33 @@ class WorkQueue:
         parked: Sequence[Parked] = (),
         now: Instant,
     ) -> None:
-        """Write the outcome of a call. What changed its mind meanwhile stays a gap by itself.
+        """Write the outcome of a call. Where what is desired has changed meanwhile, the gap stays by itself.
 
         `closed` are removals that needed no call: nothing was applied, so nothing is journalled.
 
-        Of cohorts that others have taken over it writes no outcome, since theirs may be the later one: what a call has
-        changed, or may have, is unknown again, hence done again by them. Then it raises LeaseLost.
+        No outcome is written for cohorts that others have taken over, since theirs may be the later one: what a call
+        has changed, or may have, is unknown again, hence done again by them. Then it raises LeaseLost.
         """
-        if not (applied or closed or parked):
+        outcome = Outcome(applied=applied, closed=closed, parked=parked)
+        if not outcome.cohort_ids:
             return
         with self._ledger.write() as connection:
-            told = [*(done.gap for done in applied), *closed, *(item.gap for item in parked)]
-            lost = self._lost(connection, {item.cohort_id for item in told})
-            if lost:
-                called = [*(done.gap for done in applied), *(item.gap for item in parked if item.observed is None)]
-                if doubtful := [_key(item) for item in called if item.cohort_id in lost]:
-                    connection.execute(at_membership.values(observed=None, observed_at=now), doubtful)
-                applied = [done for done in applied if done.gap.cohort_id not in lost]
-                closed = [item for item in closed if item.cohort_id not in lost]
-                parked = [item for item in parked if item.gap.cohort_id not in lost]
-            if closed:
-                over = at_membership.values(observed=False, observed_at=now, user_id=None, **_LET_GO)
-                connection.execute(over, [_key(item) for item in closed])
-            if applied:
-                connection.execute(
-                    at_membership.values(
-                        observed=sa.bindparam("b_observed"),
-                        observed_at=now,
-                        user_id=sa.bindparam("b_user"),
-                        attempts=0,
-                        reason=None,
-                        **_LET_GO,
-                    ),
-                    [
-                        _key(done.gap)
-                        | {
-                            "b_observed": done.gap.desired,
-                            "b_user": done.user_id if done.gap.desired else None,
-                        }
-                        for done in applied
-                    ],
-                )
-                names = {
-                    row.id: row.idnumber
-                    for row in select_in(
-                        connection,
-                        sa.select(cohort.c.id, cohort.c.idnumber),
-                        cohort.c.id,
-                        {done.gap.cohort_id for done in applied},
-                    )
-                }
-                connection.execute(
-                    sa.insert(journal),
-                    [
-                        {
-                            "at": now,
-                            "platform": self._platform,
-                            "cohort": names[done.gap.cohort_id],
-                            "cohort_id": done.gap.cohort_id,
-                            "action": Action.ADD if done.gap.desired else Action.REMOVE,
-                            "student_id": done.gap.student_id,
-                            "user_id": done.user_id,
-                            "cause": done.gap.cause,
-                            "origin": done.gap.origin,
-                            "run": done.gap.run,
-                            "approved": done.gap.approved,
-                        }
-                        for done in applied
-                    ],
-                )
-            if parked:
-                connection.execute(
-                    at_membership.where(membership.c.desired == sa.bindparam("b_desired")).values(
-                        observed=sa.bindparam("b_observed"),
-                        observed_at=now,
-                        attempts=sa.bindparam("b_attempts"),
-                        next_attempt_at=sa.bindparam("b_retry"),
-                        reason=sa.bindparam("b_reason"),
-                    ),
-                    [
-                        _key(item.gap)
-                        | {
-                            "b_desired": item.gap.desired,
-                            "b_observed": item.observed,
-                            "b_attempts": item.gap.attempts + 1,
-                            "b_retry": item.retry_at,
-                            "b_reason": item.reason,
-                        }
-                        for item in parked
-                    ],
-                )
+            lost = self._leases.lost(connection, outcome.cohort_ids)
+            outcomes.doubt(connection, outcome.called_in(lost), now)
+            ours = outcome.outside(lost)
+            outcomes.close(connection, ours.closed, now)
+            outcomes.apply(connection, ours.applied, now, platform=self._platform)
+            outcomes.park(connection, ours.parked, now)
         if lost:
-            raise LeaseLost(STOOD_STILL)
-
-    def hold_off(self, cohort_ids: Collection[int], until: Instant) -> None:
-        """Leave these cohorts alone until then, whoever asks: a call for them may still be running on Moodle."""
-        with self._ledger.write() as connection:
-            resting = sa.update(cohort).where(self._mine, cohort.c.id.in_(cohort_ids))
-            connection.execute(resting.values(lease_holder=None, lease_until=until))
-
-    def release(self) -> None:
-        """Give the claimed cohorts back."""
-        with self._ledger.write() as connection:
-            connection.execute(sa.update(cohort).where(self._mine).values(lease_holder=None, lease_until=0.0))
+            raise LeaseLost(LEASE_LOST)
 
     def retry_now(self, students: Collection[str], now: Instant) -> None:
         """Try at once what was parked for want of the accounts of these students."""
-        if not students:
-            return
-        here = in_cohort(cohort.c.platform == self._platform)
-        parked = sa.and_(gap, membership.c.reason.in_([r.value for r in Reason]), here)
-        with self._ledger.write() as connection:
-            theirs = among(connection, membership.c.student_id, list(students))
-            connection.execute(sa.update(membership).where(parked, theirs).values(next_attempt_at=now))
+        if students:
+            with self._ledger.write() as connection:
+                gaps.retry(connection, [*students], [self._platform], now)
 
-    def stays(self, cohort_ids: Collection[int]) -> list[sa.Row[Any]]:
-        """Desired members of these cohorts (cohort_id, student_id, login, user_id): their accounts must stay."""
-        members = (
-            sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.user_id, student.c.login)
-            .join(student, student.c.student_id == membership.c.student_id, isouter=True)
-            .where(membership.c.desired)
-        )
-        with self._ledger.read() as connection:
-            return select_in(connection, members, membership.c.cohort_id, cohort_ids)
+    # Cohorts
 
     def write_cohorts(
         self, rows: Sequence[tuple[Cohort, dict[str, Any]]], now: Instant, action: Action | None = None
@@ -321,77 +225,29 @@ class WorkQueue:
 
         Raises LeaseLost, and writes nothing, when others have taken one of them over.
         """
-        if not rows:
-            return
-        with self._ledger.write() as connection:
-            if self._lost(connection, [item.id for item, _ in rows]):
-                raise LeaseLost(STOOD_STILL)
-            for item, values in rows:
-                connection.execute(sa.update(cohort).where(cohort.c.id == item.id).values(**values))
-            if action is not None:
-                connection.execute(
-                    sa.insert(journal),
-                    [
-                        {
-                            "at": now,
-                            "platform": self._platform,
-                            "cohort": item.idnumber,
-                            "cohort_id": item.id,
-                            "action": action,
-                            "detail": values.get("moodle_name"),
-                        }
-                        for item, values in rows
-                    ],
-                )
+        if rows:
+            with self._ledger.write() as connection:
+                self._leases.require(connection, {item.id for item, _ in rows})
+                cohorts.write(connection, rows, now, action)
 
     def vanished(self, item: Cohort, now: Instant) -> None:
-        """Somebody deleted this cohort on Moodle: nobody is in it, and it is to be made again if it is wanted.
+        """Write that this cohort was deleted on Moodle.
 
         Raises LeaseLost, and writes nothing, when others have taken it over.
         """
         with self._ledger.write() as connection:
-            if self._lost(connection, [item.id]):
-                raise LeaseLost(STOOD_STILL)
-            connection.execute(
-                sa.update(cohort)
-                .where(cohort.c.id == item.id)
-                .values(state=CohortState.WANTED, moodle_id=None, moodle_name=None, moodle_idnumber=None)
-            )
-            connection.execute(
-                sa.update(membership)
-                .where(membership.c.cohort_id == item.id)
-                .values(observed=False, observed_at=now, next_attempt_at=now)
-            )
+            self._leases.require(connection, [item.id])
+            gaps.vanish(connection, [item.id], now, origin=COHORT_DELETED)
 
+    def hold_off(self, cohort_ids: Collection[int], until: Instant) -> None:
+        """Leave these cohorts alone until then, whoever asks: a call for them may still be running on Moodle."""
+        with self._ledger.write() as connection:
+            self._leases.hold_off(connection, cohort_ids, until)
 
-needs_rename = sa.or_(
-    cohort.c.moodle_idnumber != cohort.c.idnumber,
-    sa.and_(cohort.c.name_is_ours, cohort.c.wanted_name != cohort.c.moodle_name),
-)
-"""An owned cohort whose étape got its label, another label, or another code."""
-
-_LET_GO = {"held": None, "approved": None, "approved_until": None}
-"""An approval is for one removal: whoever is put back by hand isn't removed again by it."""
-
-
-def _key(item: Gap) -> dict[str, Any]:
-    return {"b_cohort": item.cohort_id, "b_student": item.student_id}
-
-
-def _cohort(row: sa.Row[Any]) -> Cohort:
-    return Cohort(
-        id=row.id,
-        platform=row.platform,
-        idnumber=row.idnumber,
-        etape=row.etape,
-        wanted_name=row.wanted_name,
-        state=CohortState(row.state),
-        moodle_id=row.moodle_id,
-        moodle_name=row.moodle_name,
-        moodle_idnumber=row.moodle_idnumber,
-        name_is_ours=row.name_is_ours,
-        attempts=row.attempts,
-    )
+    def release(self) -> None:
+        """Give the claimed cohorts back."""
+        with self._ledger.write() as connection:
+            self._leases.release(connection)
 
 
 def _gap(row: sa.Row[Any], now: Instant) -> Gap:

@@ -174,7 +174,7 @@ class Reconciliation:
     def _begin_reading(self, site: ReconciledPlatform, run: int, threads: ThreadPoolExecutor) -> _Reading | None:
         if site.reader is None:
             return None
-        observer = Observer(self._ledger, site.policy, run=run, remove_strangers=site.remove_strangers)
+        observer = Observer(self._ledger, site.policy, run=run, remove_unmatched=site.remove_strangers)
         at, ours = self._clock(), observer.owned()
         return _Reading(site.reader, observer, at, ours, threads.submit(_read, site.reader))
 
@@ -281,7 +281,7 @@ class Reconciliation:
         """Look at the cohorts that aren't ours once more: any difference is somebody else's, as the journal shows."""
         if not look.fingerprints:
             return
-        observer = Observer(self._ledger, site.policy, run=report.run, remove_strangers=False)
+        observer = Observer(self._ledger, site.policy, run=report.run, remove_unmatched=False)
         cohorts = {cohort.id: cohort for cohort in reader.cohorts()}
         ours_now = observer.owned().keys()  # a person may have adopted one meanwhile
         foreign = look.fingerprints.keys() - ours_now
@@ -327,7 +327,7 @@ def _details(
     """Give the cohorts to which something happened, or has yet to."""
     planned = {cohort.idnumber: cohort for cohort in plan.cohorts if cohort.state is not CohortState.FOREIGN}
     drift = {idnumber: counts for idnumber, counts in found.drift.items() if counts.total()}
-    for idnumber in sorted({*planned, *drift, *found.strangers, *applied}):
+    for idnumber in sorted({*planned, *drift, *found.unmatched, *applied}):
         cohort, done = planned.get(idnumber), Counter(applied.get(idnumber, {}))
         leaving = len(cohort.pairs) if cohort is not None else 0
         held = leaving if cohort is not None and cohort.held is not None else 0
@@ -339,6 +339,6 @@ def _details(
             waiting=joining + leaving - held + (cohort.approved if cohort is not None else 0),
             held=held,
             parked=cohort.parked if cohort is not None else 0,
-            strangers=found.strangers[idnumber],
+            strangers=found.unmatched[idnumber],
             drift=dict(drift.get(idnumber, {})),
         )

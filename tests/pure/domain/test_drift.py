@@ -13,7 +13,7 @@ from worker.domain.states import Drift
 
 AT: Instant = 1000.0
 """When the reading began."""
-NOBODY = CohortDiff(seen=(), extras=(), strangers=())
+NOBODY = CohortDiff(seen=(), extras=(), unmatched=())
 MEMBER = KnownMembership(student_id="eve", desired=True, observed=True, observed_at=AT - 60, user_id=31)
 WANTED = MEMBER._replace(observed=False, user_id=None)
 LEAVING = MEMBER._replace(desired=False)
@@ -41,7 +41,7 @@ def one(*known: KnownMembership, members: AbstractSet[int] = frozenset(), who: P
     """Give the only thing that is seen."""
     found = sight(*known, members=members, who=who)
     (seen,) = found.seen
-    assert (found.extras, found.strangers) == ((), ())
+    assert (found.extras, found.unmatched) == ((), ())
     return seen
 
 
@@ -79,11 +79,11 @@ def test_somebody_who_had_left_and_is_there_again_is_extra() -> None:
 
 
 def test_a_student_who_never_was_to_be_there_is_extra() -> None:
-    assert sight(members={31}) == CohortDiff(seen=(), extras=(("eve", 31),), strangers=())
+    assert sight(members={31}) == CohortDiff(seen=(), extras=(("eve", 31),), unmatched=())
 
 
-def test_an_account_of_no_student_is_a_stranger() -> None:
-    assert sight(MEMBER, members={31, 99, 98}) == CohortDiff(seen=(), extras=(), strangers=(98, 99))
+def test_an_account_of_no_student_is_unmatched() -> None:
+    assert sight(MEMBER, members={31, 99, 98}) == CohortDiff(seen=(), extras=(), unmatched=(98, 99))
 
 
 # What comes nearer to what is desired
@@ -154,7 +154,7 @@ def test_the_account_of_a_former_number_is_its_bearer_s() -> None:
         [LEFT], {32}, People(accounts={"eve": 31}, students={31: "eve", 32: "eve"}, gone=set()), at=AT, in_flight=False
     )
     assert found == CohortDiff(
-        seen=(MembershipDiff(student_id="eve", present=True, user_id=32, drift=Drift.EXTRA),), extras=(), strangers=()
+        seen=(MembershipDiff(student_id="eve", present=True, user_id=32, drift=Drift.EXTRA),), extras=(), unmatched=()
     )
 
 
@@ -209,17 +209,17 @@ def apply(known: Sequence[KnownMembership], found: CohortDiff, at: Instant) -> l
 
 
 @given(known=KNOWN, members=MEMBERS, who=crowds(), in_flight=st.booleans())
-def test_every_member_is_tied_or_extra_or_a_stranger(
+def test_every_member_is_tied_or_extra_or_unmatched(
     *, known: list[KnownMembership], members: frozenset[int], who: People, in_flight: bool
 ) -> None:
     found = sight(*known, members=members, who=who, in_flight=in_flight)
     extra = [user_id for _, user_id in found.extras]
-    named = [*extra, *found.strangers]
+    named = [*extra, *found.unmatched]
     assert len(named) == len(set(named))
     assert set(named) <= members
     rows = {row.student_id: row.user_id for row in known}
     assert all(who.students[user_id] == student and student not in rows for student, user_id in found.extras)
-    assert not who.students.keys() & set(found.strangers)
+    assert not who.students.keys() & set(found.unmatched)
     for user_id in members - set(named):
         assert user_id in rows.values() or who.students.get(user_id) in rows
 
@@ -243,7 +243,7 @@ def test_the_same_reading_once_more_says_nothing(
     old = {row.student_id for row in known if row.observed_at <= AT}
     assert [seen for seen in again.seen if seen.student_id in old] == []
     assert again.extras == ()
-    assert again.strangers == found.strangers
+    assert again.unmatched == found.unmatched
 
 
 @given(KNOWN, crowds())

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from worker import telemetry
-from worker.domain.cohorts import STRANGER, Cohort, Gap
+from worker.domain.cohorts import Cohort, Gap
 from worker.domain.errors import LeaseLost, MoodleDenied, MoodleError, MoodleRejected, MoodleUnavailable
 from worker.domain.instants import Instant
 from worker.domain.plan import plan
@@ -254,8 +254,8 @@ class Lane:
     def _accounts(self, gaps: Iterable[Gap]) -> dict[str, int]:
         """Moodle accounts by student id, for the gaps that need one."""
         asking = [gap for gap in gaps if gap.desired or gap.user_id is None]
-        strangers = {gap.student_id: _account_of(gap) for gap in asking if gap.student_id.startswith(STRANGER)}
-        needing = [gap for gap in asking if gap.student_id not in strangers]
+        needing = [gap for gap in asking if not gap.is_unmatched]
+        unmatched = {gap.student_id: gap.user_id for gap in asking if gap.is_unmatched and gap.user_id is not None}
         keys = {gap.student_id: account_key(self._platform, gap.student_id, gap.login) for gap in needing}
         askable = {key for key in keys.values() if key is not None and self._askable(key)}
         accounts = self._book.accounts.of(askable)
@@ -271,7 +271,7 @@ class Lane:
         accounts |= single
         self._park(needing, keys, accounts, ambiguous={key for key, ids in found.items() if len(ids) > 1})
         known = {student: accounts[key] for student, key in keys.items() if key is not None and key in accounts}
-        return known | strangers
+        return known | unmatched
 
     def _askable(self, key: str) -> bool:
         return can_be_asked(self._platform.account_field, key)
@@ -414,11 +414,6 @@ class Lane:
             refused=len(outcome.refused),
             cohorts=len({gap.cohort_id for gap in pairs.values()}),
         )
-
-
-def _account_of(stranger: Gap) -> int:
-    """Give the account of a member whom no student stands for: a removal that is undone puts it back."""
-    return int(stranger.student_id.removeprefix(STRANGER))
 
 
 def _misnamed(cohort: Cohort) -> bool:

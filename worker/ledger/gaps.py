@@ -1,0 +1,78 @@
+"""The life of a gap, in one place: how it is opened, tried again, and what a deleted cohort makes of it."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from worker.domain.instants import Instant
+from worker.domain.states import OF_ACCOUNTS, Cause, CohortState
+from worker.ledger.database import among
+from worker.ledger.schema import cohort, gap, in_cohort, membership
+
+PROMISE_SECONDS = 24 * 3600
+"""A change is on Moodle this long after its publication, at most."""
+FRESH, DRIFT = 0, 1
+"""Priorities: what a message has announced goes before what was found in Moodle."""
+
+RELEASED = {"held": None, "approved": None, "approved_until": None}
+"""An approval is for one removal: whoever is put back by hand isn't removed again by it."""
+
+
+def opened(
+    *, cause: Cause, origin: str, since: Instant, next_attempt_at: Instant, run: int | None = None
+) -> dict[str, Any]:
+    """Return the columns of a gap that opens now: why, since when, and nothing of what an earlier gap went through.
+
+    `desired`, `observed` and a person's decision (`kept`) are the caller's to set.
+    """
+    announced = run is None and cause is not Cause.DRIFT
+    return {
+        "cause": cause.value,
+        "origin": origin,
+        "since": since,
+        "due_by": since + PROMISE_SECONDS,
+        "priority": FRESH if announced else DRIFT,
+        "attempts": 0,
+        "next_attempt_at": next_attempt_at,
+        "reason": None,
+        "run": run,
+        **RELEASED,
+    }
+
+
+def awaits_account(platforms: Collection[str]) -> sa.ColumnElement[bool]:
+    """Match the gaps of these platforms that are parked until an account, or another name for it, becomes known.
+
+    A gap in observe mode, or one whose last call timed out, waits for something else: an account doesn't hurry it.
+    """
+    return sa.and_(gap, membership.c.reason.in_(OF_ACCOUNTS), in_cohort(cohort.c.platform.in_(platforms)))
+
+
+def retry(connection: sa.Connection, students: Sequence[str], platforms: Collection[str], at: Instant) -> None:
+    """Try again at that instant what these students' accounts were missing for."""
+    if students:
+        parked = sa.update(membership).where(
+            awaits_account(platforms), among(connection, membership.c.student_id, students)
+        )
+        connection.execute(parked.values(next_attempt_at=at))
+
+
+def vanish(
+    connection: sa.Connection, cohort_ids: Collection[int], now: Instant, *, origin: str, run: int | None = None
+) -> None:
+    """Write that these cohorts were deleted on Moodle: nobody is in them, and they are created again if wanted.
+
+    A gap that was open already keeps its cause and its promise, and is tried at once; a member who was there is a gap
+    from now on.
+    """
+    recreated = sa.update(cohort).where(cohort.c.id.in_(cohort_ids))
+    connection.execute(
+        recreated.values(state=CohortState.WANTED.value, moodle_id=None, moodle_name=None, moodle_idnumber=None)
+    )
+    absent = {"observed": False, "observed_at": now}
+    members = sa.update(membership).where(membership.c.cohort_id.in_(cohort_ids))
+    lost = opened(cause=Cause.DRIFT, origin=origin, since=now, next_attempt_at=now, run=run)
+    connection.execute(members.where(~membership.c.desired).values(**absent, **RELEASED))
+    connection.execute(members.where(membership.c.desired, gap).values(**absent, next_attempt_at=now))
+    connection.execute(members.where(membership.c.desired, membership.c.observed).values(**absent, **lost))
