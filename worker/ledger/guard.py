@@ -45,14 +45,12 @@ def judged(connection: sa.Connection, platform: str, guard: Guard, now: Instant)
     ).all()
     ours = {row.id for row in cohorts if row.state == CohortState.OWNED}
     members = members_by_cohort(connection)
-    pending = {
-        cohort_id: counts for cohort_id, counts in _pending_by_cohort(connection, now).items() if cohort_id in ours
-    }
+    pending = _pending_by_cohort(connection, now)
     removed = _removed_by_cohort(connection, platform, now)
     removals = []
     for row in cohorts:
-        if row.id in pending or row.id in removed:
-            waiting, held = pending.get(row.id, (0, 0))
+        waiting, held = pending.get(row.id, (0, 0)) if row.id in ours else (0, 0)
+        if waiting or row.id in removed:
             removals.append(
                 Removals(
                     cohort_id=row.id,

@@ -1,6 +1,7 @@
 """Outcomes of calls, written to the memberships that they were about."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +48,12 @@ class Outcome:
         gaps = [*(done.gap for done in self.applied), *self.closed, *(item.gap for item in self.parked)]
         return {gap.cohort_id for gap in gaps}
 
-    def called_in(self, cohort_ids: Set[int]) -> list[Gap]:
+    def called_in(self, cohort_ids: AbstractSet[int]) -> list[Gap]:
         """Return the gaps of these cohorts that a call has closed, or may have."""
         called = [*(done.gap for done in self.applied), *(item.gap for item in self.parked if item.observed is None)]
         return [gap for gap in called if gap.cohort_id in cohort_ids]
 
-    def outside(self, cohort_ids: Set[int]) -> "Outcome":
+    def outside(self, cohort_ids: AbstractSet[int]) -> "Outcome":
         """Return what it says of all other cohorts."""
         return Outcome(
             applied=[done for done in self.applied if done.gap.cohort_id not in cohort_ids],
