@@ -45,7 +45,7 @@ def test_a_removal_recorded_by_a_clock_that_was_ahead_waits_no_longer_than_it_wa
     with capture_logs() as logs:
         assert due(scene, scene.now) == []
         assert due(scene, scene.now + DELAY) == [STUDENT]
-    assert [(line["event"], line["seconds"]) for line in logs] == [("the clock was put back", AHEAD)]
+    assert [(line["event"], line["seconds"]) for line in logs] == [("clock was set back", AHEAD)]
 
 
 def test_a_clock_that_was_behind_holds_nothing_up(scene: Scene) -> None:

@@ -18,7 +18,7 @@ def unmatched_key(user_id: int) -> str:
 
 
 def is_unmatched(student_id: str) -> bool:
-    """Tell a key of `unmatched_key` from a student's number."""
+    """Return whether this is a key of `unmatched_key`, not a student's number."""
     return student_id.startswith(_UNMATCHED)
 
 

@@ -14,7 +14,7 @@ from worker.ledger.schema import cohort, membership, student
 
 
 def not_owned(ledger: Ledger, platform: str, globs: Collection[str]) -> dict[str, int]:
-    """Ids of the cohorts that the rules lead to and that aren't ours, by idnumber, among those that match."""
+    """Return the ids of the matching cohorts that the rules lead to and that aren't ours, by idnumber."""
     rows = sa.select(cohort.c.idnumber, cohort.c.id).where(
         cohort.c.platform == platform, cohort.c.state != CohortState.OWNED
     )
@@ -27,7 +27,7 @@ def not_owned(ledger: Ledger, platform: str, globs: Collection[str]) -> dict[str
 
 
 def desired(ledger: Ledger, cohort_ids: Collection[int]) -> dict[int, set[tuple[str, str | None]]]:
-    """Desired members by cohort id, each with their login when it is known."""
+    """Return the desired members by cohort id, each with their login when it is known."""
     rows = (
         sa.select(membership.c.cohort_id, membership.c.student_id, student.c.login)
         .join(student, student.c.student_id == membership.c.student_id, isouter=True)
@@ -50,9 +50,9 @@ def take(
     now: Instant,
     by: str,
 ) -> None:
-    """Make a cohort ours: its columns, the desired members that are there already (student to account), who did it."""
+    """Make a cohort ours: write its columns, the desired members it has (student to account) and who adopted it."""
     with ledger.write() as connection:
-        # Whoever works on it has seen it as it was: what they write comes too late.
+        # Whoever works on it saw it as it was before: what they would write is out of date.
         connection.execute(sa.update(cohort).where(cohort.c.id == cohort_id).values(lease_holder=None, **values))
         if present:
             connection.execute(

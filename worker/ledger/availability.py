@@ -1,4 +1,4 @@
-"""Whether a platform answers, as all its workers see it."""
+"""Whether a platform answers: shared by all its workers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,24 +12,24 @@ from worker.ledger.schema import platform
 
 
 class Availability:
-    """Of one platform. While it is left alone nobody is handed any work of it."""
+    """The state of one platform. While it is paused, none of its work is handed out."""
 
     def __init__(self, ledger: Ledger, platform_name: str) -> None:
         self._ledger = ledger
         self._platform = platform_name
 
     def is_open(self, connection: sa.Connection, now: Instant) -> bool:
-        """Say whether it may be asked now."""
+        """Return whether the platform may be called now."""
         paused = sa.select(platform.c.next_attempt_at).where(platform.c.name == self._platform)
         return bool((connection.scalar(paused) or 0.0) <= now)
 
     def answered(self, now: Instant) -> None:
-        """Note that the platform answers."""
+        """Write that the platform answers."""
         with self._ledger.read() as connection:
             known = connection.execute(self._row()).first()
-        if known is None or known.state != PlatformState.UP:  # nothing to write at every turn
+        if known is None or known.state != PlatformState.UP:  # so that a run writes nothing as long as all is well
             with self._ledger.write() as connection:
-                self._note(connection, state=PlatformState.UP.value, since=now)
+                self._write(connection, state=PlatformState.UP.value, since=now)
 
     def failed(
         self,
@@ -41,10 +41,10 @@ class Availability:
         sentence: str,
         pause: Callable[[int], float],
     ) -> float | None:
-        """Note how the platform failed work that was claimed when it `began`, and leave all of it alone for a while.
+        """Write how the platform failed work that was claimed at `began`, and pause it.
 
-        That is `pause` of the failures in a row, in seconds, which are returned: None when the platform was paused
-        since the work began. However many connections meet an outage, it counts once.
+        `pause` takes the number of failures in a row and returns the seconds to wait, which are returned. None is
+        returned when the platform was paused since the work began: an outage counts once, however many lanes meet it.
         """
         with self._ledger.write() as connection:
             known = connection.execute(self._row()).first()
@@ -54,7 +54,7 @@ class Availability:
             if known is not None and known.state == state:
                 since, attempts = known.since, int(known.attempts) + 1
             seconds = pause(attempts)
-            self._note(
+            self._write(
                 connection, state=state.value, since=since, attempts=attempts,
                 next_attempt_at=now + seconds, code=code, sentence=sentence,
             )  # fmt: skip
@@ -63,6 +63,6 @@ class Availability:
     def _row(self) -> sa.Select[Any]:
         return sa.select(platform).where(platform.c.name == self._platform)
 
-    def _note(self, connection: sa.Connection, **values: Any) -> None:  # noqa: ANN401 - columns
+    def _write(self, connection: sa.Connection, **values: Any) -> None:  # noqa: ANN401 - columns
         row = {"name": self._platform, "attempts": 1, "next_attempt_at": 0.0, "code": None, "sentence": None} | values
         upsert(connection, platform, [row], update=[name for name in row if name != "name"])

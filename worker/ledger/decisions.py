@@ -1,4 +1,4 @@
-"""What a person decides about removals: to approve them, to refuse them, to have them undone.
+"""What a person decides about removals: to approve, reject or undo them.
 
 A decision is bound to a hash: to exactly the removals that were shown under it.
 """
@@ -37,7 +37,7 @@ class Decision:
 
 
 def show(connection: sa.Connection, platform: str, removals: Iterable[Pair], now: Instant) -> str | None:
-    """Note that these removals are shown to a person, and give the hash to decide on them by; None for none."""
+    """Write that these removals are shown to a person; returns the hash to decide on them by, None for none."""
     pairs = sorted(removals)
     name = proposal_hash(pairs)
     if name is not None:
@@ -47,7 +47,7 @@ def show(connection: sa.Connection, platform: str, removals: Iterable[Pair], now
 
 
 def approve(ledger: Ledger, name: str, *, by: str, now: Instant) -> Decision:
-    """Let exactly the removals that were shown under this hash be made, whatever the guard says; for a day.
+    """Let exactly the removals that were shown under this hash pass the guard, for a day.
 
     Raises DecisionRefused when nothing was shown under it, or when other removals would be made now.
     """
@@ -72,9 +72,9 @@ def reject(ledger: Ledger, name: str, *, by: str, now: Instant) -> Decision:
 def undo(ledger: Ledger, what: str, *, by: str, now: Instant) -> Decision:
     """Put back the members who were removed by a run (its number) or by an approved plan (its hash).
 
-    Those that it was still to remove stay, too; who came back since and left again doesn't. They stay until a message
-    or snapshot that is newer than this says that the enrolment is over. Raises DecisionRefused when nothing was
-    removed under that name.
+    Members who were still to be removed stay, too. A member who came back since and left again isn't put back. They
+    stay until a message or snapshot newer than this ends the enrolment. Raises DecisionRefused when nothing was removed
+    under that name.
     """
     with ledger.write() as connection:
         pairs = _removals(connection, what)
@@ -115,14 +115,14 @@ def _removals(connection: sa.Connection, what: str) -> list[Pair]:
 
 
 def release_kept(connection: sa.Connection, students: Sequence[str], now: Instant) -> int:
-    """End what decisions had kept of students who are to be erased; gives how many memberships that were."""
+    """End the memberships that decisions kept of students who are to be erased; returns how many there were."""
     ended = sa.update(membership).where(kept, among(connection, membership.c.student_id, students))
     erased = opened(cause=Cause.ERASED, origin="erase", since=now, next_attempt_at=now)
     return connection.execute(ended.values(desired=False, kept=None, kept_at=None, **erased)).rowcount
 
 
 def _shown(connection: sa.Connection, name: str, now: Instant) -> list[Pair]:
-    """Give the removals that were shown under a hash, if they are still those that would be made."""
+    """Return the removals that were shown under a hash, if they are still those that would be made."""
     text = connection.scalar(sa.select(proposal.c.removals).where(proposal.c.hash == name))
     if text is None:
         raise DecisionRefused(f"{name}: nothing was shown under this hash; see `cohorts held` or `cohorts plan`")
@@ -176,7 +176,7 @@ def _decided(
     now: Instant,
     until: Instant | None = None,
 ) -> Decision:
-    """Note the decision in the journal, cohort by cohort."""
+    """Journal the decision, cohort by cohort."""
     sizes = Counter(cohort_id for cohort_id, _ in pairs)
     rows = connection.execute(
         sa.select(cohort.c.id, cohort.c.platform, cohort.c.idnumber)

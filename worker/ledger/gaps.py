@@ -1,4 +1,4 @@
-"""The life of a gap, in one place: how it is opened, tried again, and what a deleted cohort makes of it."""
+"""The life of a gap: how it opens, when it is retried, and what happens to it when its cohort was deleted."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -50,7 +50,7 @@ def awaits_account(platforms: Collection[str]) -> sa.ColumnElement[bool]:
 
 
 def retry(connection: sa.Connection, students: Sequence[str], platforms: Collection[str], at: Instant) -> None:
-    """Try again at that instant what these students' accounts were missing for."""
+    """Retry at that instant what is parked until the accounts of these students become known."""
     if students:
         parked = sa.update(membership).where(
             awaits_account(platforms), among(connection, membership.c.student_id, students)
@@ -63,8 +63,8 @@ def vanish(
 ) -> None:
     """Write that these cohorts were deleted on Moodle: nobody is in them, and they are created again if wanted.
 
-    A gap that was open already keeps its cause and its promise, and is tried at once; a member who was there is a gap
-    from now on.
+    A gap that was open already keeps its cause and its promise, and is retried at once. For a member who was there a gap
+    opens now.
     """
     recreated = sa.update(cohort).where(cohort.c.id.in_(cohort_ids))
     connection.execute(

@@ -1,4 +1,4 @@
-"""Leases on cohorts: whoever holds one is alone to work on the cohort until it is released or runs out."""
+"""Leases on cohorts: only the holder works on the cohort, until the lease is released or runs out."""
 
 from collections.abc import Collection
 
@@ -37,14 +37,14 @@ class Leases:
             raise LeaseLost(LEASE_LOST)
 
     def renew(self, connection: sa.Connection, now: Instant) -> None:
-        """Let all leases of this holder last anew."""
+        """Renew all leases of this holder."""
         connection.execute(sa.update(cohort).where(self._held).values(lease_until=now + self._seconds))
 
     def hold_off(self, connection: sa.Connection, cohort_ids: Collection[int], until: Instant) -> None:
-        """Give these cohorts back, to nobody before that instant."""
-        resting = sa.update(cohort).where(self._held, cohort.c.id.in_(cohort_ids))
-        connection.execute(resting.values(lease_holder=None, lease_until=until))
+        """Release these cohorts, but free them only at that instant."""
+        released = sa.update(cohort).where(self._held, cohort.c.id.in_(cohort_ids))
+        connection.execute(released.values(lease_holder=None, lease_until=until))
 
     def release(self, connection: sa.Connection) -> None:
-        """Give all cohorts back."""
+        """Release all cohorts."""
         connection.execute(sa.update(cohort).where(self._held).values(lease_holder=None, lease_until=0.0))

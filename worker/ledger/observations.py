@@ -1,6 +1,6 @@
-"""What Moodle showed, into the ledger: `observed` anew, and gaps where it differs from what we had left there.
+"""Writes what Moodle showed into the ledger: what is observed, and gaps where that differs from what we left there.
 
-A reading is of an instant: what was written later, by converging, is newer and stays.
+A reading is of an instant: what converging wrote later is newer, and stays.
 """
 
 from collections import Counter, defaultdict
@@ -23,7 +23,7 @@ from worker.ledger.journal import write_confirmed
 from worker.ledger.schema import at_membership, cohort, enrolment, membership, student
 
 COHORTS = 1_000
-"""Whose members are compared at a time, so that what is known of a whole platform isn't held at once."""
+"""How many are compared at a time, so that the members of a whole platform aren't in memory at once."""
 
 
 class SeenCohort(Protocol):
@@ -47,7 +47,7 @@ class Reading:
     cohorts: Mapping[int, SeenCohort]
     """Every cohort of the site."""
     members: Mapping[int, AbstractSet[int]]
-    """Accounts in each of the cohorts that were ours when it began and are there; of no later one it says anything."""
+    """Accounts in each cohort that was ours when it began and exists; the reading knows of no later one."""
     people: People
 
 
@@ -90,27 +90,27 @@ class Observer:
         self._ours = sa.and_(cohort.c.platform == platform.name, cohort.c.state == CohortState.OWNED)
 
     def owned(self) -> dict[int, tuple[str | None, str | None]]:
-        """Give our cohorts by Moodle's id, each with the name and the idnumber that we left there."""
+        """Return our cohorts by Moodle's id, each with the name and the idnumber that we left there."""
         columns = sa.select(cohort.c.moodle_id, cohort.c.moodle_name, cohort.c.moodle_idnumber).where(self._ours)
         with self._ledger.read() as connection:
             return {row.moodle_id: (row.moodle_name, row.moodle_idnumber) for row in connection.execute(columns)}
 
     def left(self) -> set[int]:
-        """Give the accounts that, as far as we know, are members of our cohorts."""
-        there = sa.select(membership.c.user_id).join(cohort).where(self._ours, membership.c.observed)
+        """Return the accounts that, as far as we know, are members of our cohorts."""
+        present = sa.select(membership.c.user_id).join(cohort).where(self._ours, membership.c.observed)
         with self._ledger.read() as connection:
-            return {user_id for (user_id,) in stream(connection, there.where(membership.c.user_id.is_not(None)))}
+            return {user_id for (user_id,) in stream(connection, present.where(membership.c.user_id.is_not(None)))}
 
     def students(self) -> dict[str, str]:
-        """Give every student that we have heard of, by what their account is called; merged ones as their survivor."""
-        told = sa.select(student.c.student_id, student.c.login, student.c.survivor)
-        untold = sa.select(enrolment.c.student_id, sa.null(), sa.null()).distinct()
+        """Return every student we have heard of, by the key of their account; merged ones as their survivor."""
+        known = sa.select(student.c.student_id, student.c.login, student.c.survivor)
+        only_enrolled = sa.select(enrolment.c.student_id, sa.null(), sa.null()).distinct()
         keys: dict[str, str] = {}
         with self._ledger.read() as connection:
             for statement in (
-                told.where(student.c.survivor.is_not(None)),  # who bears a number now comes after who bore it
-                told.where(student.c.survivor.is_(None)),
-                untold.where(~sa.exists().where(student.c.student_id == enrolment.c.student_id)),
+                known.where(student.c.survivor.is_not(None)),  # whoever has a login now comes after who had it
+                known.where(student.c.survivor.is_(None)),
+                only_enrolled.where(~sa.exists().where(student.c.student_id == enrolment.c.student_id)),
             ):
                 for number, login, survivor in stream(connection, statement):
                     key = account_key(self._platform, number, login)
@@ -119,7 +119,7 @@ class Observer:
         return keys
 
     def unplaced(self) -> dict[str, str]:
-        """Give what their accounts are called of those who must be in our cohorts and were never put there."""
+        """Return the account keys, by student, of those who must be in our cohorts and were never put there."""
         wanted = (
             sa.select(membership.c.student_id, student.c.login)
             .join(cohort)
@@ -155,8 +155,8 @@ class Observer:
         return report
 
     def _free(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: Reading) -> None:
-        """Let a cohort that was foreign and is there no more be created, if it is wanted."""
-        taken = {seen.idnumber for seen in reading.cohorts.values()}
+        """Let a foreign cohort that no longer exists be created, if it is wanted."""
+        taken = {remote.idnumber for remote in reading.cohorts.values()}
         free = [row.id for row in rows if row.state == CohortState.FOREIGN and row.idnumber not in taken]
         if free:
             wanted = sa.update(cohort).where(cohort.c.id.in_(free))
@@ -220,7 +220,7 @@ class _Compared:
     diff: CohortDiff
 
     def confirmed(self) -> Iterator[dict[str, Any]]:
-        """Return what a call of ours turns out to have done, as parameters of `write_confirmed`."""
+        """Return the memberships for which the reading shows that a call of ours succeeded, for `write_confirmed`."""
         for one in self.diff.seen:
             before = self.known[one.student_id]
             if before.observed is None and before.desired == one.present:
@@ -228,7 +228,7 @@ class _Compared:
                 yield {"b_cohort": self.cohort_id, "b_student": one.student_id, "b_user": user_id}
 
     def seen(self, *, drifted: bool) -> Iterator[dict[str, Any]]:
-        """Return the memberships that are to be observed anew, as parameters of `_SEEN`."""
+        """Return what the reading showed of known memberships, as parameters of `_SEEN`."""
         for one in self.diff.seen:
             if (one.drift is not None) is drifted:
                 unmatched = is_unmatched(one.student_id)  # whose account is known from nowhere else
@@ -264,8 +264,8 @@ def _compare(connection: sa.Connection, cohorts: Sequence[sa.Row[Any]], reading:
 def _known(connection: sa.Connection, cohorts: Sequence[int], at: Instant) -> Mapping[int, dict[str, KnownMembership]]:
     """Return what is known of the members of these cohorts, by student.
 
-    An unmatched member who was removed before the reading began is left out: whoever comes back after that is judged
-    as at first, by the settings of today.
+    An unmatched member who was removed before the reading began is left out: when the account is back, today's settings
+    decide whether it is removed again.
     """
     known: defaultdict[int, dict[str, KnownMembership]] = defaultdict(dict)
     columns = sa.select(membership.c.cohort_id, *(membership.c[name] for name in KnownMembership._fields))

@@ -1,4 +1,4 @@
-"""What would be done now, cohort by cohort, for a person to read: nothing is written."""
+"""What would be done now, cohort by cohort, for a person to read. Nothing is written."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +20,11 @@ from worker.ledger.schema import cohort, gap, in_cohort, membership
 Pair = tuple[int, str]
 """A membership: cohort id, student id."""
 HASH_DIGITS = 8
-"""Hexadecimal digits of the name of a set of removals; the number of a run, which it is never taken for, has fewer."""
+"""Hexadecimal digits of a proposal's hash. Numbers of runs have fewer digits, so the two can't be confused."""
 
 
 class ChangeReason(StrEnum):
-    """Why somebody joins or leaves a cohort, in the words of a plan."""
+    """Why somebody joins or leaves a cohort, as a plan shows it."""
 
     ENROLLED = "enrolled"
     DEPARTED = "departed"
@@ -48,31 +48,31 @@ class PlannedCohort:
     members: int
     """Members that Moodle shows, or may show."""
     additions: Mapping[ChangeReason, Sequence[str]]
-    """Students who join, parked ones aside."""
+    """Students who join, without parked ones."""
     parked: int
     removals: Mapping[ChangeReason, Sequence[str]]
-    """Students who leave, those of approved removals aside."""
+    """Students who leave, without approved removals."""
     approved: int
-    """Removals that a person has approved, and that aren't done yet."""
+    """Removals that a person has approved and that aren't done yet."""
     held: Limit | None
-    """The limit that its removals are beyond: they wait for a person, or would as soon as they are due."""
+    """The limit that its removals exceed: they wait for a person, or will as soon as they are due."""
     due_at: Instant | None
-    """When the last of its removals is to be made, if nothing holds them."""
+    """When the last of its removals is due, if nothing holds them."""
 
     @property
     def pairs(self) -> list[Pair]:
-        """Give its removals."""
+        """Its removals."""
         return [(self.cohort_id, student) for students in self.removals.values() for student in students]
 
     @property
     def hash(self) -> str | None:
-        """Name its removals; None without any."""
+        """The hash of its removals; None without any."""
         return proposal_hash(self.pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPlatform:
-    """What would be done on one platform, and what the guard says of it."""
+    """What would be done on one platform, and the guard's judgement of it."""
 
     name: str
     cohorts: tuple[PlannedCohort, ...]
@@ -80,22 +80,22 @@ class PlannedPlatform:
 
     @property
     def hash(self) -> str | None:
-        """Name all its removals; None without any."""
+        """The hash of all its removals; None without any."""
         return proposal_hash(pair for planned in self.cohorts for pair in planned.pairs)
 
 
 def proposal_hash(pairs: Iterable[Pair]) -> str | None:
-    """Name a set of removals: equal for equal sets, else different; None for none."""
+    """Return the hash of a set of removals: equal for equal sets, different for others; None for none."""
     ordered = sorted(pairs)
     return sha256(orjson.dumps(ordered)).hexdigest()[:HASH_DIGITS] if ordered else None
 
 
 def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -> PlannedPlatform:
-    """Give what would be done on a platform now. Who has no account shows only when it is looked up."""
+    """Return what would be done on a platform now. A missing account shows only when it is looked up."""
     judgement = judged(connection, platform, guard, now)
     members = members_by_cohort(connection)
     staying = _staying(connection, platform)
-    found: defaultdict[int, _Gathered] = defaultdict(_Gathered)
+    gathered: defaultdict[int, _Gathered] = defaultdict(_Gathered)
     rows = connection.execute(
         sa.select(membership, cohort.c.idnumber, cohort.c.state, approved(now).label("is_approved"))
         .join(cohort)
@@ -103,7 +103,7 @@ def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant
         .order_by(cohort.c.idnumber, membership.c.student_id)
     )
     for row in rows:
-        found[row.cohort_id].take(row, changes=row.student_id in staying)
+        gathered[row.cohort_id].add(row, stays=row.student_id in staying)
     return PlannedPlatform(
         name=platform,
         judgement=judgement,
@@ -111,23 +111,23 @@ def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant
             PlannedCohort(
                 cohort_id=cohort_id,
                 platform=platform,
-                idnumber=gathered.idnumber,
-                state=CohortState(gathered.state),
+                idnumber=changes.idnumber,
+                state=CohortState(changes.state),
                 members=members.get(cohort_id, 0),
-                additions=gathered.additions,
-                parked=gathered.parked,
-                removals=gathered.removals,
-                approved=gathered.approved,
-                held=gathered.held or judgement.held.get(cohort_id),
-                due_at=gathered.due_at,
+                additions=changes.additions,
+                parked=changes.parked,
+                removals=changes.removals,
+                approved=changes.approved,
+                held=changes.held or judgement.held.get(cohort_id),
+                due_at=changes.due_at,
             )
-            for cohort_id, gathered in found.items()
+            for cohort_id, changes in gathered.items()
         ),
     )
 
 
 def guard_report(plan: PlannedPlatform) -> GuardReport:
-    """Say what the guard saw of a platform."""
+    """Return the guard's figures for a platform."""
     judgement = plan.judgement
     return GuardReport(
         enabled=judgement.enabled,
@@ -152,23 +152,23 @@ class _Gathered:
     held: Limit | None = None
     due_at: Instant | None = None
 
-    def take(self, row: sa.Row[Any], *, changes: bool) -> None:
+    def add(self, row: sa.Row[Any], *, stays: bool) -> None:
         self.idnumber, self.state = row.idnumber, row.state
-        why = _why(row, changes=changes)
+        reason = _reason(row, stays=stays)
         if row.desired and row.reason in PARKING:
             self.parked += 1
         elif row.desired:
-            self.additions[why].append(row.student_id)
+            self.additions[reason].append(row.student_id)
         elif row.is_approved:
             self.approved += 1
         else:
-            self.removals[why].append(row.student_id)
+            self.removals[reason].append(row.student_id)
             self.due_at = max(row.next_attempt_at, self.due_at or 0.0)
             if row.held is not None:
                 self.held = Limit(row.held)
 
 
-_WHY = {
+_REASONS = {
     Cause.DRIFT: ChangeReason.DRIFT,
     Cause.UNDONE: ChangeReason.PERSON,
     Cause.REJECTED: ChangeReason.PERSON,
@@ -180,19 +180,18 @@ _WHY = {
 }
 
 
-def _why(row: sa.Row[Any], *, changes: bool) -> ChangeReason:
+def _reason(row: sa.Row[Any], *, stays: bool) -> ChangeReason:
     if row.desired:
-        return _WHY.get(row.cause, ChangeReason.ENROLLED)
-    return _WHY.get(row.cause, ChangeReason.CHANGED_ETAPE if changes else ChangeReason.DEPARTED)
+        return _REASONS.get(row.cause, ChangeReason.ENROLLED)
+    return _REASONS.get(row.cause, ChangeReason.CHANGED_ETAPE if stays else ChangeReason.DEPARTED)
 
 
 def _staying(connection: sa.Connection, platform: str) -> set[str]:
-    """Those among the leaving who are desired in another cohort of the platform."""
+    """Return the students who leave a cohort of the platform and are desired in another."""
     leaving = (
         sa.select(membership.c.student_id).join(cohort).where(cohort.c.platform == platform, gap, ~membership.c.desired)
     )
-    here = in_cohort(cohort.c.platform == platform)
     elsewhere = sa.select(membership.c.student_id).where(
-        membership.c.desired, membership.c.student_id.in_(leaving), here
+        membership.c.desired, membership.c.student_id.in_(leaving), in_cohort(cohort.c.platform == platform)
     )
     return set(connection.scalars(elsewhere.distinct()))

@@ -1,4 +1,4 @@
-"""Handing out gaps and settling them: the converging side of the ledger.
+"""Hands out gaps and settles them: the converging side of the ledger.
 
 A holder (one lane of one worker) claims cohorts for a while; nobody else works on them until it releases them or the
 lease runs out. Before a call it writes what it intends (`observed` becomes null: unknown), after it the outcome; a
@@ -31,7 +31,7 @@ __all__ = ["Applied", "Parked", "Work", "WorkQueue"]
 COHORT_DELETED = "cohort deleted on Moodle"
 """Origin of the gaps of a cohort that turned out, in converging, to have been deleted."""
 LOOKED_AT = 4
-"""Times as many gaps as one claims are looked at, so that one leases a share of the cohorts and others have theirs."""
+"""How many times the claimed number of gaps is read: the gaps chosen lie in few cohorts, and other holders find some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Work:
     cohorts: Mapping[int, Cohort] = field(default_factory=dict)
     gaps: Sequence[Gap] = ()
     held: Mapping[Limit, int] = field(default_factory=dict)
-    """Removals that the guard has just held, by limit, whoever works on their cohorts."""
+    """Removals that the guard has just held, by limit, on the whole platform."""
 
     def __bool__(self) -> bool:
         return bool(self.cohorts)
@@ -91,7 +91,7 @@ class WorkQueue:
                 clock_skew.note(connection, now, lease=self._lease_seconds)
 
     def _has_work(self, now: Instant) -> bool:
-        """Tell whether there is anything to claim: mostly there isn't, and writers aren't held up for that."""
+        """Return whether there is anything to claim. Mostly there isn't, and reading doesn't hold up writers."""
         with self._ledger.read() as connection:
             return self.availability.is_open(connection, now) and bool(
                 self._oldest(connection, now, limit=1) or self._misnamed(connection, now, limit=1)
@@ -106,7 +106,7 @@ class WorkQueue:
         )
 
     def _oldest(self, connection: sa.Connection, now: Instant, *, limit: int) -> list[Gap]:
-        """Return the due gaps that wait longest, of as few cohorts as hold so many of those that are looked at.
+        """Return the due gaps that wait longest, of the fewest cohorts that hold as many of those that are read.
 
         An index has them in their order: however many gaps there are, only the first of them are read. Cohorts
         aren't joined: SQLite would go through them, and sort all their gaps.
@@ -211,7 +211,7 @@ class WorkQueue:
             raise LeaseLost(LEASE_LOST)
 
     def retry_now(self, students: Collection[str], now: Instant) -> None:
-        """Try at once what was parked for want of the accounts of these students."""
+        """Try at once what was parked until the accounts of these students became known."""
         if students:
             with self._ledger.write() as connection:
                 gaps.retry(connection, [*students], [self._platform], now)
@@ -240,12 +240,12 @@ class WorkQueue:
             gaps.vanish(connection, [item.id], now, origin=COHORT_DELETED)
 
     def hold_off(self, cohort_ids: Collection[int], until: Instant) -> None:
-        """Leave these cohorts alone until then, whoever asks: a call for them may still be running on Moodle."""
+        """Hand these cohorts to nobody until then: a call for them may still be running on Moodle."""
         with self._ledger.write() as connection:
             self._leases.hold_off(connection, cohort_ids, until)
 
     def release(self) -> None:
-        """Give the claimed cohorts back."""
+        """Release the claimed cohorts."""
         with self._ledger.write() as connection:
             self._leases.release(connection)
 
