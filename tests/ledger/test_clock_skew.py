@@ -33,9 +33,9 @@ def resign(scene: Scene, *, at: float) -> None:
 
 def due(scene: Scene, at: float) -> list[str]:
     """Give the students whose gaps would be closed then."""
-    book = workbook(scene.ledger, guard=UNGUARDED)
-    found = [gap.student_id for gap in book.claim(at, limit=10).gaps]
-    book.release()
+    queue = workbook(scene.ledger, guard=UNGUARDED)
+    found = [gap.student_id for gap in queue.claim(at, limit=10).gaps]
+    queue.release()
     return found
 
 
@@ -68,10 +68,10 @@ def test_a_platform_that_was_paused_by_a_clock_that_was_ahead_is_asked_again(sce
 def test_what_was_parked_by_a_clock_that_was_ahead_is_tried_again(scene: Scene) -> None:
     resign(scene, at=scene.now - DELAY)
     ahead = scene.now + AHEAD
-    book = workbook(scene.ledger, guard=UNGUARDED)
-    [gap] = book.claim(ahead, limit=10).gaps
-    book.settle(parked=[Parked(gap=gap, reason=Reason.TIMEOUT, retry_at=ahead + 300, observed=None)], now=ahead)
-    book.release()
+    queue = workbook(scene.ledger, guard=UNGUARDED)
+    [gap] = queue.claim(ahead, limit=10).gaps
+    queue.settle(parked=[Parked(gap=gap, reason=Reason.TIMEOUT, retry_at=ahead + 300, observed=None)], now=ahead)
+    queue.release()
     assert due(scene, scene.now) == []
     assert due(scene, scene.now + 300) == [STUDENT]
 

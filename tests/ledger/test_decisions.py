@@ -1,7 +1,7 @@
 """What would be done, what the guard holds of it, and what a person decides: without a Moodle, time is a number."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from itertools import combinations
 from random import Random
@@ -29,14 +29,12 @@ from tests.support.builders import (
     workbook,
 )
 from tests.support.scenes import DAY, HOUR, Scene
-from worker.domain.drift import People
 from worker.domain.errors import DecisionRefused
 from worker.domain.guard import Guard, GuardLimits, Season
 from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Policy, Route
 from worker.domain.snapshots import Snapshot, SnapshotScope, Unknown
 from worker.domain.states import CohortState, Limit, Reason, Status
 from worker.ledger import Ledger, Recorder, decisions, proposals, status
-from worker.ledger.observations import Observer, Reading
 from worker.ledger.proposals import PlannedCohort, PlannedPlatform
 from worker.ledger.schema import cohort, journal, proposal
 from worker.ledger.work_queue import Applied, Parked
@@ -89,11 +87,11 @@ class University(Scene):
 
     def remove_only(self, *students: str) -> None:
         """Have Moodle stop answering after it has removed these."""
-        book = workbook(self.ledger, guard=GUARD)
-        gaps = [gap for gap in book.claim(self.now, limit=1000).gaps if gap.student_id in students]
-        sent = book.mark_in_flight([(gap, int(gap.student_id)) for gap in gaps], self.now)
-        book.settle(applied=[Applied(gap=gap, user_id=user_id) for gap, user_id in sent], now=self.now)
-        book.release()
+        queue = workbook(self.ledger, guard=GUARD)
+        gaps = [gap for gap in queue.claim(self.now, limit=1000).gaps if gap.student_id in students]
+        sent = queue.mark_in_flight([(gap, int(gap.student_id)) for gap in gaps], self.now)
+        queue.settle(applied=[Applied(gap=gap, user_id=user_id) for gap, user_id in sent], now=self.now)
+        queue.release()
 
     def members(self, etape: str = ETAPE) -> set[str]:
         return set(status.observed(self.ledger, "ecampus").get(etape, ()))
@@ -146,31 +144,9 @@ class University(Scene):
         )
         recorder(self.ledger, self.policy).record_snapshot(taken, run=run, now=self.now)
 
-    def look(self, members: Mapping[str, set[int]], *, run: int = 9, gone: frozenset[int] = frozenset()) -> None:
+    def read_back(self, members: Mapping[str, set[int]], *, gone: frozenset[int] = frozenset()) -> None:
         """Read Moodle back: these accounts are members. They have the numbers of the students."""
-        with self.ledger.read() as connection:
-            rows = connection.execute(sa.select(cohort).where(cohort.c.state == CohortState.OWNED)).all()
-        numbers = {str(number): number for number in range(1, 100) if number not in gone}
-        observer = Observer(self.ledger, ECAMPUS, run=run, remove_unmatched=False)
-        observer.write(
-            Reading(
-                at=self.now,
-                ours=observer.owned(),
-                cohorts={row.moodle_id: Remote(row.moodle_id, row.moodle_name, row.idnumber) for row in rows},
-                members={row.moodle_id: members.get(row.idnumber, set()) for row in rows},
-                people=People(accounts=numbers, students={n: s for s, n in numbers.items()}, gone=gone),
-            ),
-            self.now,
-        )
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A cohort as Moodle shows it."""
-
-    id: int
-    name: str
-    idnumber: str
+        self.look({etape: members.get(etape, set()) for etape in (ETAPE, LAW)}, numbers(1, 99), gone=gone)
 
 
 @pytest.fixture
@@ -341,9 +317,9 @@ def test_approving_twice_is_refused_as_done(university: University) -> None:
 
 def test_what_is_held_is_told_once(university: University) -> None:
     def newly_held() -> dict[Limit, int]:
-        book = workbook(university.ledger, guard=GUARD)
-        held = book.claim(university.now, limit=1000).held
-        book.release()
+        queue = workbook(university.ledger, guard=GUARD)
+        held = queue.claim(university.now, limit=1000).held
+        queue.release()
         return dict(held)
 
     university.resign(*numbers(1, 5))
@@ -384,7 +360,7 @@ def test_an_approval_is_used_up_once_the_removal_is_made(university: University)
     university.approve(ETAPE)
     university.converge()
     university.now += HOUR
-    university.look({ETAPE: set(range(1, 21)), LAW: set(range(21, 26))})  # somebody has put them back by hand
+    university.read_back({ETAPE: set(range(1, 21)), LAW: set(range(21, 26))})  # somebody has put them back by hand
     university.converge()
     assert university.held() == dict.fromkeys(numbers(1, 5), Limit.COHORT)
 
@@ -557,8 +533,8 @@ def test_an_undo_is_not_undone_by_news_of_something_else(undone: University) -> 
 def test_an_undo_is_not_undone_by_what_was_published_before_it(undone: University) -> None:
     late = told(enrolment_id=f"2026:1:{ETAPE}", student_id="1", status=Status.CANCELLED, version=9000)
     published = late._replace(changed_at=undone.now - 60)
-    book = recorder(undone.ledger)
-    assert untouched_by(undone, lambda: book.record(received(published, at=undone.now - 60), now=undone.now))
+    queue = recorder(undone.ledger)
+    assert untouched_by(undone, lambda: queue.record(received(published, at=undone.now - 60), now=undone.now))
 
 
 def test_an_undo_ends_by_a_newer_message_about_that_enrolment(undone: University) -> None:
@@ -759,7 +735,7 @@ def test_an_excluded_etape_is_a_change_of_rules(university: University) -> None:
 
 
 def test_drift_is_told_from_departures(university: University) -> None:
-    university.look({ETAPE: {*range(2, 21), 30}, LAW: {*range(21, 26), 20}})
+    university.read_back({ETAPE: {*range(2, 21), 30}, LAW: {*range(21, 26), 20}})
     university.enrol("31")
     assert whys(university.planned()) == {"+drift": ["1"], "+enrolled": ["31"], "-drift": ["30"]}
     assert whys(university.planned(LAW)) == {"-drift": ["20"]}
@@ -794,11 +770,11 @@ def test_a_plan_tells_members_and_what_is_parked_approved_and_due(university: Un
         told(enrolment_id="30", student_id="30", changed_at=university.now),
         told(enrolment_id="31", student_id="31", changed_at=university.now),
     )
-    book = workbook(university.ledger)
-    gaps = [gap for gap in book.claim(university.now, limit=100).gaps if gap.student_id == "30"]
+    queue = workbook(university.ledger)
+    gaps = [gap for gap in queue.claim(university.now, limit=100).gaps if gap.student_id == "30"]
     parked = [Parked(gap=gap, reason=Reason.NO_ACCOUNT, retry_at=university.now + DAY, observed=False) for gap in gaps]
-    book.settle(parked=parked, now=university.now)
-    book.release()
+    queue.settle(parked=parked, now=university.now)
+    queue.release()
     university.resign("1", "2")
     university.approve(ETAPE)
     patient = recorder(university.ledger, removal_delay=120)

@@ -1,7 +1,7 @@
 """Situations of a student, set up on a ledger, for `explain` to answer about."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,12 +21,15 @@ from tests.support.builders import (
     workbook,
 )
 from worker.domain.changes import Change, EnrolmentChange, Received
+from worker.domain.cohorts import Gap
+from worker.domain.drift import People
 from worker.domain.guard import Guard, GuardLimits
 from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Route
 from worker.domain.snapshots import Snapshot, SnapshotScope
 from worker.domain.states import Action, Cause, CohortState, Payment, PlatformState, Reason, Status
 from worker.explain import Explanation, explain
 from worker.ledger import Ledger, Recorder, adoption, decisions, proposals, student_view
+from worker.ledger.observations import ObservationReport, Observer, Reading
 from worker.ledger.schema import cohort, membership
 from worker.ledger.work_queue import Applied, Parked
 
@@ -54,22 +57,50 @@ class Scene:
 
     def settle(self, platform: str = "ecampus", *, guard: Guard = Guard(enabled=False)) -> None:  # noqa: B008 - frozen
         """Do on an imaginary Moodle all that is due; accounts have the numbers of the students."""
-        book = workbook(self.ledger, platform=platform, guard=guard)
-        work = book.claim(self.now, limit=1000)
+        queue = workbook(self.ledger, platform=platform, guard=guard)
+        work = queue.claim(self.now, limit=1000)
         new = [item for item in work.cohorts.values() if item.state is CohortState.WANTED]
-        book.write_cohorts([(item, owned(item.id, item.idnumber)) for item in new], self.now, Action.CREATE_COHORT)
-        sent = book.mark_in_flight([(gap, int(gap.student_id)) for gap in work.gaps], self.now)
-        book.settle(applied=[Applied(gap=gap, user_id=user_id) for gap, user_id in sent], now=self.now)
-        book.release()
+        queue.write_cohorts([(item, owned(item.id, item.idnumber)) for item in new], self.now, Action.CREATE_COHORT)
+        sent = queue.mark_in_flight([(gap, account_of(gap)) for gap in work.gaps], self.now)
+        queue.settle(applied=[Applied(gap=gap, user_id=user_id) for gap, user_id in sent], now=self.now)
+        queue.release()
 
     def park(self, reason: str, *, platform: str = "ecampus", observed: bool | None = False) -> None:
         """Have all that is due fail, to be tried again in five minutes."""
-        book = workbook(self.ledger, platform=platform)
-        work = book.claim(self.now, limit=1000)
+        queue = workbook(self.ledger, platform=platform)
+        work = queue.claim(self.now, limit=1000)
         retry_at = self.now + 300
         parked = [Parked(gap=gap, reason=reason, retry_at=retry_at, observed=observed) for gap in work.gaps]
-        book.settle(parked=parked, now=self.now)
-        book.release()
+        queue.settle(parked=parked, now=self.now)
+        queue.release()
+
+    def look(
+        self,
+        members: Mapping[str, Collection[int]],
+        students: Iterable[str],
+        *,
+        at: float | None = None,
+        run: int = 9,
+        gone: frozenset[int] = frozenset(),
+        remove_unmatched: bool = False,
+    ) -> ObservationReport:
+        """Read Moodle back, since `at`: cohorts with these members, by idnumber, and accounts of these students.
+
+        Cohorts of ours that aren't among them were deleted.
+        """
+        with self.ledger.read() as connection:
+            rows = connection.execute(sa.select(cohort).where(cohort.c.state == CohortState.OWNED)).all()
+        shown = [row for row in rows if row.idnumber in members]
+        accounts = {number: int(number) for number in students if int(number) not in gone}
+        observer = Observer(self.ledger, ECAMPUS, run=run, remove_unmatched=remove_unmatched)
+        reading = Reading(
+            at=self.now if at is None else at,
+            ours=observer.owned(),
+            cohorts={row.moodle_id: Remote(row.moodle_id, row.moodle_name, row.idnumber) for row in shown},
+            members={row.moodle_id: {*members[row.idnumber]} for row in shown},
+            people=People(accounts=accounts, students={n: s for s, n in accounts.items()}, gone=gone),
+        )
+        return observer.write(reading, self.now)
 
     def change_cohort(self, **values: object) -> None:
         """Set columns of all cohorts."""
@@ -87,6 +118,20 @@ class Scene:
         """Have the question answered."""
         known = student_view.read(self.ledger, self.policy, student, idnumber)
         return explain(known, self.policy, now=self.now, platform=platform, cohort=idnumber)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A cohort as Moodle shows it."""
+
+    id: int
+    name: str
+    idnumber: str
+
+
+def account_of(gap: Gap) -> int:
+    """Return the account of a member: known, or numbered as the student is."""
+    return gap.user_id if gap.user_id is not None else int(gap.student_id)
 
 
 def owned(moodle_id: int, idnumber: str) -> dict[str, Any]:
@@ -399,9 +444,9 @@ def creation_refused(scene: Scene) -> None:
 def in_a_call_now(scene: Scene) -> None:
     a_member(scene)
     scene.tell(told(student_id=OTHER, enrolment_id="9"))
-    book = workbook(scene.ledger)
-    work = book.claim(scene.now, limit=10)
-    book.mark_in_flight([(gap, 32) for gap in work.gaps], scene.now)
+    queue = workbook(scene.ledger)
+    work = queue.claim(scene.now, limit=10)
+    queue.mark_in_flight([(gap, 32) for gap in work.gaps], scene.now)
 
 
 def left_in_peace_after_a_time_out(scene: Scene) -> None:

@@ -63,8 +63,8 @@ def vanish(
 ) -> None:
     """Write that these cohorts were deleted on Moodle: nobody is in them, and they are created again if wanted.
 
-    A gap that was open already keeps its cause and its promise, and is retried at once. For a member who was there a gap
-    opens now.
+    A gap that was open already keeps its cause and its promise, and is retried at once. For a member who was there, a
+    gap opens now.
     """
     recreated = sa.update(cohort).where(cohort.c.id.in_(cohort_ids))
     connection.execute(

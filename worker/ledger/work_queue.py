@@ -31,7 +31,7 @@ __all__ = ["Applied", "Parked", "Work", "WorkQueue"]
 COHORT_DELETED = "cohort deleted on Moodle"
 """Origin of the gaps of a cohort that turned out, in converging, to have been deleted."""
 LOOKED_AT = 4
-"""How many times the claimed number of gaps is read: the gaps chosen lie in few cohorts, and other holders find some."""
+"""Gaps read for each one claimed, to choose those of few cohorts: others are left for other holders."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
