@@ -10,7 +10,7 @@ from tests.support.scenes import DAY, HOUR, OTHER, Scene, a_member, account_of, 
 from worker.domain.cohorts import Gap, is_unmatched, unmatched_key
 from worker.domain.guard import Guard, GuardLimits
 from worker.domain.states import OF_ACCOUNTS, Action, Cause, Channel, CohortState, Reason, Status
-from worker.ledger import Ledger, decisions
+from worker.ledger import Ledger, decisions, status
 from worker.ledger.gaps import DRIFT, FRESH
 from worker.ledger.schema import cohort, journal
 
@@ -124,6 +124,8 @@ def test_a_deleted_cohort_is_filled_again_and_promises_count_from_when_it_was_mi
     )  # fmt: skip
     assert [gap.channel for gap in due(scene)] == [Channel.MESSAGE, Channel.NIGHT], "both are tried at once"
     assert (lost.observed, waiting.observed) == (False, False)
+    scene.now += HOUR
+    assert status.read_status(ledger, ["ecampus"], scene.now).platforms[0].late[300] == 1, "what a message announced"
 
 
 @pytest.mark.parametrize("missing", [a_lane_misses_the_cohort, the_night_misses_the_cohort])
