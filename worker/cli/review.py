@@ -1,8 +1,6 @@
 """The commands of a person who watches over removals: plan, held, approve, reject, undo."""
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import typer
@@ -21,12 +19,11 @@ from worker.cli.base import (
     when,
 )
 from worker.cli.run_report import guard_sentence
-from worker.domain.errors import SettingsError
-from worker.domain.rules import Mode
-from worker.ledger import decisions, proposals
-from worker.ledger.proposals import ChangeReason, PlannedCohort, PlannedPlatform, planned
-from worker.runtime.ledger import opened, recorder
+from worker.ledger.decisions import Decision
+from worker.ledger.proposals import ChangeReason, PlannedCohort, PlannedPlatform, guard_report
+from worker.runtime.ledger import opened, recorder, review_of
 from worker.settings.root import Settings
+from worker.sync.review import HeldRemovals, matching
 
 REASONS = {
     ChangeReason.ENROLLED: "enrolled",
@@ -63,22 +60,18 @@ def plan(
     if active_years:
         settings = settings.model_copy(update={"active_years": frozenset(active_years)})
     with opened(settings) as ledger:
-        now = time.time()
-        if active_years:
-            # Without the time of grace, so that it is seen what the guard would hold at its end.
-            with recorder(settings, ledger, grace_days=0).rehearsed(now=now) as connection:
-                found = [planned(connection, name, settings.guard(name), now) for name in _names(settings, platform)]
-        else:
-            with ledger.write() as connection:
-                found = [planned(connection, name, settings.guard(name), now) for name in _names(settings, platform)]
-                for each in found:
-                    _note(connection, each, now)
-    chosen = [(each, [c for c in each.cohorts if cohort is None or fnmatchcase(c.idnumber, cohort)]) for each in found]
+        review = review_of(settings, ledger, platform)
+        # Without the time of grace, to show what the guard would hold at its end.
+        at_its_end = recorder(settings, ledger, grace_days=0)
+        platforms = review.rehearse(at_its_end) if active_years else review.plan()
     if as_json:
-        say_json([_plan_json(each, cohorts, students=students) for each, cohorts in chosen])
+        say_json([_plan_json(each, matching(each, cohort), students=students) for each in platforms])
         return
-    for each, cohorts in chosen:
-        _print_plan(each, cohorts, settings, students=students, decidable=not active_years)
+    for each in platforms:
+        _print_plan(each, matching(each, cohort), settings, decidable=not active_years)
+        if students:
+            _print_students(each.name, matching(each, cohort))
+        _print_guard(each, decidable=not active_years)
     if active_years and settings.eligibility.grace_days:
         say(f"memberships of a closed year would stay for {settings.eligibility.grace_days:g} days of grace first")
 
@@ -92,31 +85,13 @@ def held(
 ) -> None:
     """List the removals that wait for a person, with the hashes to approve or reject them by."""
     settings = prepare(path)
-    with opened(settings) as ledger, ledger.write() as connection:
-        now = time.time()
-        found = [planned(connection, name, settings.guard(name), now) for name in _names(settings, platform)]
-        waiting = [cohort for each in found for cohort in each.cohorts if cohort.held is not None]
-        for cohort in waiting:
-            decisions.show(connection, cohort.platform, cohort.pairs, now)
-        together = decisions.show(connection, "*", [pair for cohort in waiting for pair in cohort.pairs], now)
+    with opened(settings) as ledger:
+        removals = review_of(settings, ledger, platform).held()
     if as_json:
-        lines = [_cohort_json(cohort, students=students) for cohort in waiting]
-        say_json({"hash": together, "cohorts": lines})
+        lines = [_cohort_json(cohort, students=students) for cohort in removals.cohorts]
+        say_json({"hash": removals.hash, "cohorts": lines})
         return
-    table = Table("hash", "platform", "cohort", "members", "would leave", "limit", "why")
-    for cohort in waiting:
-        table.add_row(
-            cohort.hash, cohort.platform, escape(cohort.idnumber), str(cohort.members), str(len(cohort.pairs)),
-            cohort.held, _reasons(cohort.removals),
-        )  # fmt: skip
-    out.print(table)
-    if students:
-        for cohort in waiting:
-            say(f"{cohort.platform}/{cohort.idnumber}: {', '.join(student for _, student in cohort.pairs)}")
-    number = sum(len(cohort.pairs) for cohort in waiting)
-    say(f"{number} removals of {len(waiting)} cohorts are held" + (f"; all of them: {together}" if together else ""))
-    if together:
-        say("`cohorts approve HASH` lets them be made, `cohorts reject HASH` keeps the members")
+    _print_held(removals, students=students)
 
 
 @family.command()
@@ -127,7 +102,7 @@ def approve(
     """Let exactly the removals that were shown under this hash be made; the approval expires after a day."""
     settings = prepare(path)
     with opened(settings) as ledger:
-        decision = decisions.approve(ledger, name, by=person(), now=time.time())
+        decision = review_of(settings, ledger).approve(name, by=person())
     _print_decision(decision, "approved: they will be removed", settings)
 
 
@@ -139,7 +114,7 @@ def reject(
     """Keep the members whose removals were shown under this hash, until their enrolments change again."""
     settings = prepare(path)
     with opened(settings) as ledger:
-        decision = decisions.reject(ledger, name, by=person(), now=time.time())
+        decision = review_of(settings, ledger).reject(name, by=person())
     _print_decision(decision, "rejected: they stay until their enrolments change again", settings)
 
 
@@ -151,27 +126,11 @@ def undo(
     """Put back whom a run, or an approval, has removed; a newer message or snapshot may end their membership again."""
     settings = prepare(path)
     with opened(settings) as ledger:
-        decision = decisions.undo(ledger, name, by=person(), now=time.time())
+        decision = review_of(settings, ledger).undo(name, by=person())
     _print_decision(decision, "undone: they are put back, and stay until their sources say otherwise anew", settings)
 
 
 # What is printed
-
-
-def _names(settings: Settings, platform: str | None) -> list[str]:
-    """Give the platforms that are kept, or the one asked for."""
-    kept = [name for name, each in sorted(settings.platforms.items()) if each.mode is not Mode.MANUAL]
-    if platform is None:
-        return kept
-    if platform not in kept:
-        raise SettingsError(f"{platform} is not a platform that is kept automatically; there are {', '.join(kept)}")
-    return [platform]
-
-
-def _note(connection: Any, found: PlannedPlatform, now: float) -> None:  # noqa: ANN401 - the ledger's
-    for cohort in found.cohorts:
-        decisions.show(connection, found.name, cohort.pairs, now)
-    decisions.show(connection, found.name, [pair for cohort in found.cohorts for pair in cohort.pairs], now)
 
 
 def _reasons(people: People) -> str:
@@ -179,33 +138,59 @@ def _reasons(people: People) -> str:
 
 
 def _print_plan(
-    found: PlannedPlatform, cohorts: Iterable[PlannedCohort], settings: Settings, *, students: bool, decidable: bool
+    platform: PlannedPlatform, cohorts: Iterable[PlannedCohort], settings: Settings, *, decidable: bool
 ) -> None:
-    table = Table("cohort", "members", "join", "parked", "leave", "", "hash", title=found.name)
+    table = Table("cohort", "members", "join", "parked", "leave", "", "hash", title=platform.name)
     for cohort in cohorts:
-        limit = "" if cohort.held is None else f"held: {cohort.held} limit"
-        if cohort.held is None and cohort.due_at is not None:
-            limit = f"from {when(cohort.due_at, settings)}"
         table.add_row(
             escape(cohort.idnumber), str(cohort.members), _reasons(cohort.additions), str(cohort.parked or ""),
-            _reasons(cohort.removals), limit, (cohort.hash or "") if decidable else "",
+            _reasons(cohort.removals), _limit(cohort, settings), (cohort.hash or "") if decidable else "",
+        )  # fmt: skip
+    out.print(table)
+
+
+def _limit(cohort: PlannedCohort, settings: Settings) -> str:
+    """Say what holds a cohort's removals, or else when they are due."""
+    if cohort.held is not None:
+        return f"held: {cohort.held} limit"
+    return "" if cohort.due_at is None else f"from {when(cohort.due_at, settings)}"
+
+
+def _print_students(platform: str, cohorts: Iterable[PlannedCohort]) -> None:
+    for cohort in cohorts:
+        for word, people in (("join", cohort.additions), ("leave", cohort.removals)):
+            for why, numbers in people.items():
+                say(f"{platform}/{cohort.idnumber}: {word}, {REASONS[why]}: {', '.join(numbers)}")
+
+
+def _print_guard(platform: PlannedPlatform, *, decidable: bool) -> None:
+    say(f"{platform.name}: {guard_sentence(guard_report(platform))}")
+    if decidable and platform.hash is not None:
+        say(f"{platform.name}: all its removals together: {platform.hash}")
+
+
+def _print_held(held: HeldRemovals, *, students: bool) -> None:
+    table = Table("hash", "platform", "cohort", "members", "would leave", "limit", "why")
+    for cohort in held.cohorts:
+        table.add_row(
+            cohort.hash, cohort.platform, escape(cohort.idnumber), str(cohort.members), str(len(cohort.pairs)),
+            cohort.held, _reasons(cohort.removals),
         )  # fmt: skip
     out.print(table)
     if students:
-        for cohort in cohorts:
-            for word, people in (("join", cohort.additions), ("leave", cohort.removals)):
-                for why, numbers in people.items():
-                    say(f"{found.name}/{cohort.idnumber}: {word}, {REASONS[why]}: {', '.join(numbers)}")
-    say(f"{found.name}: {guard_sentence(proposals.guard_report(found))}")
-    if decidable and found.hash is not None:
-        say(f"{found.name}: all its removals together: {found.hash}")
+        for cohort in held.cohorts:
+            say(f"{cohort.platform}/{cohort.idnumber}: {', '.join(student for _, student in cohort.pairs)}")
+    together = f"; all of them: {held.hash}" if held.hash else ""
+    say(f"{len(held.pairs)} removals of {len(held.cohorts)} cohorts are held{together}")
+    if held.hash:
+        say("`cohorts approve HASH` lets them be made, `cohorts reject HASH` keeps the members")
 
 
-def _plan_json(found: PlannedPlatform, cohorts: Iterable[PlannedCohort], *, students: bool) -> dict[str, Any]:
-    judgement = found.judgement
+def _plan_json(platform: PlannedPlatform, cohorts: Iterable[PlannedCohort], *, students: bool) -> dict[str, Any]:
+    judgement = platform.judgement
     return {
-        "platform": found.name,
-        "hash": found.hash,
+        "platform": platform.name,
+        "hash": platform.hash,
         "guard": {
             "enabled": judgement.enabled,
             "memberships": judgement.members,
@@ -218,16 +203,13 @@ def _plan_json(found: PlannedPlatform, cohorts: Iterable[PlannedCohort], *, stud
 
 
 def _cohort_json(cohort: PlannedCohort, *, students: bool) -> dict[str, Any]:
-    def people(of: People) -> dict[str, Any]:
-        return {why.value: sorted(numbers) if students else len(numbers) for why, numbers in of.items()}
-
     return {
         "platform": cohort.platform,
         "cohort": cohort.idnumber,
         "members": cohort.members,
-        "additions": people(cohort.additions),
+        "additions": _people_json(cohort.additions, students=students),
         "parked": cohort.parked,
-        "removals": people(cohort.removals),
+        "removals": _people_json(cohort.removals, students=students),
         "approved": cohort.approved,
         "held": cohort.held,
         "due_at": cohort.due_at,
@@ -235,7 +217,11 @@ def _cohort_json(cohort: PlannedCohort, *, students: bool) -> dict[str, Any]:
     }
 
 
-def _print_decision(decision: decisions.Decision, what: str, settings: Settings) -> None:
+def _people_json(people: People, *, students: bool) -> dict[str, Any]:
+    return {why.value: sorted(numbers) if students else len(numbers) for why, numbers in people.items()}
+
+
+def _print_decision(decision: Decision, what: str, settings: Settings) -> None:
     say(f"{decision.memberships} memberships of {len(decision.cohorts)} cohorts {what}")
     for cohort in decision.cohorts:
         say(f"  {cohort}")

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from worker.domain.errors import DecisionRefused
 from worker.domain.instants import Instant
 from worker.domain.states import Action, Cause, Kept
-from worker.ledger.database import Ledger, among, upsert
+from worker.ledger.database import Ledger, among, select_in, upsert
 from worker.ledger.gaps import opened
 from worker.ledger.guard import approved, leaving
 from worker.ledger.journal import NewEntry, write_entries
@@ -37,13 +37,22 @@ class Decision:
 
 
 def show(connection: sa.Connection, platform: str, removals: Iterable[Pair], now: Instant) -> str | None:
-    """Write that these removals are shown to a person; returns the hash to decide on them by, None for none."""
+    """Write that these removals are shown to a person; returns the hash to decide on them by, None for none.
+
+    They may have been read earlier. Removals of a student who was erased since aren't written: they can't be decided on.
+    """
     pairs = sorted(removals)
     name = proposal_hash(pairs)
-    if name is not None:
+    if name is not None and _are_known(connection, pairs):
         row = {"hash": name, "platform": platform, "shown_at": now, "removals": orjson.dumps(pairs).decode()}
         upsert(connection, proposal, [row], update=["shown_at"])
     return name
+
+
+def _are_known(connection: sa.Connection, pairs: Collection[Pair]) -> bool:
+    columns = sa.select(membership.c.cohort_id, membership.c.student_id)
+    rows = select_in(connection, columns, membership.c.student_id, {student for _, student in pairs})
+    return {(row.cohort_id, row.student_id) for row in rows}.issuperset(pairs)
 
 
 def approve(ledger: Ledger, name: str, *, by: str, now: Instant) -> Decision:

@@ -1,11 +1,13 @@
-"""The ledger of the settings, and what writes changes into it."""
+"""The ledger of the settings, what writes changes into it, and what a person reviews removals with."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from worker.domain.rules import Mapper
+from worker.domain.errors import SettingsError
+from worker.domain.rules import Mapper, Mode
 from worker.ledger import Ledger, Recorder
 from worker.settings.root import Settings
+from worker.sync.review import Review
 
 
 def open_ledger(settings: Settings) -> Ledger:
@@ -32,3 +34,12 @@ def recorder(settings: Settings, ledger: Ledger, *, grace_days: float | None = N
         removal_delay=settings.converge.removal_delay_seconds,
         grace=86_400 * (settings.eligibility.grace_days if grace_days is None else grace_days),
     )
+
+
+def review_of(settings: Settings, ledger: Ledger, platform: str | None = None) -> Review:
+    """Build the review of one platform's removals, or of those of all that aren't manual. Raises SettingsError."""
+    names = [name for name, each in sorted(settings.platforms.items()) if each.mode is not Mode.MANUAL]
+    if platform is not None and platform not in names:
+        raise SettingsError(f"{platform} is not a platform that is kept automatically; there are {', '.join(names)}")
+    chosen = names if platform is None else [platform]
+    return Review(ledger, {name: settings.guard(name) for name in chosen})
