@@ -22,7 +22,8 @@ from worker.ledger import Ledger, Recorder, WorkQueue
 from worker.ledger.runs import Runs
 from worker.ledger.status import read_status
 from worker.moodle import CallLimits, MoodleReader, MoodleWriter, Transport
-from worker.sync.converge.lane import Backoff, Lane
+from worker.sync.converge.backoff import Backoff
+from worker.sync.converge.lane import Lane
 from worker.sync.reconcile import ReconciledPlatform, Reconciliation
 
 UAI = "0141408E"
@@ -69,7 +70,7 @@ class Bench:
         self.reader = MoodleReader(self.wire)
         self.writer = MoodleWriter(self.wire, Mode.AUTOMATIC, instance=self.ledger.instance)
         book = WorkQueue(self.ledger, "live", "lane", lease=150, guard=Guard(enabled=False))
-        self.lane = Lane(PLATFORM, book, self.reader, self.writer, patience=Backoff(first=300, most=86_400))
+        self.lane = Lane(PLATFORM, book, self.reader, self.writer, backoff=Backoff(first=300, most=86_400))
 
     def say(self, *usernames: str, status: Status = Status.ACTIVE, version: int = 1) -> None:
         now = time.time()

@@ -18,7 +18,8 @@ from worker.ledger.status import PlatformStatus, read_status
 from worker.moodle import CallLimits, MoodleReader, MoodleWriter, Transport
 from worker.moodle.transport import Reply
 from worker.sandbox.moodle.server import Fault, SandboxMoodle
-from worker.sync.converge.lane import Backoff, Lane
+from worker.sync.converge.backoff import Backoff
+from worker.sync.converge.lane import Lane
 
 UNGUARDED = Guard(enabled=False)
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -139,7 +140,7 @@ class World:
             book(WorkQueue(self.ledger, policy.name, holder, lease=LEASE, guard=self.guard)),
             writer or MoodleReader(wire),
             writer,
-            patience=Backoff(first=PARK, most=PARK_MOST),
+            backoff=Backoff(first=PARK, most=PARK_MOST),
             clock=lambda: self.now,
         )
 

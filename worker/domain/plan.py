@@ -12,7 +12,7 @@ class Plan:
 
     additions: tuple[tuple[Gap, int], ...]
     removals: tuple[tuple[Gap, int], ...]
-    kept: tuple[tuple[Gap, int], ...]
+    unneeded: tuple[tuple[Gap, int], ...]
     """Removals of an account that another desired membership of the same cohort stands for: two student numbers of
     one person, merged. The account stays; the old membership is closed without a call."""
 
@@ -22,14 +22,14 @@ def plan(gaps: Sequence[Gap], accounts: Mapping[str, int], staying: Iterable[tup
 
     A gap of a student without account isn't planned. Additions come in the order of the gaps.
     """
-    additions = tuple((gap, accounts[gap.student_id]) for gap in gaps if gap.desired and gap.student_id in accounts)
+    additions = [(gap, accounts[gap.student_id]) for gap in gaps if gap.desired and gap.student_id in accounts]
     stays = set(staying) | {(gap.cohort_id, user_id) for gap, user_id in additions}
-    leavers = [
-        (gap, accounts.get(gap.student_id) if gap.user_id is None else gap.user_id) for gap in gaps if not gap.desired
-    ]
-    removals = [(gap, user_id) for gap, user_id in leavers if user_id is not None]
-    return Plan(
-        additions=additions,
-        removals=tuple(pair for pair in removals if (pair[0].cohort_id, pair[1]) not in stays),
-        kept=tuple(pair for pair in removals if (pair[0].cohort_id, pair[1]) in stays),
-    )
+    removals: list[tuple[Gap, int]] = []
+    unneeded: list[tuple[Gap, int]] = []
+    for gap in gaps:
+        user_id = accounts.get(gap.student_id) if gap.user_id is None else gap.user_id
+        if gap.desired or user_id is None:
+            continue
+        chosen = unneeded if (gap.cohort_id, user_id) in stays else removals
+        chosen.append((gap, user_id))
+    return Plan(additions=tuple(additions), removals=tuple(removals), unneeded=tuple(unneeded))

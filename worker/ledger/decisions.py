@@ -39,7 +39,7 @@ class Decision:
 def show(connection: sa.Connection, platform: str, removals: Iterable[Pair], now: Instant) -> str | None:
     """Write that these removals are shown to a person; returns the hash to decide on them by, None for none.
 
-    They may have been read earlier. Removals of a student who was erased since aren't written: they can't be decided on.
+    They may have been read earlier. Removals of a student who was erased since aren't written, nor can be decided on.
     """
     pairs = sorted(removals)
     name = proposal_hash(pairs)

@@ -65,13 +65,13 @@ UNKNOWN_COHORT = "unknown_cohort"
 class MoodleReader:
     """What may be asked of any platform, Prelude included."""
 
-    def __init__(self, wire: Transport) -> None:
-        self.platform = wire.platform
-        self.wire = wire
+    def __init__(self, transport: Transport) -> None:
+        self.platform = transport.platform
+        self.transport = transport
 
     def site_info(self) -> SiteInfo:
         """Ask who we are there."""
-        info = self.wire.read("core_webservice_get_site_info")
+        info = self.transport.read("core_webservice_get_site_info")
         return SiteInfo(
             name=info["sitename"],
             release=info["release"],
@@ -82,16 +82,16 @@ class MoodleReader:
     def cohorts(self, ids: Collection[int] | None = None) -> list[RemoteCohort]:
         """Read these cohorts (unknown ids are left out), or all of them."""
         if ids is None:
-            return [_remote(item) for item in self.wire.read("core_cohort_get_cohorts")]
+            return [_remote(item) for item in self.transport.read("core_cohort_get_cohorts")]
         return [
             _remote(item)
             for some in self._slices(ids, fields=1)
-            for item in self.wire.read("core_cohort_get_cohorts", cohortids=some)
+            for item in self.transport.read("core_cohort_get_cohorts", cohortids=some)
         ]
 
     def system_cohort_ids(self) -> set[int]:
         """Ids of the cohorts of the system context: an update would move any other one there."""
-        found = self.wire.read(
+        found = self.transport.read(
             "core_cohort_search_cohorts",
             query="",
             context={"contextid": SYSTEM_CONTEXT},
@@ -106,7 +106,7 @@ class MoodleReader:
         found = {
             item["cohortid"]: set(item["userids"])
             for some in self._slices(ids, fields=1)
-            for item in self.wire.read("core_cohort_get_cohort_members", cohortids=some)
+            for item in self.transport.read("core_cohort_get_cohort_members", cohortids=some)
         }
         self._all_of_them(ids, found)
         return found
@@ -116,7 +116,7 @@ class MoodleReader:
         found: dict[str, list[int]] = {}
 
         def ask(some: Sequence[str]) -> None:
-            users = self.wire.read("core_user_get_users_by_field", field=account_field.value, values=some)
+            users = self.transport.read("core_user_get_users_by_field", field=account_field.value, values=some)
             for user in users:
                 found.setdefault(str(user.get(account_field.value, "")), []).append(user["id"])
 
@@ -129,7 +129,7 @@ class MoodleReader:
         return {
             user["id"]: str(user.get(account_field.value, ""))
             for some in self._slices(user_ids, fields=1, most=LOOKUP)
-            for user in self.wire.read("core_user_get_users_by_field", field="id", values=some)
+            for user in self.transport.read("core_user_get_users_by_field", field="id", values=some)
         }
 
     def sees_people(self) -> bool | None:
@@ -141,7 +141,7 @@ class MoodleReader:
         for some in self._slices(ids, fields=1, most=50):
             for user_ids in self.members(some).values():
                 for user_id in user_ids:
-                    found = self.wire.read("core_user_get_users_by_field", field="id", values=[user_id])
+                    found = self.transport.read("core_user_get_users_by_field", field="id", values=[user_id])
                     return any("username" in user for user in found)  # hidden without viewalldetails
         return None
 
@@ -158,7 +158,7 @@ class MoodleReader:
             yield ordered[start : start + size]
 
     def _capacity(self, fields: int, most: int | None = None) -> int:
-        fitting = max(1, (self.wire.limits.fields - ENVELOPE_FIELDS) // fields)
+        fitting = max(1, (self.transport.limits.fields - ENVELOPE_FIELDS) // fields)
         return fitting if most is None else min(fitting, most)
 
 
@@ -168,13 +168,13 @@ class MoodleWriter(MoodleReader):
     Never two calls for one cohort at once: that is for the holder of the cohort's lease to see to.
     """
 
-    def __init__(self, wire: Transport, mode: Mode, *, instance: str) -> None:
+    def __init__(self, transport: Transport, mode: Mode, *, instance: str) -> None:
         if mode is not Mode.AUTOMATIC:
-            raise MoodleReadOnly(f"{wire.platform} is in {mode} mode: it is never written")
-        super().__init__(wire)
+            raise MoodleReadOnly(f"{transport.platform} is in {mode} mode: it is never written")
+        super().__init__(transport)
         self._instance = instance
         self.before: Callable[[], None] = lambda: None
-        seconds = wire.limits.batch_seconds
+        seconds = transport.limits.batch_seconds
         self.additions = BatchSize(seconds=seconds, most=self._capacity(_ADD_FIELDS))
         self.removals = BatchSize(seconds=seconds, most=self._capacity(_REMOVE_FIELDS))
 
@@ -290,7 +290,7 @@ class MoodleWriter(MoodleReader):
         return Outcome(done=frozenset(pairs) - refused.keys(), refused=refused)
 
     def _write(self, function: str, **arguments: Any) -> Reply:  # noqa: ANN401 - any argument of a call
-        return self.wire.write(function, arguments, before=self.before)
+        return self.transport.write(function, arguments, before=self.before)
 
     def _absent(self, pairs: Iterable[Pair]) -> dict[Pair, str]:
         asked = list(pairs)
@@ -310,12 +310,12 @@ def _mark(instance: str) -> str:
 
 
 @contextmanager
-def _learning(pace: BatchSize) -> Iterator[None]:
+def _learning(batch_size: BatchSize) -> Iterator[None]:
     try:
         yield
     except MoodleUnavailable as error:
         if error.unknown:
-            pace.gave_up()
+            batch_size.gave_up()
         raise
 
 

@@ -16,7 +16,8 @@ from worker.runtime.messages import latest_snapshot
 from worker.runtime.platforms import wire
 from worker.settings.platforms import Strangers
 from worker.settings.root import Settings
-from worker.sync.converge.lane import Backoff, Lane
+from worker.sync.converge.backoff import Backoff
+from worker.sync.converge.lane import Lane
 from worker.sync.reconcile import Progress, ReconciledPlatform, Reconciliation
 
 RUN_LEASE_SECONDS = 900.0
@@ -30,7 +31,7 @@ def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: Exit
 
     While calls run, the lane to spare prepares the next one: no connection waits for the ledger.
     """
-    patience = Backoff(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
+    backoff = Backoff(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
     for policy in settings.policy().platforms:
         platform = settings.platforms[policy.name]
         if policy.mode is Mode.MANUAL:
@@ -44,8 +45,8 @@ def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: Exit
             holder = f"{PROCESS_ID}:{policy.name}-{number}"
             # Renewed before a call, it is longer than one can last: a cohort isn't taken over while one may be running.
             lease = 2 * platform.limits.timeout_seconds + 30
-            book = WorkQueue(ledger, policy.name, holder, lease=lease, guard=settings.guard(policy.name))
-            yield holder, Lane(policy, book, reader, writer, patience=patience, stop=stop)
+            queue = WorkQueue(ledger, policy.name, holder, lease=lease, guard=settings.guard(policy.name))
+            yield holder, Lane(policy, queue, reader, writer, backoff=backoff, stop=stop)
 
 
 def is_dead(holder: str) -> bool:

@@ -15,7 +15,7 @@ JOINS = Gap(
     attempts=0,
 )
 LEAVES = replace(JOINS, desired=False, user_id=31)
-NOTHING = Plan(additions=(), removals=(), kept=())
+NOTHING = Plan(additions=(), removals=(), unneeded=())
 
 
 def test_without_gaps_there_is_nothing_to_do() -> None:
@@ -45,12 +45,12 @@ def test_a_removal_whose_account_was_never_noted_takes_the_one_found_today() -> 
 def test_the_account_that_two_merged_students_share_stays() -> None:
     survivor = replace(JOINS, student_id="29900002")
     assert plan([LEAVES, survivor], {"29900002": 31}) == Plan(
-        additions=((survivor, 31),), removals=(), kept=((LEAVES, 31),)
+        additions=((survivor, 31),), removals=(), unneeded=((LEAVES, 31),)
     )
 
 
 def test_the_account_that_stands_for_a_settled_membership_stays() -> None:
-    assert plan([LEAVES], {}, staying=[(7, 31)]) == Plan(additions=(), removals=(), kept=((LEAVES, 31),))
+    assert plan([LEAVES], {}, staying=[(7, 31)]) == Plan(additions=(), removals=(), unneeded=((LEAVES, 31),))
 
 
 def test_staying_in_one_cohort_does_not_keep_an_account_in_another() -> None:

@@ -366,7 +366,7 @@ def test_an_answer_that_drips_is_late_however_short_the_silences(moodle: Sandbox
 
 def test_the_token_is_sent_last_in_the_body_and_nowhere_else(replies: Replies, connect: Connect) -> None:
     replies.say(200, "[]")
-    MoodleReader(connect(replies.url)).wire.read("core_cohort_get_cohorts", cohortids=[1, 2])
+    MoodleReader(connect(replies.url)).transport.read("core_cohort_get_cohorts", cohortids=[1, 2])
     (body,) = replies.asked
     names = [name for name, _ in parse_qsl(body.decode())]
     assert names[-1] == "wstoken"

@@ -177,7 +177,7 @@ def test_a_worker_that_finds_its_cohorts_taken_over_sends_nothing_and_says_so(wo
     with capture_logs() as logs:
         zombie.run_once()
     assert [len(world.moodle.calls)] == sent
-    [said] = [line for line in logs if line["event"] == "others went on meanwhile"]
+    [said] = [line for line in logs if line["event"] == "lease lost, work discarded"]
     assert "lease expired" in said["error"]
     assert world.gaps() == {}
     assert world.applied("add") == [("L1DROI", "s1")]

@@ -1,0 +1,201 @@
+"""The cohorts of the claimed work, on their platform: found, created, renamed."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from worker.domain.cohorts import Cohort
+from worker.domain.errors import MoodleRejected
+from worker.domain.states import Action, CohortState
+from worker.ledger.work_queue import Work
+from worker.moodle import MoodleWriter, RemoteCohort
+from worker.sync.converge.context import OBSERVE_RETRY_SECONDS, LaneContext
+
+RENAMES = 50
+"""Cohorts renamed in one run of a lane, each by a call: well within a lease."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortMatch:
+    """Wanted cohorts, by what their platform has under their idnumbers."""
+
+    created: tuple[tuple[Cohort, RemoteCohort], ...]
+    """One cohort, which this ledger created: an earlier call did, and its response was lost."""
+    foreign: tuple[Cohort, ...]
+    """Any other cohort, or several."""
+    missing: tuple[Cohort, ...]
+
+
+def match(
+    wanted: Iterable[Cohort], remote: Iterable[RemoteCohort], is_ours: Callable[[RemoteCohort], bool]
+) -> CohortMatch:
+    """Match wanted cohorts with those of a platform. Pure."""
+    by_idnumber: defaultdict[str, list[RemoteCohort]] = defaultdict(list)
+    for each in remote:
+        by_idnumber[each.idnumber].append(each)
+    created, foreign, missing = [], [], []
+    for cohort in wanted:
+        holders = by_idnumber.get(cohort.idnumber, [])
+        if not holders:
+            missing.append(cohort)
+        elif len(holders) == 1 and is_ours(holders[0]):
+            created.append((cohort, holders[0]))
+        else:
+            foreign.append(cohort)
+    return CohortMatch(created=tuple(created), foreign=tuple(foreign), missing=tuple(missing))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortLabels:
+    """What a cohort is to be called on Moodle, and whether its name is still ours to change."""
+
+    name: str
+    idnumber: str
+    name_is_ours: bool
+
+
+def labels(cohort: Cohort, remote: RemoteCohort, *, movable: bool, free: bool) -> CohortLabels:
+    """Decide what to call a cohort. Pure.
+
+    A cohort that isn't `movable` is in no system context, and an update would move it there; its idnumber is `free`
+    unless another cohort has it. A name that a person changed is theirs.
+    """
+    # As wanted already: an earlier call did it, and its response was lost.
+    unchanged = remote.name in {cohort.moodle_name, cohort.wanted_name}
+    name_is_ours = cohort.name_is_ours and unchanged and movable
+    return CohortLabels(
+        name=(cohort.wanted_name or remote.name) if name_is_ours else remote.name,
+        idnumber=cohort.idnumber if free and movable else remote.idnumber,
+        name_is_ours=name_is_ours,
+    )
+
+
+class CohortProvider:
+    """Has the cohorts of one lane ready to be written."""
+
+    def __init__(self, context: LaneContext) -> None:
+        self._context = context
+
+    def ready(self, work: Work) -> dict[int, int]:
+        """Return Moodle's ids of the claimed cohorts that may be written, by our ids."""
+        joined = {gap.cohort_id for gap in work.gaps if gap.desired}
+        ready, wanted, misnamed = {}, [], []
+        for cohort in work.cohorts.values():
+            if cohort.moodle_id is not None:
+                ready[cohort.id] = cohort.moodle_id
+            if cohort.state is CohortState.WANTED:
+                wanted.append(cohort)
+            elif _is_misnamed(cohort):
+                misnamed.append(cohort)
+        if wanted:
+            ready |= self._find_or_create([cohort for cohort in wanted if cohort.id in joined])
+        if misnamed:
+            self._rename(misnamed)
+        return ready
+
+    def vanished(self, cohort: Cohort) -> None:
+        """Note that somebody deleted a cohort of ours."""
+        self._context.log.warning("cohort was deleted on Moodle", cohort=cohort.idnumber)
+        self._context.queue.vanished(cohort, self._context.clock())
+
+    def _find_or_create(self, wanted: Sequence[Cohort]) -> dict[int, int]:
+        context, writer = self._context, self._context.writer
+        now = context.clock()
+        matched = match(wanted, context.reader.cohorts(), writer.is_ours if writer else lambda _: False)
+        if matched.foreign:
+            context.log.warning("cohorts exist that we did not create: adopt them", cohorts=len(matched.foreign))
+        foreign = [(cohort, {"state": CohortState.FOREIGN}) for cohort in matched.foreign]
+        created = [(cohort, _owned(remote.id, remote.name, remote.idnumber)) for cohort, remote in matched.created]
+        context.queue.write_cohorts([*foreign, *created], now)
+        ready = {cohort.id: remote.id for cohort, remote in matched.created}
+        if not matched.missing:
+            return ready
+        if writer is None:
+            return ready | {cohort.id: 0 for cohort in matched.missing}  # so that what would be done in them is planned
+        return ready | self._create(writer, matched.missing)
+
+    def _create(self, writer: MoodleWriter, missing: Sequence[Cohort]) -> dict[int, int]:
+        context = self._context
+        now = context.clock()
+        names = {cohort.idnumber: cohort.wanted_name or cohort.idnumber for cohort in missing}
+        with context.changing(cohort.id for cohort in missing):
+            ids, refused = writer.create(list(names.items()))
+        created = [cohort for cohort in missing if cohort.idnumber in ids]
+        owned = [(cohort, _owned(ids[cohort.idnumber], names[cohort.idnumber], cohort.idnumber)) for cohort in created]
+        context.queue.write_cohorts(owned, now, Action.CREATE_COHORT)
+        context.log.info("cohorts created", cohorts=len(created))
+        retried = [
+            (cohort, {"attempts": cohort.attempts + 1, "next_attempt_at": now + context.backoff.after(cohort.attempts)})
+            for cohort in missing
+            if cohort.idnumber in refused
+        ]
+        context.queue.write_cohorts(retried, now)
+        for idnumber, code in refused.items():
+            context.log.error("cohort cannot be created", cohort=idnumber, code=code)
+        return {cohort.id: ids[cohort.idnumber] for cohort in created}
+
+    def _rename(self, misnamed: Sequence[Cohort]) -> None:
+        context, writer = self._context, self._context.writer
+        if writer is None:
+            later = context.clock() + OBSERVE_RETRY_SECONDS
+            context.queue.write_cohorts([(cohort, {"next_attempt_at": later}) for cohort in misnamed], context.clock())
+            return
+        remote = {each.id: each for each in writer.cohorts()}
+        holders = {each.idnumber: each.id for each in remote.values()}
+        movable = writer.system_cohort_ids()
+        for cohort in misnamed[:RENAMES]:
+            found = remote.get(cohort.moodle_id or 0)
+            if found is None:
+                self.vanished(cohort)
+                continue
+            free = holders.get(cohort.idnumber, found.id) == found.id
+            self._relabel(writer, cohort, found, labels(cohort, found, movable=found.id in movable, free=free))
+
+    def _relabel(self, writer: MoodleWriter, cohort: Cohort, remote: RemoteCohort, wanted: CohortLabels) -> None:
+        context = self._context
+        now = context.clock()
+        values: dict[str, Any] = {
+            "name_is_ours": wanted.name_is_ours,
+            "moodle_name": wanted.name,
+            "moodle_idnumber": wanted.idnumber,
+            "attempts": 0,
+        }
+        action = None
+        if (wanted.name, wanted.idnumber) != (remote.name, remote.idnumber):
+            refusal = self._update(writer, cohort, remote, wanted)
+            if refusal is None:
+                action = Action.RENAME_COHORT
+                context.log.info("cohort renamed", cohort=cohort.idnumber)
+            else:
+                values = {"attempts": cohort.attempts + 1}
+                context.log.error("cohort cannot be renamed", cohort=cohort.idnumber, code=refusal)
+        if values.get("moodle_idnumber") != cohort.idnumber:  # refused, taken, or not ours to move: retried later
+            values["next_attempt_at"] = now + context.backoff.after(cohort.attempts)
+        context.queue.write_cohorts([(cohort, values)], now, action)
+
+    def _update(self, writer: MoodleWriter, cohort: Cohort, remote: RemoteCohort, wanted: CohortLabels) -> str | None:
+        """Rename a cohort on Moodle; returns the code of a refusal."""
+        try:
+            with self._context.changing([cohort.id]):
+                writer.update(remote, name=wanted.name, idnumber=wanted.idnumber)
+        except MoodleRejected as error:
+            return error.code
+        return None
+
+
+def _is_misnamed(cohort: Cohort) -> bool:
+    return cohort.state is CohortState.OWNED and (
+        cohort.moodle_idnumber != cohort.idnumber
+        or (cohort.name_is_ours and cohort.wanted_name not in {None, cohort.moodle_name})
+    )
+
+
+def _owned(moodle_id: int, name: str, idnumber: str) -> dict[str, Any]:
+    return {
+        "state": CohortState.OWNED,
+        "moodle_id": moodle_id,
+        "moodle_name": name,
+        "moodle_idnumber": idnumber,
+        "attempts": 0,
+    }
