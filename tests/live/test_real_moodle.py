@@ -24,7 +24,8 @@ from worker.ledger.status import read_status
 from worker.moodle import CallLimits, MoodleReader, MoodleWriter, Transport
 from worker.sync.converge.backoff import Backoff
 from worker.sync.converge.lane import Lane
-from worker.sync.reconcile import ReconciledPlatform, Reconciliation
+from worker.sync.platform_run import ReconciledPlatform
+from worker.sync.reconcile import Reconciliation
 
 UAI = "0141408E"
 PEOPLE = 600

@@ -59,40 +59,64 @@ def compare(
 
     `in_flight` says that somebody holds the cohort's lease, so a membership of unknown outcome may be in a call.
     """
-    here = {people.students[user_id]: user_id for user_id in sorted(members & people.students.keys())}
-    rows = [(row, _account(row, members, here, people)) for row in known]
-    staying = {user_id for row, user_id in rows if row.desired}
+    present = {people.students[user_id]: user_id for user_id in sorted(members & people.students.keys())}
+    rows = [(row, _account(row, members, present, people)) for row in known]
+    reading = _Reading(
+        members=members,
+        gone=people.gone,
+        staying={user_id for row, user_id in rows if row.desired},
+        at=at,
+        in_flight=in_flight,
+    )
+    diffs = [diff for row, user_id in rows if (diff := reading.classify(row, user_id)) is not None]
     tied = {user_id for _, user_id in rows}
     noted = {row.student_id for row, _ in rows}
-
-    def seen() -> Iterator[MembershipDiff]:
-        for row, user_id in rows:
-            present = user_id in members
-            unsure = row.observed is None and in_flight
-            as_left = present is row.observed and (user_id == row.user_id or not present)
-            if as_left or row.observed_at > at or unsure:
-                continue
-            if present and not row.desired and user_id in staying:
-                continue  # the account stays for another student number of the same person
-            gone = user_id in people.gone
-            yield MembershipDiff(
-                student_id=row.student_id,
-                present=present,
-                user_id=user_id if present or (row.desired and not gone) else None,
-                drift=_drift(row, present=present, gone=gone),
-            )
-
     # A second account of somebody whose membership is noted is no reason to end that membership.
-    unknown = sorted(user_id for user_id in members - tied if people.students.get(user_id) not in noted)
+    untied = sorted(user_id for user_id in members - tied if people.students.get(user_id) not in noted)
     return CohortDiff(
-        seen=tuple(seen()),
-        extras=tuple((people.students[user_id], user_id) for user_id in unknown if user_id in people.students),
-        unmatched=tuple(user_id for user_id in unknown if user_id not in people.students),
+        seen=tuple(diffs),
+        extras=tuple((people.students[user_id], user_id) for user_id in untied if user_id in people.students),
+        unmatched=tuple(user_id for user_id in untied if user_id not in people.students),
     )
 
 
-def _account(row: KnownMembership, members: AbstractSet[int], here: Mapping[str, int], people: People) -> int | None:
-    """Give the account that stands for a membership: one that is there, or else the one it was given to.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """What a reading showed of a cohort, to hold its known memberships against."""
+
+    members: AbstractSet[int]
+    gone: AbstractSet[int]
+    staying: AbstractSet[int | None]
+    """Accounts of the memberships that are desired."""
+    at: Instant
+    in_flight: bool
+
+    def classify(self, row: KnownMembership, user_id: int | None) -> MembershipDiff | None:
+        """Return what the reading says of a membership, for which this account stands; None when it says nothing new."""
+        present = user_id in self.members
+        if self._is_as_left(row, user_id) or self._is_newer(row):
+            return None
+        if present and not row.desired and user_id in self.staying:
+            return None  # the account stays for another student number of the same person
+        gone = user_id in self.gone
+        return MembershipDiff(
+            student_id=row.student_id,
+            present=present,
+            user_id=user_id if present or (row.desired and not gone) else None,
+            drift=_drift(row, present=present, gone=gone),
+        )
+
+    def _is_as_left(self, row: KnownMembership, user_id: int | None) -> bool:
+        present = user_id in self.members
+        return present is row.observed and (user_id == row.user_id or not present)
+
+    def _is_newer(self, row: KnownMembership) -> bool:
+        """Whether the row was written after the reading began, or may be once a call has ended."""
+        return row.observed_at > self.at or (row.observed is None and self.in_flight)
+
+
+def _account(row: KnownMembership, members: AbstractSet[int], present: Mapping[str, int], people: People) -> int | None:
+    """Return the account that stands for a membership: one that is there, or else the one it was given to.
 
     An account that was made anew takes the place of the one that the membership was given to. That of a former number
     doesn't stand for a student who is to be there and has an account of their own.
@@ -100,8 +124,8 @@ def _account(row: KnownMembership, members: AbstractSet[int], here: Mapping[str,
     if row.user_id in members:
         return row.user_id
     known = [user_id for user_id in (row.user_id, people.accounts.get(row.student_id)) if user_id is not None]
-    if row.student_id in here and not (row.desired and known):
-        known.append(here[row.student_id])
+    if row.student_id in present and not (row.desired and known):
+        known.append(present[row.student_id])
     return next((user_id for user_id in known if user_id in members), known[0] if known else None)
 
 

@@ -1,4 +1,4 @@
-"""Which removals are too many: pure, decided before any of them is made."""
+"""Which removals are too many. Pure: decided before any of them is made."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from worker.domain.instants import Instant
 from worker.domain.states import Limit
 
 WINDOW_SECONDS = 24 * 3600.0
-"""The guard looks at the removals of this long."""
+"""The sliding window in which removals are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +24,16 @@ class GuardLimits:
     floor: int = 10
 
     def cohort(self, members: int) -> int:
-        """Give how many may leave a cohort of so many."""
+        """Return how many may leave a cohort of so many members."""
         return max(self.floor, _share(members, self.cohort_percent))
 
     def platform(self, members: int) -> int:
-        """Give how many may leave the cohorts of a platform that have so many members together."""
+        """Return how many may leave the cohorts of a platform that have so many members together."""
         return max(self.floor, _share(members, self.platform_percent))
 
 
 def _share(members: int, percent: float) -> int:
-    """Round down, but not what binary fractions alone keep below a whole number: 18.4 % of 375 are 69."""
+    """Round down, except where only binary fractions keep the share below a whole number: 18.4 % of 375 is 69."""
     return int(members * percent / 100 + 1e-6)
 
 
@@ -42,14 +42,14 @@ MonthDay = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Season:
-    """Days of the year with limits of their own, both included; it may last over New Year."""
+    """A season with limits of its own, from its first day to its last, both included; it may span New Year."""
 
     first: MonthDay
     last: MonthDay
     limits: GuardLimits
 
     def __contains__(self, day: date) -> bool:
-        """Say whether a day belongs to it."""
+        """Return whether a day belongs to it."""
         at = (day.month, day.day)
         if self.first <= self.last:
             return self.first <= at <= self.last
@@ -58,7 +58,7 @@ class Season:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """The limits of one platform's removals. A guard that isn't `enabled` lets everything pass."""
+    """The limits on one platform's removals. A guard that isn't `enabled` lets everything pass."""
 
     enabled: bool = True
     limits: GuardLimits = GuardLimits()
@@ -67,7 +67,7 @@ class Guard:
     """Where the seasons' days begin and end."""
 
     def at(self, now: Instant) -> GuardLimits:
-        """Give the limits in force: those of the first season that the day belongs to, or the usual ones."""
+        """Return the limits in force: those of the first season that the day belongs to, or the usual ones."""
         day = datetime.fromtimestamp(now, self.zone).date()
         return next((season.limits for season in self.seasons if day in season), self.limits)
 
@@ -94,13 +94,13 @@ class Removals:
 
     @property
     def percent(self) -> float:
-        """Share of them that leave or have left."""
+        """Share of them that leave or have left, 0 to 100."""
         return 100 * (self.pending + self.removed) / self.before if self.before else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What the guard says of all removals of a platform: which limit each cohort's pending ones are beyond."""
+    """The guard's judgement of all removals of a platform: which limit each cohort's pending ones exceed."""
 
     limits: GuardLimits
     enabled: bool
@@ -122,20 +122,17 @@ def judge(guard: Guard, cohorts: Sequence[Removals], now: Instant, *, members: i
 
     A cohort that would lose too many has all of its removals held. If what is left is too many for the platform, all
     of it is held: a mistake that touches every cohort a little is seen whole, not when the limit is used up.
-    What is held stays so until a person approves or rejects it, and counts no more towards the platform's limit.
+    What is held stays held until a person approves or rejects it, and no longer counts towards the platform's limit.
     """
     limits = guard.at(now)
-    held: dict[int, Limit] = {}
-    for cohort in cohorts:
-        if guard.enabled and cohort.pending and cohort.pending + cohort.removed > limits.cohort(cohort.before):
-            held[cohort.cohort_id] = Limit.COHORT
     removed = sum(cohort.removed for cohort in cohorts)
-    pending = sum(cohort.pending - cohort.held for cohort in cohorts if cohort.cohort_id not in held)
+    beyond = [cohort for cohort in cohorts if _is_beyond(cohort, limits)] if guard.enabled else []
+    held = {cohort.cohort_id: Limit.COHORT for cohort in beyond}
+    rest = [cohort for cohort in cohorts if cohort.cohort_id not in held]
+    pending = sum(cohort.pending - cohort.held for cohort in rest)
     allowed = limits.platform(members + removed)
     if guard.enabled and pending and pending + removed > allowed:
-        for cohort in cohorts:
-            if cohort.pending > cohort.held:
-                held.setdefault(cohort.cohort_id, Limit.PLATFORM)
+        held |= {cohort.cohort_id: Limit.PLATFORM for cohort in rest if cohort.pending > cohort.held}
     leaving = [cohort for cohort in cohorts if cohort.pending or cohort.removed]
     return Judgement(
         limits=limits,
@@ -147,3 +144,8 @@ def judge(guard: Guard, cohorts: Sequence[Removals], now: Instant, *, members: i
         allowed=allowed,
         worst=max(leaving, key=lambda cohort: (cohort.percent, cohort.idnumber), default=None),
     )
+
+
+def _is_beyond(cohort: Removals, limits: GuardLimits) -> bool:
+    """Whether a cohort would lose more members than its limit allows."""
+    return cohort.pending > 0 and cohort.pending + cohort.removed > limits.cohort(cohort.before)

@@ -87,7 +87,7 @@ class ForeignChange:
     moodle_id: int
     idnumber: str
     what: ForeignEvent
-    journalled: int
+    journalled: int = 0
     """Entries of our journal about it during the run: always 0."""
 
 

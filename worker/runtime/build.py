@@ -18,7 +18,8 @@ from worker.settings.platforms import Strangers
 from worker.settings.root import Settings
 from worker.sync.converge.backoff import Backoff
 from worker.sync.converge.lane import Lane
-from worker.sync.reconcile import Progress, ReconciledPlatform, Reconciliation
+from worker.sync.platform_run import ReconciledPlatform
+from worker.sync.reconcile import Progress, Reconciliation
 
 RUN_LEASE_SECONDS = 900.0
 """A reconciliation that doesn't come round within this time is taken for dead; on the same host, it is seen at once."""
@@ -36,11 +37,11 @@ def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: Exit
         platform = settings.platforms[policy.name]
         if policy.mode is Mode.MANUAL:
             continue
-        connection = wire(policy.name, platform)
-        stack.callback(connection.close)
+        transport = wire(policy.name, platform)
+        stack.callback(transport.close)
         writes = policy.mode is Mode.AUTOMATIC
-        writer = MoodleWriter(connection, policy.mode, instance=ledger.instance) if writes else None
-        reader = writer or MoodleReader(connection)
+        writer = MoodleWriter(transport, policy.mode, instance=ledger.instance) if writes else None
+        reader = writer or MoodleReader(transport)
         for number in range(platform.limits.connections + 1 if writes else 1):
             holder = f"{PROCESS_ID}:{policy.name}-{number}"
             # Renewed before a call, it is longer than one can last: a cohort isn't taken over while one may be running.
@@ -75,15 +76,15 @@ def reconciliation(
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Reconciliation:
     """Build a reconciliation of every platform that can be read."""
-    sites = []
+    platforms = []
     for policy in settings.policy().platforms:
         platform = settings.platforms[policy.name]
         reader = None
         if platform.url is not None and platform.token is not None:
-            connection = wire(policy.name, platform)
-            stack.callback(connection.close)
-            reader = MoodleReader(connection)
-        sites.append(
+            transport = wire(policy.name, platform)
+            stack.callback(transport.close)
+            reader = MoodleReader(transport)
+        platforms.append(
             ReconciledPlatform(
                 policy=policy,
                 guard=settings.guard(policy.name),
@@ -94,7 +95,7 @@ def reconciliation(
     return Reconciliation(
         ledger,
         recorder(settings, ledger),
-        sites,
+        platforms,
         Runs(ledger, PROCESS_ID, lease=RUN_LEASE_SECONDS, is_dead=is_dead),
         latest=latest_snapshot(settings) if with_snapshot else None,
         wait_seconds=settings.reconcile.wait_minutes * 60,

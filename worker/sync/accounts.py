@@ -43,6 +43,11 @@ def look_up(reader: MoodleReader, field: AccountField, keys: Collection[str | No
     )
 
 
+def by_student(keys: Mapping[str, str | None], accounts: Mapping[str, int]) -> dict[str, int]:
+    """Return the accounts of students: `keys` by student, `accounts` by key."""
+    return {student: accounts[key] for student, key in keys.items() if key is not None and key in accounts}
+
+
 def identify(
     platform: PlatformPolicy,
     reader: MoodleReader,

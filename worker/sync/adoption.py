@@ -1,14 +1,16 @@
 """Taking over étape cohorts that exist already: a person's explicit decision, never a guess."""
 
 import time
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from worker.domain.rules import PlatformPolicy, account_key
+from worker.domain.rules import PlatformPolicy
 from worker.domain.states import CohortState
 from worker.ledger import Ledger, adoption
 from worker.ledger.accounts import Accounts
-from worker.moodle import MoodleReader
+from worker.moodle import MoodleReader, RemoteCohort
+from worker.sync.accounts import by_student, keys_of, look_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,36 +39,46 @@ def candidates(
 ) -> list[Candidate]:
     """Read the cohorts on Moodle whose idnumber the rules lead to, among those that match one of the globs."""
     wanted = adoption.not_owned(ledger, platform.name, globs)
-    there: dict[str, list[tuple[int, str]]] = {}
-    for remote in reader.cohorts():
-        if remote.idnumber in wanted:
-            there.setdefault(remote.idnumber, []).append((remote.id, remote.name))
-    single = {idnumber: found[0] for idnumber, found in there.items() if len(found) == 1}
-    members = reader.members([moodle_id for moodle_id, _ in single.values()])
-    desired = adoption.desired(ledger, [wanted[idnumber] for idnumber in there])
-    accounts = _accounts(ledger, platform, reader, {row for rows in desired.values() for row in rows})
+    remote: defaultdict[str, list[RemoteCohort]] = defaultdict(list)
+    for cohort in reader.cohorts():
+        if cohort.idnumber in wanted:
+            remote[cohort.idnumber].append(cohort)
+    members = reader.members([cohorts[0].id for cohorts in remote.values() if len(cohorts) == 1])
+    desired = adoption.desired(ledger, [wanted[idnumber] for idnumber in remote])
+    accounts = _accounts(ledger, platform, reader, set().union(*desired.values()))
     found = []
-    for idnumber in sorted(there):
+    for idnumber, cohorts in sorted(remote.items()):
         cohort_id = wanted[idnumber]
-        moodle_id, name = single.get(idnumber, (None, f"{len(there[idnumber])} cohorts with this idnumber"))
-        users = members[moodle_id] if moodle_id is not None else set()
         students = {student for student, _ in desired.get(cohort_id, ())}
-        present = frozenset(student for student in students if accounts.get(student) in users)
-        found.append(
-            Candidate(
-                cohort_id=cohort_id,
-                idnumber=idnumber,
-                moodle_id=moodle_id,
-                name=name,
-                members=len(users),
-                present=len(present),
-                absent=len(students) - len(present),
-                others=len(users - {accounts[student] for student in present}),
-                accounts={student: accounts[student] for student in students & accounts.keys()},
-                present_students=present,
-            )
-        )
+        known = {student: accounts[student] for student in students & accounts.keys()}
+        found.append(_candidate(cohort_id, cohorts, members, students=students, accounts=known))
     return found
+
+
+def _candidate(
+    cohort_id: int,
+    cohorts: Sequence[RemoteCohort],
+    members: Mapping[int, set[int]],
+    *,
+    students: Collection[str],
+    accounts: dict[str, int],
+) -> Candidate:
+    """Compare the cohorts that carry an idnumber with the students who are desired there."""
+    first, *more = cohorts
+    users = set() if more else members[first.id]
+    present = frozenset(student for student, account in accounts.items() if account in users)
+    return Candidate(
+        cohort_id=cohort_id,
+        idnumber=first.idnumber,
+        moodle_id=None if more else first.id,
+        name=f"{len(cohorts)} cohorts with this idnumber" if more else first.name,
+        members=len(users),
+        present=len(present),
+        absent=len(students) - len(present),
+        others=len(users - {accounts[student] for student in present}),
+        accounts=accounts,
+        present_students=present,
+    )
 
 
 def adopt(ledger: Ledger, platform: PlatformPolicy, chosen: Iterable[Candidate], *, by: str) -> int:
@@ -95,8 +107,8 @@ def adopt(ledger: Ledger, platform: PlatformPolicy, chosen: Iterable[Candidate],
 def _accounts(
     ledger: Ledger, platform: PlatformPolicy, reader: MoodleReader, students: Iterable[tuple[str, str | None]]
 ) -> dict[str, int]:
-    keys = {student: account_key(platform, student, login) for student, login in students}
-    found = reader.users(platform.account_field, sorted({key for key in keys.values() if key is not None}))
-    single = {key: ids[0] for key, ids in found.items() if len(ids) == 1}
-    Accounts(ledger, platform.name).remember(single, time.time())
-    return {student: single[key] for student, key in keys.items() if key in single}
+    """Look up the accounts of students, given with their logins, and remember them."""
+    keys = keys_of(platform, students)
+    accounts = look_up(reader, platform.account_field, set(keys.values())).accounts
+    Accounts(ledger, platform.name).remember(accounts, time.time())
+    return by_student(keys, accounts)

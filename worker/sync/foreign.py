@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from worker.domain.report import ForeignEvent
+from worker.domain.report import ForeignChange, ForeignEvent
 from worker.moodle import RemoteCohort
 
 
@@ -36,20 +36,24 @@ def fingerprints(
     }
 
 
-def differences(
-    before: Mapping[int, Fingerprint], after: Mapping[int, Fingerprint]
-) -> Iterator[tuple[int, str, ForeignEvent]]:
-    """Give what happened to each cohort: its id, its idnumber before, and what."""
+def differences(before: Mapping[int, Fingerprint], after: Mapping[int, Fingerprint]) -> Iterator[ForeignChange]:
+    """Return what happened to each cohort, under the idnumber that it had before."""
     for number in sorted(before.keys() | after.keys()):
-        was, now = before.get(number), after.get(number)
-        if was is None and now is not None:
-            yield number, now.idnumber, ForeignEvent.CREATED
-        elif was is not None and now is None:
-            yield number, was.idnumber, ForeignEvent.DELETED
-        elif was is not None and now is not None and was.members != now.members:
-            yield number, was.idnumber, ForeignEvent.MEMBERS
-        elif was is not None and was != now:
-            yield number, was.idnumber, ForeignEvent.NAME
+        earlier, later = before.get(number), after.get(number)
+        known = earlier or later
+        what = _event(earlier, later)
+        if known is not None and what is not None:
+            yield ForeignChange(moodle_id=number, idnumber=known.idnumber, what=what)
+
+
+def _event(before: Fingerprint | None, after: Fingerprint | None) -> ForeignEvent | None:
+    if before == after:
+        return None
+    if before is None:
+        return ForeignEvent.CREATED
+    if after is None:
+        return ForeignEvent.DELETED
+    return ForeignEvent.NAME if before.members == after.members else ForeignEvent.MEMBERS
 
 
 def _digest(text: str) -> str:

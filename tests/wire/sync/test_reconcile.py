@@ -34,7 +34,8 @@ from worker.ledger.runs import Runs
 from worker.moodle import MoodleReader
 from worker.sandbox.moodle.server import Fault
 from worker.settings.platforms import Strangers
-from worker.sync.reconcile import ReconciledPlatform, Reconciliation
+from worker.sync.platform_run import ReconciledPlatform
+from worker.sync.reconcile import Reconciliation
 
 GUARDED = Guard(limits=GuardLimits(cohort_percent=20, platform_percent=50, floor=1))
 SCOPE = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({YEAR}))

@@ -8,7 +8,7 @@ from worker.domain.errors import MoodleDenied
 from worker.domain.rules import can_be_asked
 from worker.domain.states import Reason
 from worker.ledger.work_queue import Parked
-from worker.sync.accounts import LookUp, keys_of, look_up
+from worker.sync.accounts import LookUp, by_student, keys_of, look_up
 from worker.sync.converge.context import LaneContext
 
 SIGHT_SECONDS = 600.0
@@ -39,7 +39,7 @@ class AccountResolver:
         looked_up = self._look_up(askable - accounts.keys(), keys)
         accounts |= looked_up.accounts
         self._park([gap for gap in students if keys[gap.student_id] not in accounts], keys, looked_up.ambiguous)
-        return _by_student(keys, accounts) | unmatched
+        return by_student(keys, accounts) | unmatched
 
     def staying(self, gaps: Iterable[Gap]) -> Iterator[tuple[int, int]]:
         """Find the accounts that must stay, as (cohort id, user id), in the cohorts that these gaps take somebody from.
@@ -52,7 +52,7 @@ class AccountResolver:
         members = self._context.queue.stays(leaving)
         keys = keys_of(self._context.platform, ((row.student_id, row.login) for row in members))
         remembered = self._context.queue.accounts.of({key for key in keys.values() if key is not None})
-        accounts = _by_student(keys, remembered)
+        accounts = by_student(keys, remembered)
         for row in members:
             user_id = row.user_id if row.user_id is not None else accounts.get(row.student_id)
             if user_id is not None:
@@ -108,7 +108,3 @@ class AccountResolver:
 
     def _can_be_asked(self, key: str) -> bool:
         return can_be_asked(self._context.platform.account_field, key)
-
-
-def _by_student(keys: Mapping[str, str | None], accounts: Mapping[str, int]) -> dict[str, int]:
-    return {student: accounts[key] for student, key in keys.items() if key is not None and key in accounts}
