@@ -1,6 +1,6 @@
-"""What a reading of Moodle says of one cohort's members, against what we left there. Pure: no I/O, no clock."""
+"""One cohort's members as Moodle shows them, compared with what we left there. Pure: no I/O, no clock."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class KnownMembership(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MembershipDiff:
-    """A membership of which the reading says something new; `drift` when no message had announced it."""
+    """A membership of which the reading shows something new; `drift` when no message had announced it."""
 
     student_id: str
     present: bool
@@ -31,7 +31,7 @@ class MembershipDiff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CohortDiff:
-    """What a reading brings of one cohort."""
+    """What a reading shows of one cohort that is new."""
 
     seen: tuple[MembershipDiff, ...]
     extras: tuple[tuple[str, int], ...]
@@ -68,13 +68,14 @@ def compare(
         at=at,
         in_flight=in_flight,
     )
-    diffs = [diff for row, user_id in rows if (diff := reading.classify(row, user_id)) is not None]
-    tied = {user_id for _, user_id in rows}
-    noted = {row.student_id for row, _ in rows}
-    # A second account of somebody whose membership is noted is no reason to end that membership.
-    untied = sorted(user_id for user_id in members - tied if people.students.get(user_id) not in noted)
+    seen = []
+    for row, user_id in rows:
+        diff = reading.classify(row, user_id)
+        if diff is not None:
+            seen.append(diff)
+    untied = _untied(rows, members, people)
     return CohortDiff(
-        seen=tuple(diffs),
+        seen=tuple(seen),
         extras=tuple((people.students[user_id], user_id) for user_id in untied if user_id in people.students),
         unmatched=tuple(user_id for user_id in untied if user_id not in people.students),
     )
@@ -92,7 +93,7 @@ class _Reading:
     in_flight: bool
 
     def classify(self, row: KnownMembership, user_id: int | None) -> MembershipDiff | None:
-        """Return what the reading says of a membership, for which this account stands; None when it says nothing new."""
+        """Return what is new of a membership, for which this account stands; None when nothing is."""
         present = user_id in self.members
         if self._is_as_left(row, user_id) or self._is_newer(row):
             return None
@@ -129,8 +130,18 @@ def _account(row: KnownMembership, members: AbstractSet[int], present: Mapping[s
     return next((user_id for user_id in known if user_id in members), known[0] if known else None)
 
 
+def _untied(rows: Sequence[tuple[KnownMembership, int | None]], members: AbstractSet[int], people: People) -> list[int]:
+    """Return the members whom no known membership stands for.
+
+    A second account of somebody whose membership is known isn't among them: that is no reason to end the membership.
+    """
+    tied = {user_id for _, user_id in rows}
+    noted = {row.student_id for row, _ in rows}
+    return sorted(user_id for user_id in members - tied if people.students.get(user_id) not in noted)
+
+
 def _drift(row: KnownMembership, *, present: bool, gone: bool) -> Drift | None:
-    """Name the drift; None when Moodle has come nearer to what is desired, or nothing certain and other was known."""
+    """Return the drift; None when Moodle has come nearer to what is desired, or when its former state was unknown."""
     if row.observed in {None, present} or present == row.desired:
         return None
     if present:

@@ -126,14 +126,12 @@ def judge(guard: Guard, cohorts: Sequence[Removals], now: Instant, *, members: i
     """
     limits = guard.at(now)
     removed = sum(cohort.removed for cohort in cohorts)
-    beyond = [cohort for cohort in cohorts if _is_beyond(cohort, limits)] if guard.enabled else []
-    held = {cohort.cohort_id: Limit.COHORT for cohort in beyond}
+    held = _beyond_their_limit(cohorts, limits) if guard.enabled else {}
     rest = [cohort for cohort in cohorts if cohort.cohort_id not in held]
     pending = sum(cohort.pending - cohort.held for cohort in rest)
     allowed = limits.platform(members + removed)
     if guard.enabled and pending and pending + removed > allowed:
         held |= {cohort.cohort_id: Limit.PLATFORM for cohort in rest if cohort.pending > cohort.held}
-    leaving = [cohort for cohort in cohorts if cohort.pending or cohort.removed]
     return Judgement(
         limits=limits,
         enabled=guard.enabled,
@@ -142,10 +140,19 @@ def judge(guard: Guard, cohorts: Sequence[Removals], now: Instant, *, members: i
         removed=removed,
         pending=pending,
         allowed=allowed,
-        worst=max(leaving, key=lambda cohort: (cohort.percent, cohort.idnumber), default=None),
+        worst=_worst(cohorts),
     )
 
 
-def _is_beyond(cohort: Removals, limits: GuardLimits) -> bool:
-    """Whether a cohort would lose more members than its limit allows."""
-    return cohort.pending > 0 and cohort.pending + cohort.removed > limits.cohort(cohort.before)
+def _beyond_their_limit(cohorts: Sequence[Removals], limits: GuardLimits) -> dict[int, Limit]:
+    """Return the cohorts that would lose more members than their limit allows."""
+    return {
+        cohort.cohort_id: Limit.COHORT
+        for cohort in cohorts
+        if cohort.pending and cohort.pending + cohort.removed > limits.cohort(cohort.before)
+    }
+
+
+def _worst(cohorts: Sequence[Removals]) -> Removals | None:
+    losing = [cohort for cohort in cohorts if cohort.pending or cohort.removed]
+    return max(losing, key=lambda cohort: (cohort.percent, cohort.idnumber), default=None)

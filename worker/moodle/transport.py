@@ -206,30 +206,11 @@ class Transport:
                 raise self._late(function)
         return bytes(text)
 
-    def _decode(self, function: str, answer: httpx.Response, text: bytes, fields: int, sent: int) -> Any:  # noqa: ANN401 - any JSON
+    def _decode(self, function: str, response: httpx.Response, text: bytes, fields: int, sent: int) -> Any:  # noqa: ANN401 - any JSON
         where = f"{self.platform}: {function}"
-        status = answer.status_code
-        if status in {404, 410} or answer.is_redirect:
-            raise MoodleDenied(
-                f"http-{status}",
-                f"{where}: HTTP {status}; the platform's url must be the site's wwwroot, with its scheme and path",
-            )
-        if status == 413:  # noqa: PLR2004 - content too large
-            raise MoodleRejected("http-413", f"{where}: the web server refuses {sent} bytes")
-        if status != 200:  # noqa: PLR2004 - the only status of an answer by Moodle itself
-            raise MoodleUnavailable(
-                f"http-{status}",
-                f"{where}: HTTP {status}",
-                retry_after=_retry_after(answer),
-                unknown=status in _GAVE_UP,
-            )
+        _check_status(where, response, sent)
         if text.startswith(b"<?xml"):
-            if fields >= TRUNCATION_FIELDS:
-                raise MoodleRejected(
-                    "too-many-fields",
-                    f"{where}: PHP cut a form of {fields} fields; lower limits.fields or raise max_input_vars",
-                )
-            raise MoodleUnavailable("xml", f"{where}: an XML answer, although JSON was asked for")
+            raise _xml(where, fields)
         try:
             content = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -240,7 +221,7 @@ class Transport:
             if function in FORMS:
                 FORMS[function].validate_python(content)
         except ValidationError:
-            raise MoodleUnavailable("not-moodle", f"{where}: JSON that is no answer of Moodle", unknown=True) from None
+            raise MoodleUnavailable("not-moodle", f"{where}: unexpected JSON response", unknown=True) from None
         return content
 
     def _errorcode(self, content: dict[str, Any]) -> str:
@@ -250,6 +231,34 @@ class Transport:
             return "no-errorcode"
         self._codes.add(code)
         return code
+
+
+def _check_status(where: str, response: httpx.Response, sent: int) -> None:
+    """Raise the error that an HTTP status stands for; `sent` bytes were the request."""
+    status = response.status_code
+    if status in {404, 410} or response.is_redirect:
+        raise MoodleDenied(
+            f"http-{status}",
+            f"{where}: HTTP {status}; the platform's url must be the site's wwwroot, with its scheme and path",
+        )
+    if status == 413:  # noqa: PLR2004 - content too large
+        raise MoodleRejected("http-413", f"{where}: the web server refuses {sent} bytes")
+    if status != 200:  # noqa: PLR2004 - the only status of a response by Moodle itself
+        raise MoodleUnavailable(
+            f"http-{status}",
+            f"{where}: HTTP {status}",
+            retry_after=_retry_after(response),
+            unknown=status in _GAVE_UP,
+        )
+
+
+def _xml(where: str, fields: int) -> MoodleError:
+    if fields >= TRUNCATION_FIELDS:
+        return MoodleRejected(
+            "too-many-fields",
+            f"{where}: PHP cut a form of {fields} fields; lower limits.fields or raise max_input_vars",
+        )
+    return MoodleUnavailable("xml", f"{where}: an XML response, although JSON was asked for")
 
 
 def _exception(where: str, code: str) -> MoodleError:
