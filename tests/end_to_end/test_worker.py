@@ -307,7 +307,7 @@ def test_messages_are_recorded_while_moodle_is_down_and_applied_when_it_comes_ba
     status = eventually(lambda: (s := here.state_of("ecampus")).state is PlatformState.UNAVAILABLE and s)
     assert status is not False
     assert status.sentence is not None
-    assert "is the address right and the site up?" in status.sentence
+    assert "check that the address is right and the site is up" in status.sentence
     assert worker.get("readyz").status_code == 200
     assert worker.metrics()["cohorts_platform_up", "ecampus"] == 0
     with moodle.serving(port):

@@ -1,4 +1,4 @@
-"""What messages say, parsed: the changes that the ledger records."""
+"""Parsed messages: the changes that the ledger records."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from worker.domain.states import Payment, Status
 class EnrolmentChange(NamedTuple):
     """The state of one enrolment at one source, as a message carries it (never a delta).
 
-    A tuple, always made by keywords: each message makes one, and a frozen dataclass takes three times as long.
+    A tuple, always built with keywords: each message builds one, and a frozen dataclass takes three times as long.
     `version` orders the facts of one enrolment from one source; `changed_at` orders those of different sources.
-    `origin` says where it was read, e.g. `enrolments[3]@1042`.
+    `origin` is where it was read, e.g. `enrolments[3]@1042`.
     A deleted enrolment may know neither its étape nor its year.
     """
 
@@ -33,14 +33,14 @@ class EnrolmentChange(NamedTuple):
     component_label: str | None = None
     payment: Payment = Payment.UNKNOWN
     sequence: str = ""
-    """Orders what a source says under one version and at one instant, as text; empty where it says one thing."""
+    """Orders, as text, the facts that a source publishes under one version and instant; empty where there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonEnrolled:
     """An enrolment that names a person, by APOGÉE's COD_IND, instead of a student.
 
-    `enrolment` lacks nothing but its student number, which is empty until `PersonNumbered` has told it.
+    `enrolment` is complete except for its student number, which is empty until a `PersonNumbered` brings it.
     """
 
     person: int
@@ -62,7 +62,7 @@ class PersonNumbered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberChange:
-    """Two student numbers of one person were merged: `previous` lives on as `student_id`."""
+    """Two student numbers of one person were merged: `previous_student_id` lives on as `student_id`."""
 
     uai: str
     previous_student_id: str
@@ -72,15 +72,15 @@ class NumberChange:
 
 
 BELOW_ALL_VERSIONS = ""
-"""The version of a label that an étape has for want of one of any version's."""
+"""Version key of an étape's own label, used when no version has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtapeChange:
     """The label and the component of an étape, for the names of its cohorts.
 
-    The label of the highest version rules. Without a version it is above them all, and under `BELOW_ALL_VERSIONS`
-    below.
+    The label of the highest version is used. A label without a version comes before them all, one with
+    `BELOW_ALL_VERSIONS` after them all.
     """
 
     uai: str
@@ -108,8 +108,8 @@ class ComponentChange:
 class Tombstone:
     """A message without a value: acknowledged, and without effect.
 
-    It names a student, not an enrolment, and has no version: nobody is unenrolled on its word. A deleted enrolment
-    is said by `enrolment.deleted`.
+    It names a student, not an enrolment, and has no version: it unenrols nobody. A deleted enrolment is announced by
+    `enrolment.deleted`.
     """
 
     origin: str
@@ -119,7 +119,7 @@ Change = EnrolmentChange | PersonEnrolled | PersonNumbered | NumberChange | Etap
 
 
 class Received(NamedTuple):
-    """A change and the instant at which it was published: the clock of the promise starts there."""
+    """A change, and the instant of its publication, from which the promised delay counts."""
 
     change: Change
     published_at: Instant

@@ -41,7 +41,7 @@ class Cohort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A membership to be given (`desired`) or taken back."""
+    """A membership to be added (`desired`) or removed."""
 
     cohort_id: int
     student_id: str
@@ -53,7 +53,7 @@ class Gap:
     since: Instant
     attempts: int
     run: int | None = None
-    """The reconciliation that made it."""
+    """The reconciliation that opened the gap."""
     approved: str | None = None
     """Hash of the plan that a person approved."""
     reason: str | None = None

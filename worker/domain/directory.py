@@ -7,21 +7,21 @@ from worker.domain.instants import Instant
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownEntry:
-    """An entry of a directory that is watched, as it was told last."""
+    """An entry of a watched directory, as it was last published."""
 
     uuid: str
     csn: str
-    """Says which state of the entry was read."""
+    """The entry's change sequence number: which state of it was read."""
     terms: str
-    """Says under which settings it was understood."""
+    """Fingerprint of the settings by which the entry was interpreted."""
     student_id: str | None
     rows: str
-    """The enrolments that it said, as JSON of `schemas.EnrolmentRow`."""
+    """Its enrolments, as JSON of `schemas.EnrolmentRow`."""
     version: int
-    """Under which it was told last; 0 when it had nothing to tell."""
+    """The version under which it was last published; 0 when there was nothing to publish."""
     missed_at: Instant | None = None
-    """When a look missed it first; None while it is there."""
+    """When a poll first missed it; None while it is there."""
     gone: bool = False
-    """Whether its leaving was told."""
+    """Whether its departure was published."""
     unsure: bool = False
-    """Whether some of `rows` may not have been told, or some of it may be over: whoever told it was killed."""
+    """Whether `rows` may differ from what was published: the process that published them was killed."""

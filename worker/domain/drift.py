@@ -10,7 +10,7 @@ from worker.domain.states import Drift
 
 
 class KnownMembership(NamedTuple):
-    """A membership as the ledger has it; the names are those of its columns, in the order in which they are read."""
+    """A membership in the ledger. The names are those of its columns, which are read in this order."""
 
     student_id: str
     desired: bool

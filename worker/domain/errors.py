@@ -1,25 +1,25 @@
 """Every error, grouped by what to do about it.
 
 CohortsError
-├── InvalidMessage        a dead letter; go on
+├── InvalidMessage        dead letter; go on
 ├── SettingsError         fix the file named in the sentence; nothing was started
 ├── ContractBroken        too many invalid messages in a row: consumption stops, converging goes on
-├── BrokerError           Kafka is unreachable or refuses; consumption stops, the supervisor restarts
+├── BrokerError           Kafka is unreachable or refuses: consumption stops, the supervisor restarts
 │   └── PositionLost      messages may be gone from the topic: a person decides, then a reconciliation
-├── SnapshotRefused       not whole, not of ours, too old…: nothing changes; the next one may do
-├── SourceIncomplete      what a snapshot is made from isn't whole: nothing was published
-├── RunInProgress         another reconciliation is going on: wait for its end
+├── SnapshotRefused       incomplete, of another university, too old…: nothing changes; the next one may be accepted
+├── SourceIncomplete      the source of a snapshot is incomplete: nothing was published
+├── RunInProgress         another reconciliation is running: wait for its end
 ├── DecisionRefused       the removals aren't those that were shown: look again, then decide
-├── StudentPresent        who is enrolled, or still in a cohort, can't be erased: end that first
-├── LeaseLost             a worker stood still for too long and others went on: drop that work, claim anew
+├── StudentPresent        a student who is enrolled, or still in a cohort, can't be erased: end that first
+├── LeaseLost             a worker's lease expired and another took over: discard the work, claim anew
 ├── LedgerError           the ledger cannot be opened, is of another version, or its database failed
 └── MoodleError
-    ├── MoodleUnavailable come back later (transport, 5xx, 429, maintenance, database down)
-    ├── MoodleRejected    an item of the batch is refused: halve until it is alone
-    ├── MoodleDenied      token or capability: a person must act on that platform
-    └── MoodleReadOnly    a writing client was asked for on a platform that may not be written
+    ├── MoodleUnavailable retry later (transport, 5xx, 429, maintenance, database down)
+    ├── MoodleRejected    an item of the batch is refused: halve the batch until it is alone
+    ├── MoodleDenied      token, capability or address: a person must act on that platform
+    └── MoodleReadOnly    a platform in another mode than automatic is never written
 
-No error text holds a value that came from a message, a name of a person, or a token.
+No error text holds a value from a message, the name of a person, or a token.
 """
 
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ from enum import StrEnum
 
 
 class CohortsError(Exception):
-    """Anything that the program says on purpose; its text is meant for a person."""
+    """Any error that the program raises on purpose; its text is meant for a person."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong in a message: the dotted path of the field and the error's type, never the value."""
+    """One fault of a message: the dotted path of the field and the error's type, never the value."""
 
     field: str
     type: str
@@ -43,7 +43,7 @@ class Problem:
 
 
 class InvalidMessage(CohortsError):
-    """A message that can never be read, whatever one waits for."""
+    """A message that can never be read, now or later."""
 
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems
@@ -55,11 +55,11 @@ class ContractBroken(CohortsError):
 
 
 class SettingsError(CohortsError):
-    """The settings cannot be used; says the path of each wrong key and what would be right."""
+    """The settings cannot be used; the text names each wrong key and what would be right."""
 
 
 class BrokerError(CohortsError):
-    """Kafka is unreachable, refuses, or did not acknowledge."""
+    """Kafka is unreachable, refuses, or didn't acknowledge."""
 
 
 class PositionLost(BrokerError):
@@ -72,27 +72,27 @@ class SnapshotFault(StrEnum):
     ABSENT = "absent"
     """The topic holds no snapshot at all."""
     INCOMPLETE = "incomplete"
-    """A begin, an end or rows are missing: its producer was stopped, or lost some."""
+    """Its begin, its end or rows are missing: its producer was stopped, or lost some."""
     FORGOTTEN = "forgotten"
     """The topic's retention has removed its head."""
     CONTRADICTORY = "contradictory"
-    """Its messages don't agree with each other."""
+    """Its messages contradict each other."""
     INVALID = "invalid"
-    """Messages under its id break the contract."""
+    """Messages with its id break the contract."""
     EMPTY = "empty"
     FUTURE = "future"
     OLD = "old"
     NOT_NEWER = "not_newer"
-    """It is the one that was accepted last, or was taken before it."""
+    """It is the snapshot that was accepted last, or was taken before it."""
     SCOPE = "scope"
-    """It speaks of another university or of no active year, or its rows lie outside what it announces."""
+    """It is about another university or no active year, or its rows lie outside the scope that it announces."""
     SHRUNK = "shrunk"
-    """Too many rows fewer than in the one that was accepted last."""
+    """It has far fewer rows than the snapshot that was accepted last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why one snapshot can't be accepted; the sentence names partition, count or gap, and never a person."""
+    """Why one snapshot can't be accepted. The sentence names the partition, count or missing row, never a person."""
 
     snapshot_id: str
     fault: SnapshotFault
@@ -103,7 +103,7 @@ class Refusal:
 
 
 class SnapshotRefused(CohortsError):
-    """No snapshot of the topic can be accepted; `refusals` says why of each, newest first."""
+    """No snapshot of the topic can be accepted; `refusals` has the reason for each, newest first."""
 
     def __init__(self, sentence: str, *, refusals: Sequence[Refusal] = ()) -> None:
         self.refusals = tuple(refusals)
@@ -111,23 +111,23 @@ class SnapshotRefused(CohortsError):
 
 
 class SourceIncomplete(CohortsError):
-    """The source of a snapshot isn't whole, by its own count or because rows of it can't be read."""
+    """The source of a snapshot is incomplete, by its own count or because some of its rows can't be read."""
 
 
 class RunInProgress(CohortsError):
-    """Another reconciliation is going on, or this one was taken for dead."""
+    """Another reconciliation is running, or this one was given up as dead."""
 
 
 class DecisionRefused(CohortsError):
-    """A person decided on a plan that isn't what would be done now, or that nobody was shown."""
+    """A person decided on removals that aren't those that would be made now, or that were never shown."""
 
 
 class StudentPresent(CohortsError):
-    """A person who is to be erased is enrolled, or may be in a cohort: they would come back, or be left there."""
+    """A student who is to be erased is enrolled and would come back, or may be in a cohort and would be left there."""
 
 
 class LeaseLost(CohortsError):
-    """Others have taken over cohorts that a worker still works on: it stood still for longer than its lease."""
+    """A worker's lease expired while it worked on some cohorts, and another worker has taken them over."""
 
 
 class LedgerError(CohortsError):
@@ -135,9 +135,9 @@ class LedgerError(CohortsError):
 
 
 class MoodleError(CohortsError):
-    """A call to Moodle did not succeed.
+    """A call to Moodle failed.
 
-    `code` is Moodle's errorcode, or `http-<status>`, `timeout`, `transport`, `not-json`: stable, never translated.
+    `code` is Moodle's errorcode, or `http-<status>`, `timeout`, `transport`, `not-json`…: stable, never translated.
     """
 
     def __init__(self, code: str, sentence: str) -> None:
@@ -146,9 +146,9 @@ class MoodleError(CohortsError):
 
 
 class MoodleUnavailable(MoodleError):
-    """Come back later. `retry_after` is what Moodle asked for, in seconds, when it did.
+    """Retry later: after `retry_after` seconds, when the platform asked for that.
 
-    `unknown` is true when the call may have been applied all the same (a time-out).
+    `unknown` is true when the call may have been applied all the same, as after a time-out.
     """
 
     def __init__(self, code: str, sentence: str, *, retry_after: float | None = None, unknown: bool = False) -> None:
@@ -158,12 +158,12 @@ class MoodleUnavailable(MoodleError):
 
 
 class MoodleRejected(MoodleError):
-    """The request itself is refused because of something in it; repeating it whole is useless."""
+    """The request is refused because of something in it; repeating it unchanged is useless."""
 
 
 class MoodleDenied(MoodleError):
-    """A token, a capability, a function or an address: somebody must act on the platform."""
+    """The token, a capability, a function or the address is wrong: a person must act on the platform."""
 
 
 class MoodleReadOnly(CohortsError):
-    """This platform's mode forbids writing; no writing client exists for it."""
+    """The platform's mode forbids writing; no writing client can be built for it."""

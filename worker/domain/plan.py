@@ -1,4 +1,4 @@
-"""What to do about the gaps of some cohorts: pure, so that it can be shown before it is done."""
+"""What to do about the gaps of some cohorts. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Plan:
 
 
 def plan(gaps: Sequence[Gap], accounts: Mapping[str, int], staying: Iterable[tuple[int, int]] = ()) -> Plan:
-    """Decide, from the gaps, the accounts by student id, and the accounts that stay as (cohort id, user id).
+    """Plan from gaps, accounts by student id, and the accounts that must stay, as (cohort id, user id).
 
-    A gap of a student without account isn't planned. Additions come in the order of the gaps.
+    The gap of a student without an account isn't planned. Additions are in the order of the gaps.
     """
     additions = [(gap, accounts[gap.student_id]) for gap in gaps if gap.desired and gap.student_id in accounts]
     stays = set(staying) | {(gap.cohort_id, user_id) for gap, user_id in additions}

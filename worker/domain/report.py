@@ -1,4 +1,4 @@
-"""What a reconciliation found and did: the values of a report. Pure; `page` shows one to a person.
+"""What a reconciliation found and did: the values of a report. Pure.
 
 Instants are seconds since the epoch (UTC). A report holds codes and counts, and no student.
 """
@@ -24,18 +24,18 @@ class SnapshotReport:
     rows: int
     rows_by_year: Mapping[int, int]
     unknown: int
-    """Students and enrolments that its source could not tell: they stay as they were."""
+    """Students and enrolments that its source could not read: they stay as they were."""
     applied: int
-    """Enrolments of which it told something new."""
+    """Enrolments of which it changed something."""
     ended: int
-    """Enrolments that ended by being absent from it."""
+    """Enrolments that ended because they were absent from it."""
     memberships: int
     """Memberships whose desired state it changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardReport:
-    """What the guard saw of the removals of one platform, also when it passed."""
+    """The guard's figures of one platform's removals, also when all of them passed."""
 
     enabled: bool
     memberships: int
@@ -43,29 +43,29 @@ class GuardReport:
     removed: int
     """Removals of the last 24 h that no person approved."""
     pending: int
-    """Removals that wait to be applied, held ones aside."""
+    """Removals that wait to be applied, without held ones."""
     held: int
     platform_limit: int
     """Removals that are allowed in 24 h."""
     worst_cohort: str | None
-    """The cohort that loses the largest share, of those that lose anybody."""
+    """The cohort that loses the largest share; None when none loses anybody."""
     worst_percent: float
     """That share, 0 to 100."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CohortReport:
-    """What happened to one cohort; cohorts to which nothing did are not listed."""
+    """What happened to one cohort; cohorts to which nothing happened are not listed."""
 
     idnumber: str
     added: int = 0
     removed: int = 0
     waiting: int = 0
-    """Gaps that were left: to be applied soon, or tried again."""
+    """Gaps that were left, to be applied soon or retried."""
     held: int = 0
     parked: int = 0
     strangers: int = 0
-    """Members whom we can't tie to a student."""
+    """Unmatched members: those whom we can't tie to a student."""
     drift: Mapping[Drift, int] = field(default_factory=dict)
 
 
@@ -82,7 +82,7 @@ class ForeignEvent(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignChange:
-    """A cohort that isn't ours and changed while the run went on; by others, as the journal proves."""
+    """A cohort that isn't ours and changed during the run; others changed it, as the journal proves."""
 
     moodle_id: int
     idnumber: str
@@ -98,17 +98,18 @@ class PlatformReport:
     name: str
     mode: str
     error: str | None = None
-    """Why it could not be read, or, with `read`, why its foreign cohorts could not be looked at again at the end."""
+    """Why it could not be read, or, with `read`, why its foreign cohorts could not be read again at the end."""
     read: bool = False
     """Whether Moodle was read; a manual platform without a token isn't."""
     cohorts: int = 0
-    """Cohorts of ours."""
+    """Our cohorts."""
     members: int = 0
     """Members that Moodle showed in them."""
     drift: Mapping[Drift, int] = field(default_factory=dict)
     strangers: int = 0
+    """Unmatched members."""
     strangers_removed: bool = False
-    """Whether strangers are to be removed, rather than kept and reported."""
+    """Whether unmatched members are removed, rather than kept and reported."""
     guard: GuardReport | None = None
     added: int = 0
     removed: int = 0
@@ -138,4 +139,4 @@ class Report:
 
 
 REPORTS: TypeAdapter[Report] = TypeAdapter(Report)
-"""A report to JSON and back: `REPORTS.dump_json(report)`, `REPORTS.validate_json(text)`."""
+"""Reports to JSON and back: `REPORTS.dump_json(report)`, `REPORTS.validate_json(text)`."""

@@ -1,6 +1,6 @@
-"""Which enrolments count, and to which cohorts they lead. Pure: no I/O, no clock.
+"""Which enrolments count, and which cohorts they lead to. Pure: no I/O, no clock.
 
-`eligibility` is the only judge, for messages, snapshots and change capture alike.
+`eligibility` alone decides, for messages, snapshots and change capture alike.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from typing import Protocol
 from worker.domain.states import Payment, Status
 
 NAME_LIMIT = 254
-"""Longest cohort name that Moodle stores; a longer one fails the whole call with `dmlwriteexception`."""
+"""Longest cohort name that Moodle stores; a longer one makes the whole call fail with `dmlwriteexception`."""
 IDNUMBER_LIMIT = 100
-"""Longest cohort idnumber that Moodle stores; idem."""
+"""Longest cohort idnumber that Moodle stores; a longer one fails likewise."""
 
 
 class Mode(StrEnum):
@@ -25,13 +25,13 @@ class Mode(StrEnum):
     AUTOMATIC = "automatic"
     """Read and write: the worker keeps its cohorts in step."""
     OBSERVE = "observe"
-    """Everything but writing: says what it would do."""
+    """Everything but writing: the worker reports what it would do."""
     MANUAL = "manual"
     """People keep the cohorts by hand: nothing is desired here and nothing is written."""
 
 
 class AccountField(StrEnum):
-    """The field of a Moodle account that says which student it is."""
+    """The field of a Moodle account that identifies the student."""
 
     USERNAME = "username"
     IDNUMBER = "idnumber"
@@ -53,7 +53,7 @@ class Verdict(StrEnum):
 class Route:
     """Étapes that lead to a platform, by shell-style globs on étape code and component code.
 
-    An étape whose component isn't known yet passes only the glob `*`.
+    An étape whose component isn't known yet matches only the glob `*`.
     """
 
     etapes: tuple[str, ...] = ("*",)
@@ -62,7 +62,7 @@ class Route:
     exclude_components: tuple[str, ...] = ()
 
     def admits(self, etape: str, component: str | None) -> bool:
-        """Whether this étape, of this component, takes the route."""
+        """Return whether this étape, of this component, takes the route."""
         return (
             _matches(etape, self.etapes)
             and _matches(component or "", self.components)
@@ -73,7 +73,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CohortTemplate:
-    """How one cohort of an étape is written on a platform: see `config.CohortSettings` for the placeholders."""
+    """Idnumber and name of an étape's cohort on a platform: see `worker.settings.platforms` for the placeholders."""
 
     idnumber: str = "{etape}"
     name: str = "{component_label}: {etape_label}"
@@ -93,7 +93,7 @@ class PlatformPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Everything that decides what is desired. Two equal policies desire the same from the same facts."""
+    """Everything that decides what is desired. Equal policies desire the same from the same facts."""
 
     uais: frozenset[str]
     active_years: frozenset[int]
@@ -105,7 +105,7 @@ class Policy:
     platforms: tuple[PlatformPolicy, ...] = ()
 
     def fingerprint(self) -> str:
-        """Equal for equal policies, so that a change of settings is noticed at the next start."""
+        """Return a text that is equal for equal policies, so that a change of settings is noticed at the next start."""
         parts = (
             sorted(self.uais), sorted(self.active_years), sorted(self.statuses), sorted(self.payments),
             self.exclude_etapes, self.exclude_components, sorted(self.aliases.items()), self.platforms,
@@ -156,7 +156,7 @@ def canonical(etape: str, aliases: Mapping[str, str]) -> str:
 def eligibility(  # noqa: PLR0911 - a verdict each
     enrolment: EnrolmentLike, component: str | None, policy: Policy
 ) -> Verdict:
-    """Say whether an enrolment counts. `component` is the enrolment's own or, failing that, its étape's."""
+    """Return whether an enrolment counts, or why not. `component` is the enrolment's own or else its étape's."""
     if enrolment.uai not in policy.uais:
         return Verdict.FOREIGN_UAI
     if enrolment.etape is None:
@@ -175,7 +175,7 @@ def eligibility(  # noqa: PLR0911 - a verdict each
 
 
 class Mapper:
-    """Étape to cohorts, for one policy. Answers are remembered: a university has some thousand of them."""
+    """Étapes to cohorts, for one policy. Results are cached: a university has some thousand of them."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -183,7 +183,7 @@ class Mapper:
         self._known: dict[tuple[str, str | None, str | None, int], tuple[WantedCohort, ...]] = {}
 
     def desired(self, enrolments: Iterable[EnrolmentLike], components: Mapping[str, str | None]) -> set[WantedCohort]:
-        """Cohorts of a student: the union over their valid enrolments. `components` is by étape code."""
+        """Return the cohorts of a student: the union over their valid enrolments. `components` is by étape code."""
         wanted: set[WantedCohort] = set()
         for enrolment in enrolments:
             component = enrolment.component or components.get(enrolment.etape or "")
@@ -194,13 +194,13 @@ class Mapper:
     def desired_in_any_year(
         self, enrolments: Iterable[EnrolmentLike], components: Mapping[str, str | None]
     ) -> set[WantedCohort]:
-        """Give the cohorts that would be desired if no year had been closed."""
+        """Return the cohorts that would be desired if every year were active."""
         rows = list(enrolments)
         years = frozenset(row.academic_year for row in rows if row.academic_year is not None)
         return Mapper(replace(self.policy, active_years=years)).desired(rows, components)
 
     def cohorts(self, enrolment: EnrolmentLike, component: str | None) -> tuple[WantedCohort, ...]:
-        """Cohorts that a valid enrolment leads to, on every platform that is not manual."""
+        """Return the cohorts that a valid enrolment leads to, on every platform that isn't manual."""
         if enrolment.etape is None or enrolment.academic_year is None:
             return ()
         key = (enrolment.etape, enrolment.etape_version, component, enrolment.academic_year)
@@ -210,7 +210,7 @@ class Mapper:
         return known
 
     def successor(self, etape: str, idnumber: str) -> tuple[str, str]:
-        """Étape code and idnumber that a cohort lives on under, by the aliases; the same ones without an alias."""
+        """Return a cohort's étape code and idnumber under the aliases; unchanged without an alias."""
         code = canonical(etape, self.policy.aliases)
         return code, idnumber.replace(etape, code, 1)
 
@@ -222,7 +222,7 @@ class Mapper:
         component: str | None,
         component_label: str | None,
     ) -> str | None:
-        """Name of a cohort on Moodle; None for as long as a label that it needs is unknown."""
+        """Return the name of a cohort on Moodle; None while a label that it needs is unknown."""
         templates = self._platforms[cohort.platform].templates
         if cohort.template >= len(templates):
             return None  # a cohort of earlier settings: it keeps its name
@@ -252,18 +252,18 @@ class Mapper:
 
 
 CLEAN_USERNAME = re.compile(r"[-.@_a-z0-9]+")
-"""What Moodle takes for a username (PARAM_USERNAME); any other fails the look-up of all the others."""
+"""What Moodle accepts as a username (PARAM_USERNAME); any other makes the look-up of all the others fail."""
 
 
 def can_be_asked(field: AccountField, key: str) -> bool:
-    """Whether Moodle takes this for a name of an account."""
+    """Return whether Moodle accepts this as the name of an account."""
     return field is not AccountField.USERNAME or bool(CLEAN_USERNAME.fullmatch(key))
 
 
 def account_key(platform: PlatformPolicy, student_id: str, login: str | None) -> str | None:
-    """Give what a student's account is called on a platform, or None when it needs a login that is unknown.
+    """Return what a student's account is called on a platform, or None when that takes a login that is unknown.
 
-    Moodle keeps usernames in lower case and refuses a look-up by any other.
+    Moodle keeps usernames in lower case and refuses to look up any other.
     """
     key = _render(platform.account_template, {"student_id": student_id, "login": login})
     return key.lower() if key and platform.account_field is AccountField.USERNAME else key
@@ -272,8 +272,8 @@ def account_key(platform: PlatformPolicy, student_id: str, login: str | None) ->
 def survivors(merges: Mapping[str, tuple[str, float]]) -> dict[str, str]:
     """Resolve merges (previous number to surviving number and instant) to the last survivor of each.
 
-    Chains are followed. In a circle (a merge that was reversed) the oldest merge of the circle gives way, whatever
-    the order in which they were learnt.
+    Chains are followed. In a cycle (a merge that was reversed) the oldest merge of the cycle is dropped, in whatever
+    order they were learnt.
     """
     edges = dict(merges)
     for start in merges:
@@ -282,8 +282,8 @@ def survivors(merges: Mapping[str, tuple[str, float]]) -> dict[str, str]:
             trail.append(at)
             at = edges[at][0]
         if at in trail:
-            circle = trail[trail.index(at) :]
-            del edges[min(circle, key=lambda number: (edges[number][1], number))]
+            cycle = trail[trail.index(at) :]
+            del edges[min(cycle, key=lambda number: (edges[number][1], number))]
     return {start: _last(start, edges) for start in merges}
 
 

@@ -1,11 +1,11 @@
-"""Other people's text on a terminal, in a log or on a page: it must neither steer nor mislead who reads it. Pure."""
+"""Foreign text on a terminal, in a log or on a page: it must neither control the display nor mislead. Pure."""
 
 import json
 import unicodedata
 
 
 def printable(text: str) -> str:
-    """Write whatever isn't seen as JSON escapes it: control characters, line breaks, changes of direction.
+    """Escape invisible characters as JSON does: control characters, line breaks, changes of direction.
 
     Labels of étapes and names of cohorts come from elsewhere. Within JSON the result is the same JSON.
     """

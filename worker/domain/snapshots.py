@@ -1,22 +1,20 @@
-"""Complete images of all enrolments, and what they are complete for."""
+"""Snapshots: all enrolments of a scope at one instant."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from worker.domain.changes import (
-    EnrolmentChange,
-)
+from worker.domain.changes import EnrolmentChange
 from worker.domain.errors import Refusal
 from worker.domain.instants import Instant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotScope:
-    """What a snapshot is complete for: within it, absence means that the enrolment is over.
+    """What a snapshot is complete for: within it, an absent enrolment is over.
 
-    `etapes` are globs on the étape's code; None is every étape.
+    `etapes` are globs on the étape's code; None means every étape.
     """
 
     uais: frozenset[str]
@@ -24,11 +22,11 @@ class SnapshotScope:
     etapes: tuple[str, ...] | None = None
 
     def covers(self, *, uai: str, academic_year: int | None, etape: str | None) -> bool:
-        """Say whether an enrolment lies within; one whose étape isn't known only lies within every étape."""
+        """Return whether an enrolment lies within; one without a known étape does only if `etapes` is None."""
         return uai in self.uais and academic_year in self.academic_years and self.covers_etape(etape)
 
     def covers_etape(self, etape: str | None) -> bool:
-        """Say the same of an étape."""
+        """Return whether an étape lies within."""
         if self.etapes is None:
             return True
         return etape is not None and any(fnmatchcase(etape, glob) for glob in self.etapes)
@@ -36,7 +34,7 @@ class SnapshotScope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """What the source of a snapshot could not tell: the snapshot says nothing of it, were it absent."""
+    """What the source of a snapshot could not read: its absence from the snapshot means nothing."""
 
     students: frozenset[str] = frozenset()
     enrolments: frozenset[str] = frozenset()
@@ -46,13 +44,13 @@ class Unknown:
         return len(self.students) + len(self.enrolments)
 
     def holds(self, *, student_id: str, enrolment_id: str) -> bool:
-        """Say whether an enrolment is among it."""
+        """Return whether an enrolment is among them."""
         return enrolment_id in self.enrolments or student_id in self.students
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedSnapshot:
-    """What is remembered of a snapshot once it was accepted: the next one is held against it."""
+    """What is remembered of an accepted snapshot, to compare the next one with."""
 
     id: str
     taken_at: Instant
@@ -64,7 +62,7 @@ class AcceptedSnapshot:
     def speaks_of(
         self, *, uai: str, academic_year: int | None, etape: str | None, student_id: str, enrolment_id: str
     ) -> bool:
-        """Say whether an enrolment would be in it, if there were one."""
+        """Return whether the snapshot would hold this enrolment if it existed."""
         return self.scope.covers(uai=uai, academic_year=academic_year, etape=etape) and not self.unknown.holds(
             student_id=student_id, enrolment_id=enrolment_id
         )
@@ -72,11 +70,11 @@ class AcceptedSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The complete image of all enrolments of a scope, as one system held them at `taken_at`.
+    """All enrolments of a scope, as one system held them at `taken_at`.
 
-    A row's `changed_at` is `taken_at`, its version the source's, or 0 where the source has none: it orders nothing,
-    for a snapshot overrules by time. Its origin is `snapshot ID[partition]#row`. No enrolment is told twice.
-    `passed_over` says why newer snapshots were not accepted, `ignored` counts messages that belong to no snapshot.
+    A row's `changed_at` is `taken_at`. Its version is the source's, or 0 where the source has none: it orders nothing,
+    because a snapshot overrules by time. Its origin is `snapshot ID[partition]#row`. No enrolment is there twice.
+    `passed_over` tells why newer snapshots were not accepted; `ignored` counts messages that belong to no snapshot.
     """
 
     id: str
@@ -89,7 +87,7 @@ class Snapshot:
     ignored: int = 0
 
     def accepted(self) -> AcceptedSnapshot:
-        """Give what to remember of it."""
+        """Return what to remember of it."""
         return AcceptedSnapshot(
             id=self.id,
             taken_at=self.taken_at,

@@ -4,14 +4,14 @@ from enum import StrEnum
 
 
 class Language(StrEnum):
-    """A language in which people are answered."""
+    """A language of explanations and reports."""
 
     FR = "fr"
     EN = "en"
 
 
 class Status(StrEnum):
-    """What the source says of an enrolment. `DELETED` is the row that no longer exists at the source."""
+    """The status of an enrolment at its source. A `DELETED` enrolment's row no longer exists there."""
 
     ACTIVE = "active"
     PENDING = "pending"
@@ -19,7 +19,7 @@ class Status(StrEnum):
     RESIGNED = "resigned"
     DELETED = "deleted"
     ABSENT = "absent"
-    """A complete snapshot, newer than all that was known of it, doesn't hold it any more."""
+    """It is missing from a complete snapshot that is newer than all that was known of it."""
 
 
 class Payment(StrEnum):
@@ -31,7 +31,7 @@ class Payment(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a membership is desired, or no longer is: the enrolment's status, or what else happened."""
+    """Why a membership is desired, or no longer is: the enrolment's status, or another event."""
 
     ACTIVE = "active"
     PENDING = "pending"
@@ -41,24 +41,24 @@ class Cause(StrEnum):
     REKEYED = "rekeyed"
     """Two student numbers were merged."""
     DESCRIBED = "described"
-    """The étape's component became known or changed, and routes go by it."""
+    """The étape's component, which routes depend on, became known or changed."""
     ABSENT = "absent"
-    """A complete snapshot doesn't hold the enrolment any more."""
+    """The enrolment is missing from a complete snapshot."""
     SETTINGS = "settings"
     YEAR_CLOSED = "year_closed"
-    """The enrolment's year was taken out of the active ones."""
+    """The enrolment's year is no longer active."""
     DRIFT = "drift"
-    """Moodle showed otherwise than we left it."""
+    """Moodle differed from what we had left there."""
     UNDONE = "undone"
-    """A person had a removal undone."""
+    """A person undid a removal."""
     REJECTED = "rejected"
-    """A person refused the removal."""
+    """A person rejected the removal."""
     ERASED = "erased"
-    """A person is to be erased, whom only a decision had kept."""
+    """A student whom only a decision had kept is to be erased."""
 
 
 class Channel(StrEnum):
-    """How a change came to Moodle: those that a message announced, and that waited for nobody, are what is promised."""
+    """How a change reached Moodle. The promise of minutes is about `MESSAGE`: announced, and kept waiting by nobody."""
 
     MESSAGE = "message"
     NIGHT = "night"
@@ -72,7 +72,7 @@ class Channel(StrEnum):
 
 
 class CohortState(StrEnum):
-    """What we know of a cohort on its platform."""
+    """The state of a cohort on its platform, as far as we know."""
 
     WANTED = "wanted"
     """Not looked for yet, or not created yet."""
@@ -83,28 +83,28 @@ class CohortState(StrEnum):
 
 
 class Limit(StrEnum):
-    """Which limit of the guard holds removals."""
+    """The limit of the guard that holds removals."""
 
     COHORT = "cohort"
     PLATFORM = "platform"
 
 
 class Kept(StrEnum):
-    """Why a membership that the rules don't desire is kept."""
+    """Why a membership is kept although the rules don't desire it."""
 
     REJECTED = "rejected"
-    """A person refused its removal; until the desired state changes again."""
+    """A person rejected its removal: it is kept until the desired state changes again."""
     UNDONE = "undone"
-    """A person undid its removal; until a newer message or snapshot says that the enrolment is over."""
+    """A person undid its removal: it is kept until a newer message or snapshot ends the enrolment."""
 
 
 class Drift(StrEnum):
     """A difference between Moodle and what we left there, that no message announced."""
 
     MISSING = "missing"
-    """A member of ours is no longer there."""
+    """A member whom we had added is no longer there."""
     EXTRA = "extra"
-    """A student whom we know is there and isn't desired."""
+    """A known student is there who isn't desired."""
     GONE_ACCOUNT = "gone_account"
     """A member is no longer there because their account was deleted."""
     RENAMED = "renamed"
@@ -114,21 +114,21 @@ class Drift(StrEnum):
 
 
 class RunState(StrEnum):
-    """How a reconciliation stands or ended."""
+    """The state of a reconciliation: running, or how it ended."""
 
     RUNNING = "running"
     DONE = "done"
     PARTIAL = "partial"
-    """A platform could not be read, or gaps were left at the limit of time."""
+    """A platform could not be read, or gaps were left when the time was up."""
     REFUSED = "refused"
     """No snapshot could be accepted: nothing was changed."""
     FAILED = "failed"
     ABANDONED = "abandoned"
-    """Its process died; the next run took up its work."""
+    """Its process died; the next run took over its work."""
 
 
 class PlatformState(StrEnum):
-    """How a platform answered last."""
+    """How the last call to a platform ended."""
 
     UP = "up"
     UNAVAILABLE = "unavailable"
@@ -136,7 +136,7 @@ class PlatformState(StrEnum):
 
 
 class Action(StrEnum):
-    """What was applied on Moodle, or decided by a person."""
+    """What was done on Moodle, or decided by a person."""
 
     ADD = "add"
     REMOVE = "remove"
@@ -149,14 +149,14 @@ class Action(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a membership is parked. Besides these, Moodle's own errorcode."""
+    """Why a membership is parked; besides these, Moodle's own errorcode."""
 
     NO_ACCOUNT = "no_account"
     AMBIGUOUS_ACCOUNT = "ambiguous_account"
     NO_LOGIN = "no_login"
-    """The platform's accounts are named by login, and no message has told it."""
+    """The platform's accounts are named by login, and no message has brought the student's login."""
     BAD_ACCOUNT_NAME = "bad_account_name"
-    """Moodle would refuse a look-up by this name, and every other in the same call."""
+    """Moodle would refuse a look-up of this name, and of every other in the same call."""
     OBSERVE = "observe"
     """The platform is in observe mode: this is what would be done."""
     TIMEOUT = "timeout"
@@ -164,8 +164,8 @@ class Reason(StrEnum):
 
 
 OF_ACCOUNTS = frozenset({Reason.NO_ACCOUNT, Reason.AMBIGUOUS_ACCOUNT, Reason.NO_LOGIN, Reason.BAD_ACCOUNT_NAME})
-"""Reasons that end when an account, or another name for it, becomes known."""
+"""Reasons that end when the account, or another name of it, becomes known."""
 PARKING = OF_ACCOUNTS | {Reason.OBSERVE}
-"""Reasons that Moodle and we can do nothing about; the others are retried."""
+"""Reasons of gaps that wait for somebody else; a gap with any other reason is being retried."""
 OF_DECISIONS = frozenset({Cause.SETTINGS, Cause.YEAR_CLOSED, Cause.UNDONE, Cause.REJECTED, Cause.ERASED})
 """Causes that no message announced."""

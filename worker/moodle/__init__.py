@@ -1,4 +1,4 @@
-"""Moodle's web services, with what they really do: the only part that speaks HTTP to a platform."""
+"""Moodle's web services as they really behave: the only part that speaks HTTP to a platform."""
 
 from worker.moodle.batch_size import BatchSize
 from worker.moodle.client import MoodleReader, MoodleWriter, Outcome, RemoteCohort, SiteInfo

@@ -4,10 +4,10 @@ import threading
 
 
 class BatchSize:
-    """A batch size between 1 and `most` that aims at calls of `seconds`. Shared by the lanes of a platform.
+    """A batch size between 1 and `most` that aims at calls of `seconds`. The lanes of a platform share it.
 
-    A member costs about 1 ms in a plain cohort and 40 ms in one synchronised into ten courses, and nothing tells
-    beforehand which. Growth is at most twofold a call; a slow call is answered at once.
+    A member costs about 1 ms in a plain cohort and 40 ms in one synchronised into ten courses, and nothing shows
+    beforehand which. A call at most doubles the size; a slow call reduces it at once.
     """
 
     FIRST = 50

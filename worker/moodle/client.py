@@ -1,4 +1,4 @@
-"""The functions that we use, in batches. Reading and writing are two classes: see `MoodleWriter`."""
+"""The functions that we use, in batches. Reading and writing are separate classes: see `MoodleWriter`."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from worker.moodle.batch_size import BatchSize
 from worker.moodle.transport import ENVELOPE_FIELDS, Reply, Transport
 
 SYSTEM_CONTEXT = 1
-"""Id of Moodle's system context, the same on every site."""
+"""Id of Moodle's system context, which is the same on every site."""
 LOOKUP = 200
 """Accounts looked up in one call: about 4 ms each."""
 CREATE = 100
@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteInfo:
-    """Who the token is, and what it may call."""
+    """Whose the token is, and what it may call."""
 
     name: str
     release: str
@@ -46,13 +46,13 @@ class RemoteCohort:
     description_format: int
 
     def is_of(self, instance: str) -> bool:
-        """Whether this ledger created it: its description carries the ledger's name."""
+        """Return whether this ledger created it: its description then carries the ledger's name."""
         return _mark(instance) in self.description
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a batch: pairs that are now as asked, and refused ones with the code of the refusal."""
+    """The outcome of a batch: pairs that are now as asked, and refused ones with the code of the refusal."""
 
     done: frozenset[Pair] = frozenset()
     refused: dict[Pair, str] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class MoodleReader:
         self.transport = transport
 
     def site_info(self) -> SiteInfo:
-        """Ask who we are there."""
+        """Read the site's name and release, and whose the token is."""
         info = self.transport.read("core_webservice_get_site_info")
         return SiteInfo(
             name=info["sitename"],
@@ -80,7 +80,7 @@ class MoodleReader:
         )
 
     def cohorts(self, ids: Collection[int] | None = None) -> list[RemoteCohort]:
-        """Read these cohorts (unknown ids are left out), or all of them."""
+        """Read these cohorts (unknown ids are left out), or all of them without `ids`."""
         if ids is None:
             return [_remote(item) for item in self.transport.read("core_cohort_get_cohorts")]
         return [
@@ -90,7 +90,7 @@ class MoodleReader:
         ]
 
     def system_cohort_ids(self) -> set[int]:
-        """Ids of the cohorts of the system context: an update would move any other one there."""
+        """Read the ids of the cohorts in the system context: an update would move any other one there."""
         found = self.transport.read(
             "core_cohort_search_cohorts",
             query="",
@@ -102,17 +102,17 @@ class MoodleReader:
         return {item["id"] for item in found["cohorts"]}
 
     def members(self, ids: Collection[int]) -> dict[int, set[int]]:
-        """User ids by cohort id. Raises MoodleRejected when one of the cohorts doesn't exist."""
+        """Read user ids by cohort id. Raises MoodleRejected when one of the cohorts doesn't exist."""
         found = {
             item["cohortid"]: set(item["userids"])
             for some in self._slices(ids, fields=1)
             for item in self.transport.read("core_cohort_get_cohort_members", cohortids=some)
         }
-        self._all_of_them(ids, found)
+        self._check_complete(ids, found)
         return found
 
     def users(self, account_field: AccountField, keys: Collection[str]) -> dict[str, list[int]]:
-        """Ids of the accounts by these usernames or idnumbers; a key without any is left out."""
+        """Read the ids of the accounts with these usernames or idnumbers; a key without an account is left out."""
         found: dict[str, list[int]] = {}
 
         def ask(some: Sequence[str]) -> None:
@@ -125,7 +125,7 @@ class MoodleReader:
         return {key: found[key] for key in keys if key in found}
 
     def account_keys(self, account_field: AccountField, user_ids: Collection[int]) -> dict[int, str]:
-        """Give the usernames or idnumbers of these accounts; Moodle gives deleted ones, too, renamed."""
+        """Read the usernames or idnumbers of these accounts; deleted ones are there too, renamed by Moodle."""
         return {
             user["id"]: str(user.get(account_field.value, ""))
             for some in self._slices(user_ids, fields=1, most=LOOKUP)
@@ -133,9 +133,9 @@ class MoodleReader:
         }
 
     def sees_people(self) -> bool | None:
-        """Whether the token may see accounts; None when no cohort has a member to try it on.
+        """Return whether the token may see accounts; None when no cohort has a member to try it on.
 
-        Without `moodle/user:viewdetails` and `moodle/user:viewalldetails` every look-up answers «nobody».
+        Without `moodle/user:viewdetails` and `moodle/user:viewalldetails` every look-up finds nobody.
         """
         ids = [cohort.id for cohort in self.cohorts()]
         for some in self._slices(ids, fields=1, most=50):
@@ -145,10 +145,10 @@ class MoodleReader:
                     return any("username" in user for user in found)  # hidden without viewalldetails
         return None
 
-    def _all_of_them(self, asked: Collection[object], answered: Collection[object]) -> None:
-        """Raise MoodleUnavailable unless the answer is about what was asked for, and nothing else."""
-        if set(answered) != set(asked):
-            sentence = "an answer about other cohorts than those asked for"
+    def _check_complete(self, requested: Collection[object], returned: Collection[object]) -> None:
+        """Raise MoodleUnavailable unless the response holds what was asked for, and nothing else."""
+        if set(returned) != set(requested):
+            sentence = "the response is about other cohorts than those asked for"
             raise MoodleUnavailable("not-moodle", f"{self.platform}: {sentence}", unknown=True)
 
     def _slices(self, items: Iterable[Item], *, fields: int, most: int | None = None) -> Iterator[list[Item]]:
@@ -163,9 +163,9 @@ class MoodleReader:
 
 
 class MoodleWriter(MoodleReader):
-    """What may be changed, on an automatic platform alone: for any other one no writer can be built.
+    """What may be changed, on an automatic platform only: for any other no writer can be built.
 
-    Never two calls for one cohort at once: that is for the holder of the cohort's lease to see to.
+    The caller must hold the cohorts' leases, so that no cohort is ever in two calls at once.
     """
 
     def __init__(self, transport: Transport, mode: Mode, *, instance: str) -> None:
@@ -179,15 +179,15 @@ class MoodleWriter(MoodleReader):
         self.removals = BatchSize(seconds=seconds, most=self._capacity(_REMOVE_FIELDS))
 
     def checking(self, before: Callable[[], None]) -> "MoodleWriter":
-        """Give this writer, which goes on learning, for somebody who checks something before each call is sent."""
-        theirs = copy(self)
-        theirs.before = before
-        return theirs
+        """Return a copy that calls `before` before each call is sent, and shares the batch sizes of this writer."""
+        checked = copy(self)
+        checked.before = before
+        return checked
 
     def is_ours(self, cohort: RemoteCohort) -> bool:
-        """Whether this ledger created the cohort.
+        """Return whether this ledger created the cohort.
 
-        So a creation whose answer was lost is recognised, and nothing else is ever taken for ours.
+        A creation whose response was lost is recognised by that, and nothing else is ever taken for ours.
         """
         return cohort.is_of(self._instance)
 
@@ -199,7 +199,7 @@ class MoodleWriter(MoodleReader):
         created: dict[str, int] = {}
 
         def ask(some: Sequence[tuple[str, str]]) -> None:
-            answer = self._write(
+            reply = self._write(
                 "core_cohort_create_cohorts",
                 cohorts=[
                     {
@@ -212,8 +212,8 @@ class MoodleWriter(MoodleReader):
                     for idnumber, name in some
                 ],
             )
-            made = {item["idnumber"]: item["id"] for item in answer.content}
-            self._all_of_them([idnumber for idnumber, _ in some], made)
+            made = {item["idnumber"]: item["id"] for item in reply.content}
+            self._check_complete([idnumber for idnumber, _ in some], made)
             created.update(made)
 
         refused: dict[str, str] = {}
@@ -222,9 +222,9 @@ class MoodleWriter(MoodleReader):
         return created, refused
 
     def update(self, cohort: RemoteCohort, *, name: str, idnumber: str) -> None:
-        """Write a cohort's name and idnumber. It must be in the system context: see `system_cohort_ids`.
+        """Write a cohort's name and idnumber. The cohort must be in the system context: see `system_cohort_ids`.
 
-        Moodle checks neither that the idnumber is free nor the format of the description, which is sent back.
+        Moodle doesn't check that the idnumber is free, nor the description's format, which is sent back as it was.
         """
         self._write(
             "core_cohort_update_cohorts",
@@ -240,12 +240,12 @@ class MoodleWriter(MoodleReader):
         )
 
     def add(self, pairs: Sequence[Pair]) -> Outcome:
-        """Add members. Raises MoodleUnavailable when the outcome is unknown: repeating is harmless."""
+        """Add members. Raises MoodleUnavailable, also when the outcome is unknown: repeating is harmless."""
         warned = False
 
         def ask(some: Sequence[Pair]) -> None:
             nonlocal warned
-            answer = self._write(
+            reply = self._write(
                 "core_cohort_add_cohort_members",
                 members=[
                     {
@@ -255,8 +255,8 @@ class MoodleWriter(MoodleReader):
                     for cohort_id, user_id in some
                 ],
             )
-            self.additions.took(len(some), answer.seconds)
-            warned |= any(warning["warningcode"] != _ALREADY_MEMBER for warning in answer.content["warnings"])
+            self.additions.took(len(some), reply.seconds)
+            warned |= any(warning["warningcode"] != _ALREADY_MEMBER for warning in reply.content["warnings"])
 
         with _learning(self.additions):
             refused = _halving(pairs, ask)
@@ -267,18 +267,18 @@ class MoodleWriter(MoodleReader):
     def remove(self, pairs: Sequence[Pair]) -> Outcome:
         """Remove members; removing somebody who isn't a member succeeds. Raises as `add` does.
 
-        One deleted account or cohort fails the call for all; then those who aren't members, as a deleted account
-        never is, are refused as unknown without being asked for again.
+        One deleted account or cohort fails the call for all. Then those who aren't members, which a deleted account
+        never is, are refused as unknown without another call for them.
         """
         if not pairs:
             return Outcome()
 
         def ask(some: Sequence[Pair]) -> None:
-            answer = self._write(
+            reply = self._write(
                 "core_cohort_delete_cohort_members",
                 members=[{"cohortid": cohort_id, "userid": user_id} for cohort_id, user_id in some],
             )
-            self.removals.took(len(some), answer.seconds)
+            self.removals.took(len(some), reply.seconds)
 
         refused: dict[Pair, str] = {}
         with _learning(self.removals):
@@ -293,12 +293,13 @@ class MoodleWriter(MoodleReader):
         return self.transport.write(function, arguments, before=self.before)
 
     def _absent(self, pairs: Iterable[Pair]) -> dict[Pair, str]:
+        """Return the pairs that aren't memberships, each with what is missing as the code of a refusal."""
         asked = list(pairs)
-        there = {cohort.id for cohort in self.cohorts({cohort_id for cohort_id, _ in asked})}
-        members = self.members(there)
+        existing = {cohort.id for cohort in self.cohorts({cohort_id for cohort_id, _ in asked})}
+        members = self.members(existing)
         refused = {}
         for cohort_id, user_id in asked:
-            if cohort_id not in there:
+            if cohort_id not in existing:
                 refused[cohort_id, user_id] = UNKNOWN_COHORT
             elif user_id not in members[cohort_id]:
                 refused[cohort_id, user_id] = UNKNOWN_USER
@@ -320,7 +321,7 @@ def _learning(batch_size: BatchSize) -> Iterator[None]:
 
 
 def _halving(items: Sequence[Item], ask: Callable[[Sequence[Item]], None]) -> dict[Item, str]:
-    """Ask for all of them; when the call is refused, for each half, until the refused ones are alone."""
+    """Call `ask` with all items and, when it is refused, with each half, until the refused items are alone."""
     if not items:
         return {}
     try:

@@ -1,6 +1,6 @@
-"""What Moodle's functions answer: the fields that are read, so that nothing else is taken for an answer of theirs.
+"""The responses of Moodle's functions: the fields that are read, so that nothing else is taken for a response.
 
-A proxy, another version, or whoever has taken over the site may answer anything.
+A proxy, another version, or whoever has taken over the site may send anything.
 """
 
 from collections.abc import Mapping
@@ -67,4 +67,4 @@ FORMS: Mapping[str, TypeAdapter[Any]] = {
     "core_cohort_create_cohorts": TypeAdapter(list[_Created]),
     "core_cohort_add_cohort_members": TypeAdapter(_Added),
 }
-"""The form of each function's answer; those of which nothing is read have none."""
+"""The form of each function's response; functions of whose response nothing is read have none."""

@@ -1,4 +1,4 @@
-"""One call to a Moodle: form encoding, throttle, the retry policy, and what each kind of answer means."""
+"""One call to a Moodle: form encoding, throttling, the retry policy, and what each kind of response means."""
 
 import re
 import ssl
@@ -23,29 +23,29 @@ SERVICE = "webservice/rest/server.php"
 ENVELOPE_FIELDS = 4
 """Fields of every call besides its arguments: function, format, raw texts, token."""
 TRUNCATION_FIELDS = 100
-"""An XML answer to a call with fewer fields than this can't come from PHP's `max_input_vars`."""
-ANSWER_BYTES = 32 * 1024 * 1024
-"""The longest answer that is read, once unpacked: ten times what 400,000 members, or 10,000 cohorts, take."""
+"""An XML response to a call with fewer fields than this can't come from PHP's `max_input_vars`."""
+RESPONSE_BYTES = 32 * 1024 * 1024
+"""The longest response that is read, once unpacked: ten times what 400,000 members, or 10,000 cohorts, take."""
 
-_COME_BACK = {"sitemaintenance", "dbconnectionfailed", "upgraderunning", "locktimeout", "cannotcreatesession"}
-_ACT = {
+_TEMPORARY = {"sitemaintenance", "dbconnectionfailed", "upgraderunning", "locktimeout", "cannotcreatesession"}
+_DENIED = {
     "invalidtoken", "accessexception", "nopermissions", "nopermission", "requireloginerror", "servicenotavailable",
     "invalidtimedtoken", "usernotfullysetup", "sitepolicynotagreed", "forcepasswordchangenotice", "enablewsdescription",
 }  # fmt: skip
 
 SENDING = "http11.send_request_headers.started"
-"""What httpcore says before the first byte of a request, once its connection is open."""
+"""The event of httpcore before the first byte of a request, once its connection is open."""
 MOST_CODES = 100
-"""Different errorcodes that are believed: a Moodle gives a dozen."""
+"""Different errorcodes of a platform that are reported as they are: a Moodle has a dozen."""
 _CODE = re.compile("[a-z][a-z0-9_/-]{0,63}", re.IGNORECASE)
-"""What Moodle's errorcodes look like. They end in logs, metrics and terminals: no other text does."""
+"""What Moodle's errorcodes look like. They end up in logs, metrics and terminals: no other text of Moodle's does."""
 _GAVE_UP = {500, 502, 504}
-"""A web server that stopped waiting for PHP, which may go on: nginx and Apache's modules don't say it alike."""
+"""Statuses of a web server that stopped waiting for PHP, which may go on: nginx and Apache's modules differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallLimits:
-    """How hard a platform may be used: see `config.LimitSettings` for units and defaults."""
+    """How much a platform may be asked: see `worker.settings.platforms` for units and defaults."""
 
     connections: int = 2
     calls_per_second: float = 10.0
@@ -56,7 +56,7 @@ class CallLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a call gave, and the seconds that it took Moodle: waiting for one's turn aside."""
+    """What a call returned, and the seconds that Moodle took for it, without the wait for the throttle."""
 
     content: Any
     seconds: float
@@ -88,17 +88,17 @@ class Transport:
         self._turn = threading.Lock()
         self._next_call = 0.0
         self._sleep = sleep
-        self._codes: set[str] = set()  # that Moodle gave so far
+        self._codes: set[str] = set()  # that Moodle has returned so far
 
     def read(self, function: str, **arguments: Any) -> Any:  # noqa: ANN401 - any JSON
-        """Call a function that changes nothing: a lost answer is asked for again."""
+        """Call a function that changes nothing: when its response is lost, it is called again."""
         return self._retried(function, arguments, repeat_unknown=True).content
 
     def write(self, function: str, arguments: dict[str, Any], *, before: Callable[[], None] = lambda: None) -> Reply:
-        """Call a function that changes something: when its outcome is unknown, that is for the caller to handle.
+        """Call a function that changes something. Raises MoodleUnavailable with `unknown` when its outcome is unknown.
 
-        `before` is called whenever the call is about to be sent, over a connection that is open: to raise is to keep
-        it back.
+        `before` is called each time the request is about to be sent, once the connection is open: if it raises,
+        nothing is sent.
         """
         return self._retried(function, arguments, repeat_unknown=False, before=before)
 
@@ -114,7 +114,7 @@ class Transport:
         repeat_unknown: bool,
         before: Callable[[], None] = lambda: None,
     ) -> Reply:
-        def worth_it(error: Exception) -> bool:
+        def is_retried(error: Exception) -> bool:
             return (
                 isinstance(error, MoodleUnavailable)
                 and error.retry_after is None
@@ -122,8 +122,8 @@ class Transport:
                 and error.code != "timeout"
             )
 
-        # The only retry policy: some seconds. What lasts longer is the ledger's back-off.
-        for attempt in stamina.retry_context(on=worth_it, attempts=3, timeout=15.0, wait_initial=0.3, wait_max=3.0):
+        # The only retries within a call: some seconds. What lasts longer is left to the ledger's back-off.
+        for attempt in stamina.retry_context(on=is_retried, attempts=3, timeout=15.0, wait_initial=0.3, wait_max=3.0):
             with attempt:
                 return self._call(function, arguments, before)
         raise AssertionError("stamina re-raises the last error")  # pragma: no cover - unreachable
@@ -133,7 +133,7 @@ class Transport:
             if event == SENDING:
                 before()
 
-        # The token comes last: should PHP cut the request at max_input_vars, the call fails whole.
+        # The token comes last: if PHP cuts the request at max_input_vars, the whole call fails.
         form = [
             *_flatten("", arguments),
             ("wsfunction", function),
@@ -153,16 +153,16 @@ class Transport:
                     content=body,
                     headers={"content-type": "application/x-www-form-urlencoded"},
                     extensions={"trace": trace},
-                ) as answer:
-                    text = self._text(function, answer, started)
-                content = self._decode(function, answer, text, len(form), len(body))
+                ) as response:
+                    text = self._text(function, response, started)
+                content = self._decode(function, response, text, len(form), len(body))
                 outcome = "ok"
                 return Reply(content=content, seconds=time.perf_counter() - started)
             except MoodleError as error:
                 outcome = error.code
                 raise
-            except (httpx.RequestError, httpx.InvalidURL) as error:  # the latter of where a redirect leads
-                raised = self._transport(function, error)
+            except (httpx.RequestError, httpx.InvalidURL) as error:  # the latter for the target of a redirect
+                raised = self._transport_error(function, error)
                 outcome = raised.code
                 raise raised from None
             finally:
@@ -177,7 +177,7 @@ class Transport:
         if wait:
             self._sleep(wait)
 
-    def _transport(self, function: str, error: httpx.RequestError | httpx.InvalidURL) -> MoodleUnavailable:
+    def _transport_error(self, function: str, error: httpx.RequestError | httpx.InvalidURL) -> MoodleUnavailable:
         never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         timed_out = isinstance(error, httpx.TimeoutException) and not never_sent
         if timed_out:
@@ -185,22 +185,22 @@ class Transport:
         cause: BaseException | None = error
         while cause and not isinstance(cause, ssl.SSLCertVerificationError):
             cause = cause.__cause__ or cause.__context__
-        what = f"{type(error).__name__}; is the address right and the site up?"
+        what = f"{type(error).__name__}; check that the address is right and the site is up"
         if isinstance(cause, ssl.SSLCertVerificationError):
             what = f"the site's certificate isn't accepted: {cause.verify_message}"
         return MoodleUnavailable("transport", f"{self.platform}: {function}: {what}", unknown=not never_sent)
 
     def _late(self, function: str) -> MoodleUnavailable:
-        sentence = f"{function} had no answer within {self.limits.timeout_seconds:g} s; it may have been applied"
+        sentence = f"{function} had no response within {self.limits.timeout_seconds:g} s; it may have been applied"
         return MoodleUnavailable("timeout", f"{self.platform}: {sentence}", unknown=True)
 
-    def _text(self, function: str, answer: httpx.Response, started: float) -> bytes:
-        """Read an answer to its end, if it has one: neither more than ANSWER_BYTES nor for longer than the time-out."""
+    def _text(self, function: str, response: httpx.Response, started: float) -> bytes:
+        """Read a response to its end, but neither more than RESPONSE_BYTES nor for longer than the time-out."""
         text = bytearray()
-        for part in answer.iter_bytes():
+        for part in response.iter_bytes():
             text += part
-            if len(text) > ANSWER_BYTES:
-                sentence = f"an answer of more than {ANSWER_BYTES} bytes; it may have been applied"
+            if len(text) > RESPONSE_BYTES:
+                sentence = f"a response of more than {RESPONSE_BYTES} bytes; the call may have been applied"
                 raise MoodleUnavailable("too-long", f"{self.platform}: {function}: {sentence}", unknown=True)
             if time.perf_counter() - started > self.limits.timeout_seconds:
                 raise self._late(function)
@@ -225,7 +225,7 @@ class Transport:
         return content
 
     def _errorcode(self, content: dict[str, Any]) -> str:
-        """Give its errorcode, unless it doesn't look like one, or is one too many: each makes a series of metrics."""
+        """Return the errorcode, unless it doesn't look like one or is one too many: each makes a series of a metric."""
         code = str(content.get("errorcode", ""))
         if not _CODE.fullmatch(code) or (len(self._codes) >= MOST_CODES and code not in self._codes):
             return "no-errorcode"
@@ -262,16 +262,16 @@ def _xml(where: str, fields: int) -> MoodleError:
 
 
 def _exception(where: str, code: str) -> MoodleError:
-    # Moodle's own sentence is translated and may name people; the code is enough.
-    if code in _COME_BACK:
+    # Moodle's own sentence is translated and may name people: only the code is reported.
+    if code in _TEMPORARY:
         return MoodleUnavailable(code, f"{where}: {code}")
-    if code in _ACT:
+    if code in _DENIED:
         return MoodleDenied(code, f"{where}: {code}; check the token, the service's functions and the role")
     return MoodleRejected(code, f"{where}: {code}")
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
-    value = answer.headers.get("retry-after", "")
+def _retry_after(response: httpx.Response) -> float | None:
+    value = response.headers.get("retry-after", "")
     return float(value) if value.isdecimal() else None
 
 

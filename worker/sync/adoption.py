@@ -1,4 +1,4 @@
-"""Taking over étape cohorts that exist already: a person's explicit decision, never a guess."""
+"""Adopting étape cohorts that exist already: a person's explicit decision, never a guess."""
 
 import time
 from collections import defaultdict
@@ -20,15 +20,15 @@ class Candidate:
     cohort_id: int
     idnumber: str
     moodle_id: int | None
-    """None when several cohorts carry the idnumber: a person must settle that on Moodle first."""
+    """None when several cohorts carry the idnumber: a person must put that right on Moodle first."""
     name: str
     members: int
     present: int
     """Members that are desired there."""
     absent: int
-    """Desired ones that would be added."""
+    """Desired members who would be added."""
     others: int
-    """Members that we don't desire there. They stay: adopting removes nobody."""
+    """Members who aren't desired there. They stay: adopting removes nobody."""
     accounts: dict[str, int]
     """Moodle accounts of the desired students that were found, by student id."""
     present_students: frozenset[str]
@@ -82,7 +82,7 @@ def _candidate(
 
 
 def adopt(ledger: Ledger, platform: PlatformPolicy, chosen: Iterable[Candidate], *, by: str) -> int:
-    """Make these cohorts ours, with what Moodle showed of them; returns how many. Nobody is removed."""
+    """Make these cohorts ours, as Moodle showed them; returns how many. Nobody is removed."""
     taken = 0
     for candidate in chosen:
         if candidate.moodle_id is not None:

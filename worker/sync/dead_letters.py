@@ -1,4 +1,4 @@
-"""Looking at dead letters, and giving them another reading."""
+"""Dead letters: listed, counted, and sent again."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ PREFIX = "__connect.errors."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A message that could not be read, where it came from and why."""
+    """A message that could not be read, where it came from and what was wrong with it."""
 
     record: Record
     topic: str
@@ -23,7 +23,7 @@ class DeadLetter:
 
 
 def dead_letters(properties: Properties, topic: str) -> Iterator[DeadLetter]:
-    """Every dead letter that the topic still holds, oldest first in each partition."""
+    """Read every dead letter that the topic still holds, oldest first in each partition."""
     for record in read_to_end(properties, topic):
         about = {
             name.removeprefix(PREFIX): (value or b"").decode(errors="replace")
@@ -45,9 +45,9 @@ def older(properties: Properties, topic: str, before: Instant) -> int:
 
 
 def replay(properties: Properties, topic: str, formats: Mapping[str, Format], *, publish: bool) -> Counter[str]:
-    """Send the dead letters that can be read by now, as the topic that they came from is, back to it.
+    """Send the dead letters that can be read by now back to the topic that they came from.
 
-    They keep their key and take the way of every message, so an old one changes nothing that is newer. Returns how
+    They keep their key and are processed like any message, so an old one changes nothing that is newer. Returns how
     many were (or, without `publish`, would be) sent, still can't be read, and come from no topic of `formats`.
     """
     counts: Counter[str] = Counter(sent=0, unreadable=0, homeless=0)

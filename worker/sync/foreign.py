@@ -1,4 +1,4 @@
-"""What the cohorts that aren't ours are like, so that a run can prove that it left them alone."""
+"""Fingerprints of the cohorts that aren't ours, by which a run proves that it left them alone."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -21,9 +21,9 @@ class Fingerprint:
 def fingerprints(
     cohorts: Mapping[int, RemoteCohort], members: Mapping[int, set[int]], ours: AbstractSet[int], instance: str
 ) -> dict[int, Fingerprint]:
-    """Give those of every cohort that isn't ours, by Moodle's id; one that is just being created is ours, too.
+    """Return the fingerprint of every cohort that isn't ours, by Moodle's id.
 
-    `instance` is the name of the ledger, which the cohorts that it creates carry.
+    `ours` are ids. A cohort that carries the ledger's name, `instance`, is ours too: it is just being created.
     """
     return {
         number: Fingerprint(

@@ -15,11 +15,11 @@ from worker.ledger import Recorder
 
 POLL_SECONDS = 0.1
 RECORDED = ("applied", "stale", "waiting", "tombstone")
-"""What can become of a message that was read."""
+"""The outcomes of a valid message."""
 STAGE = "VALUE_CONVERTER"
-"""What Kafka Connect calls the reading of a value, in a dead letter's headers."""
-MOST_KEPT = 900_000
-"""Bytes of a message that are kept in a dead letter, which must fit into what brokers and producers take by default."""
+"""Kafka Connect's name for the reading of a value, in the headers of a dead letter."""
+LETTER_BYTES = 900_000
+"""The longest message that a dead letter keeps: it must fit into what brokers and producers accept by default."""
 
 log = structlog.get_logger()
 
@@ -54,9 +54,9 @@ class Ingest:
             telemetry.CHANGES.labels(outcome)
 
     def step(self) -> int:
-        """Take what has arrived: dead letters out, changes into the ledger, then the offsets. Returns how many.
+        """Process what has arrived: dead letters out, changes into the ledger, then offsets; returns how many messages.
 
-        Raises ContractBroken after having recorded what came before; PositionLost and BrokerError as the broker does.
+        Raises ContractBroken after recording what came before, and PositionLost and BrokerError as the consumer does.
         """
         records = self._consumer.poll(self._batch, POLL_SECONDS)
         telemetry.LAST_POLL.set(self._clock())
@@ -84,16 +84,16 @@ class Ingest:
     def _read(
         self, records: Sequence[Record]
     ) -> tuple[Sequence[Record], list[Received], list[tuple[Record, InvalidMessage]]]:
-        """Parse records up to the limit of invalid ones in a row: those taken, their changes, the invalid ones."""
+        """Parse records up to the limit of invalid ones in a row; returns those taken, their changes, the others."""
         now = self._clock()
         changes: list[Received] = []
         invalid: list[tuple[Record, InvalidMessage]] = []
         for index, record in enumerate(records):
             try:
-                said = self._formats[record.topic].read(
+                parsed = self._formats[record.topic].read(
                     value=record.value, headers=record.headers, origin=record.origin
                 )
-                check_instants(said, now)
+                check_instants(parsed, now)
             except InvalidMessage as error:
                 if self._invalid_in_a_row >= self._invalid_limit:
                     return records[:index], changes, invalid
@@ -103,15 +103,15 @@ class Ingest:
             else:
                 self._invalid_in_a_row = 0
                 published_at = now if record.timestamp is None else min(record.timestamp, now)
-                changes += [Received(change=change, published_at=published_at) for change in said]
-                if not said:
+                changes += [Received(change=change, published_at=published_at) for change in parsed]
+                if not parsed:
                     telemetry.CHANGES.labels("ignored").inc()
         return records, changes, invalid
 
     def _letter(
         self, record: Record, error: InvalidMessage
     ) -> tuple[str, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]:
-        """The record as it may be kept, and Kafka Connect's headers about what is wrong with it, without its values."""
+        """Return the dead letter: what may be kept of the record, and Kafka Connect's headers about what is wrong."""
         about = {
             "topic": record.topic,
             "partition": str(record.partition),
@@ -123,6 +123,6 @@ class Ingest:
         headers = tuple((f"__connect.errors.{name}", text.encode()) for name, text in about.items())
         value = self._formats[record.topic].letter(record.value)
         texts = (part for name, text in record.headers for part in (name.encode(), text))
-        if sum(len(part or b"") for part in (record.key, value, *texts)) > MOST_KEPT:
+        if sum(len(part or b"") for part in (record.key, value, *texts)) > LETTER_BYTES:
             return self._dead_letters, None, b"", headers
         return self._dead_letters, record.key, value, (*record.headers, *headers)

@@ -1,4 +1,4 @@
-"""A file of messages to Kafka: all of them valid, or none sent."""
+"""A file of messages to Kafka: all of them are valid, or none is sent."""
 
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
@@ -20,10 +20,10 @@ class InvalidLines(InvalidMessage):
 
 
 def publish(file: BinaryIO, properties: Properties, topic: str) -> int:
-    """Validate JSON lines (structured CloudEvents), then produce them under their keys; returns how many.
+    """Validate JSON lines (structured CloudEvents), then produce them with their keys; returns how many.
 
-    Raises InvalidLines before anything is sent, BrokerError when Kafka did not acknowledge all of them. The file is
-    read twice, so that it needn't fit in memory.
+    Raises InvalidLines before anything is sent, and BrokerError when Kafka didn't acknowledge all of them. The file is
+    read twice, so that it needn't fit into memory.
     """
     if invalid := list(_invalid(file)):
         raise InvalidLines(invalid)

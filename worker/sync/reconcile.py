@@ -28,7 +28,7 @@ Latest = Callable[[Instant, AcceptedSnapshot | None], Snapshot]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a reconciliation is, for a person who waits."""
+    """How far a reconciliation has come, for a person who waits."""
 
     step: str
     done: int
@@ -36,7 +36,7 @@ class Progress:
 
 
 class Reconciliation:
-    """Everything of one run; one thread owns it."""
+    """One run; one thread owns it."""
 
     def __init__(
         self,
@@ -68,8 +68,8 @@ class Reconciliation:
     def run(self, night: str | None = None) -> Report | None:
         """Reconcile and return the report, which the ledger keeps; None when another process has done the night's run.
 
-        Raises RunInProgress when another one is going on, and whatever Kafka or the ledger raise: then the run is
-        recorded as failed. A platform that can't be read fails for itself alone.
+        Raises RunInProgress when another one is running, and whatever Kafka or the ledger raise: then the run is
+        recorded as failed. A platform that can't be read doesn't keep the others from being reconciled.
         """
         number = self._runs.begin(self._clock(), night=night)
         if number is None:

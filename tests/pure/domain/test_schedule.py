@@ -114,11 +114,11 @@ def test_a_time_of_day_is_read_as_it_is_written_and_written_as_it_is_read(at: ti
 
 @pytest.mark.parametrize("text", ["", "2:30", "24:00", "12:60", "02:30:15", "02h30", "0230", "02:30+02:00", "٠٢:٣٠"])
 def test_another_text_is_refused_with_how_to_write_it(text: str) -> None:
-    with pytest.raises(ValueError, match=r'is no time of day; write it as "02:30", from "00:00" to "23:59"'):
+    with pytest.raises(ValueError, match=r'is not a time of day; write it as "02:30", from "00:00" to "23:59"'):
         time_of_day(text)
 
 
 def test_a_time_with_seconds_or_a_zone_is_no_setting() -> None:
     for value in (time(2, 30, 15), time(2, 30, tzinfo=PARIS), 230, None):
-        with pytest.raises(ValueError, match="is no time of day"):
+        with pytest.raises(ValueError, match="is not a time of day"):
             time_of_day(value)

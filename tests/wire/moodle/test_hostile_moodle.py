@@ -13,7 +13,7 @@ from tools.fuzz.moodle import TOKEN, AnyAnswer
 from worker.domain.errors import MoodleDenied, MoodleError, MoodleRejected, MoodleUnavailable
 from worker.domain.rules import Mode
 from worker.moodle import CallLimits, MoodleReader, MoodleWriter, Transport
-from worker.moodle.transport import ANSWER_BYTES, MOST_CODES
+from worker.moodle.transport import MOST_CODES, RESPONSE_BYTES
 from worker.runtime.check import is_in_the_clear
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -60,7 +60,7 @@ def test_no_more_of_an_answer_is_read_than_any_moodle_gives(
     error = failing(lambda: wire.write("core_cohort_add_cohort_members", {}))
     assert isinstance(error, MoodleUnavailable)
     assert (error.code, error.unknown) == ("too-long", True)
-    assert str(ANSWER_BYTES) in str(error)
+    assert str(RESPONSE_BYTES) in str(error)
 
 
 def test_an_answer_that_comes_byte_by_byte_has_as_long_as_any_other(site: AnyAnswer) -> None:
