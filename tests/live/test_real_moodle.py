@@ -249,7 +249,7 @@ def reconcile(bench: Bench) -> PlatformReport:
     report = Reconciliation(
         bench.ledger,
         bench.recorder,
-        [ReconciledPlatform(policy=PLATFORM, guard=Guard(), reader=bench.reader, remove_strangers=False)],
+        [ReconciledPlatform(policy=PLATFORM, guard=Guard(), reader=bench.reader, remove_unmatched=False)],
         Runs(bench.ledger, "live", lease=900, is_dead=lambda _: False),
         latest=None,
         wait_seconds=60,

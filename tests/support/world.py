@@ -41,8 +41,8 @@ def platform(name: str = "ecampus", mode: Mode = Mode.AUTOMATIC, **changes: Any)
     return replace(PlatformPolicy(name=name, mode=mode, templates=(TEMPLATE,)), **changes)
 
 
-class SandboxWire(Transport):
-    """A wire whose calls can be surrounded by what a test needs."""
+class SandboxTransport(Transport):
+    """A transport whose calls can be surrounded by what a test needs."""
 
     around: Callable[[str], AbstractContextManager[None]] = staticmethod(lambda _function: nullcontext())
     sending: Callable[[str], None] = staticmethod(lambda _function: None)
@@ -61,8 +61,8 @@ class SandboxWire(Transport):
             return super().write(function, arguments, before=checked)
 
 
-def book_around(book: WorkQueue, around: Callable[[str], AbstractContextManager[None]]) -> WorkQueue:
-    """Give a workbook whose every call, and every one of its parts', is made within `around` of its name."""
+def queue_around(queue: WorkQueue, around: Callable[[str], AbstractContextManager[None]]) -> WorkQueue:
+    """Return a work queue, each of whose calls, and of its parts', is made within `around` of its name."""
 
     class Around:
         def __init__(self, part: object) -> None:
@@ -79,7 +79,7 @@ def book_around(book: WorkQueue, around: Callable[[str], AbstractContextManager[
 
             return call
 
-    return cast("WorkQueue", Around(book))
+    return cast("WorkQueue", Around(queue))
 
 
 @dataclass
@@ -103,12 +103,12 @@ class World:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.url)
         self.stack.callback(self.ledger.close)
-        self.wires: dict[str, SandboxWire] = {}
+        self.transports: dict[str, SandboxTransport] = {}
         for policy in self.platforms:
             if policy.name not in self.moodles:
                 self.moodles[policy.name] = moodle = SandboxMoodle(token=TOKEN, name=policy.name)
                 self.stack.enter_context(moodle.serving())
-            self.wires[policy.name] = self.connect(policy.name)
+            self.transports[policy.name] = self.connect(policy.name)
             self.lanes[policy.name].append(self.lane(policy))
         self.recorder = self.record_with()
 
@@ -118,27 +118,27 @@ class World:
 
     # The parts, built as the worker builds them.
 
-    def connect(self, name: str) -> SandboxWire:
+    def connect(self, name: str) -> SandboxTransport:
         limits = CallLimits(calls_per_second=10_000.0, timeout_seconds=TIMEOUT)
-        wire = SandboxWire(name, self.moodles[name].url, TOKEN, limits)
-        self.stack.callback(wire.close)
-        return wire
+        transport = SandboxTransport(name, self.moodles[name].url, TOKEN, limits)
+        self.stack.callback(transport.close)
+        return transport
 
     def lane(
         self,
         policy: PlatformPolicy,
         holder: str = "worker-0",
         *,
-        wire: Transport | None = None,
-        book: Callable[[WorkQueue], WorkQueue] = lambda book: book,
+        transport: Transport | None = None,
+        queue: Callable[[WorkQueue], WorkQueue] = lambda queue: queue,
     ) -> Lane:
-        wire = wire or self.wires[policy.name]
+        transport = transport or self.transports[policy.name]
         writes = policy.mode is Mode.AUTOMATIC
-        writer = MoodleWriter(wire, policy.mode, instance=self.ledger.instance) if writes else None
+        writer = MoodleWriter(transport, policy.mode, instance=self.ledger.instance) if writes else None
         return Lane(
             policy,
-            book(WorkQueue(self.ledger, policy.name, holder, lease=LEASE, guard=self.guard)),
-            writer or MoodleReader(wire),
+            queue(WorkQueue(self.ledger, policy.name, holder, lease=LEASE, guard=self.guard)),
+            writer or MoodleReader(transport),
             writer,
             backoff=Backoff(first=PARK, most=PARK_MOST),
             clock=lambda: self.now,
@@ -231,20 +231,20 @@ class World:
 
     # Trouble.
 
-    def lose_patience(self) -> None:
-        """Give up calls after a moment, which the ledger goes on to take for a minute."""
-        for name, wire in self.wires.items():
-            wire._http.timeout = httpx.Timeout(REAL_TIMEOUT)
+    def shorten_the_timeout(self) -> None:
+        """Give up calls after a moment; to the ledger that is still a minute."""
+        for name, transport in self.transports.items():
+            transport._http.timeout = httpx.Timeout(REAL_TIMEOUT)
             self.moodles[name].late = 2 * REAL_TIMEOUT
 
     @contextmanager
     def around(self, what: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:
-        wire = self.wires[self.platforms[0].name]
-        before, wire.around = wire.around, what
+        transport = self.transports[self.platforms[0].name]
+        before, transport.around = transport.around, what
         try:
             yield
         finally:
-            wire.around = before
+            transport.around = before
 
     @contextmanager
     def faults(self, function: str, fault: Fault) -> Iterator[None]:

@@ -89,7 +89,7 @@ def reconciliation(
                 policy=policy,
                 guard=settings.guard(policy.name),
                 reader=reader,
-                remove_strangers=platform.strangers is Strangers.REMOVE,
+                remove_unmatched=platform.strangers is Strangers.REMOVE,
             )
         )
     return Reconciliation(

@@ -31,7 +31,7 @@ class ReconciledPlatform:
     guard: Guard
     reader: MoodleReader | None
     """None where nothing can be read: a manual platform without a token."""
-    remove_strangers: bool
+    remove_unmatched: bool
     """Whether unmatched members are removed."""
 
 
@@ -72,7 +72,7 @@ class PlatformRun:
         self._platform = platform
         self._run = run
         self._clock = clock
-        self._observer = Observer(ledger, platform.policy, run=run, remove_unmatched=platform.remove_strangers)
+        self._observer = Observer(ledger, platform.policy, run=run, remove_unmatched=platform.remove_unmatched)
         self._reading: _Reading | None = None
 
     def begin(self, threads: ThreadPoolExecutor) -> None:
@@ -103,7 +103,7 @@ class PlatformRun:
             name=self.policy.name,
             mode=self.policy.mode.value,
             error=observation.error,
-            strangers_removed=self._platform.remove_strangers,
+            strangers_removed=self._platform.remove_unmatched,
         )
         if self._reading is None or observation.error is not None:
             return bare

@@ -32,8 +32,8 @@ from tests.support.world import (
     WRITES,
     Build,
     World,
-    book_around,
     platform,
+    queue_around,
 )
 from worker.domain.changes import EtapeChange
 from worker.domain.errors import MoodleUnavailable
@@ -445,7 +445,7 @@ def test_a_cohort_that_moodle_refuses_holds_up_no_other(world: World) -> None:
 @pytest.mark.parametrize("fault", [f for f in Fault if f.startswith("applied")])
 @pytest.mark.parametrize("function", WRITES)
 def test_a_lost_answer_does_no_harm(world: World, function: str, fault: Fault) -> None:
-    world.lose_patience()
+    world.shorten_the_timeout()
     world.describe("L1DROI", "Licence 1 Droit")
     for student in ("s1", "s2"):
         world.enrol(student, "L1DROI")
@@ -468,7 +468,7 @@ def test_a_lost_answer_does_no_harm(world: World, function: str, fault: Fault) -
 
 @pytest.mark.parametrize("fault", Fault)
 def test_whatever_the_fault_everything_is_put_right_when_it_ends(world: World, fault: Fault) -> None:
-    world.lose_patience()
+    world.shorten_the_timeout()
     world.enrol("s1", "L1DROI")
     world.enrol("s2", "L1DROI")
     world.a_minute_later()
@@ -515,7 +515,7 @@ def test_a_call_that_may_still_run_keeps_its_cohorts_for_itself(world: World, fu
         finally:
             moodle.cost = Cost()
 
-    world.lose_patience()
+    world.shorten_the_timeout()
     with world.around(slow_once):
         world.wait(COALESCE)
     assert begun
@@ -774,9 +774,11 @@ def a_worker_dies(world: World, death: Death) -> bool:
     world.enrol("s4", "L1ADPU")
     world.enrol("new", "L1ADPU")
     world.now += COALESCE
-    wire = world.connect("ecampus")
-    wire.around = death.around
-    doomed = world.lane(world.platforms[0], "doomed", wire=wire, book=partial(book_around, around=death.around))
+    transport = world.connect("ecampus")
+    transport.around = death.around
+    doomed = world.lane(
+        world.platforms[0], "doomed", transport=transport, queue=partial(queue_around, around=death.around)
+    )
     finished = False
     try:
         while doomed.run_once():
@@ -804,7 +806,7 @@ def test_a_dead_workers_cohorts_wait_for_its_lease(world: World) -> None:
     world.enrol("s1", "L1DROI")
     world.now += COALESCE
     death = Death(left=5)
-    doomed = world.lane(world.platforms[0], "doomed", book=partial(book_around, around=death.around))
+    doomed = world.lane(world.platforms[0], "doomed", queue=partial(queue_around, around=death.around))
     with pytest.raises(Died):
         doomed.run_once()
     asked = len(world.moodle.calls)
@@ -913,7 +915,7 @@ HISTORIES = st.lists(
 @given(history=HISTORIES)
 def test_whatever_happens_in_whatever_order_the_truth_prevails(history: History, playground: Playground) -> None:
     world = playground()
-    world.lose_patience()
+    world.shorten_the_timeout()
     moodle = world.moodle
     foreign = moodle.create_cohort(name="À la main", idnumber="FOREIGN")
     moodle.add_member(foreign, moodle.user_ids["s1"])

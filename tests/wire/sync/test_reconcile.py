@@ -106,8 +106,8 @@ def night(
             ReconciledPlatform(
                 policy=policy,
                 guard=world.guard,
-                reader=MoodleReader(world.wires[policy.name]),
-                remove_strangers=strangers is Strangers.REMOVE,
+                reader=MoodleReader(world.transports[policy.name]),
+                remove_unmatched=strangers is Strangers.REMOVE,
             )
             for policy in world.platforms
         ],
@@ -227,7 +227,7 @@ def test_moodle_is_read_while_the_snapshot_is(world: World) -> None:
     @contextmanager
     def meet(function: str) -> Iterator[None]:
         if function == "core_cohort_get_cohort_members":
-            world.wires["ecampus"].around = lambda _: nullcontext()
+            world.transports["ecampus"].around = lambda _: nullcontext()
             meeting.wait()
         yield
 
@@ -246,7 +246,7 @@ def test_what_a_message_ends_or_begins_between_the_two_readings_is_neither_drift
     def tell(function: str) -> Iterator[None]:
         yield
         if function == "core_cohort_get_cohort_members":
-            world.wires["ecampus"].around = lambda _: nullcontext()
+            world.transports["ecampus"].around = lambda _: nullcontext()
             moodle_was_read.set()
 
     def live_on() -> None:
@@ -428,7 +428,7 @@ def night_in_which_we_rename_what_was_just_read(world: World) -> Report:
     def converge_after_the_cohorts(function: str) -> Iterator[None]:
         yield
         if function == "core_cohort_get_cohort_members":
-            world.wires["ecampus"].around = lambda _: nullcontext()
+            world.transports["ecampus"].around = lambda _: nullcontext()
             world.now += 60
             world.turns()
 
@@ -473,7 +473,7 @@ def test_a_removal_made_while_moodle_is_being_read_is_newer_than_the_reading(wor
     def converge_after_the_members(function: str) -> Iterator[None]:
         yield
         if function == "core_cohort_get_cohort_members":
-            world.wires["ecampus"].around = lambda _: nullcontext()
+            world.transports["ecampus"].around = lambda _: nullcontext()
             world.now += 1
             world.turns()
 
@@ -536,7 +536,7 @@ def test_a_cohort_that_we_create_while_moodle_is_being_read_is_not_somebody_s(wo
 
     @contextmanager
     def create_before_the_answer(_function: str) -> Iterator[None]:
-        world.wires["ecampus"].around = lambda _: nullcontext()
+        world.transports["ecampus"].around = lambda _: nullcontext()
         world.enrol("s1", "M1PHY")
         world.wait(COALESCE)
         yield

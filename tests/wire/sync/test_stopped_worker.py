@@ -23,8 +23,8 @@ from tests.support.world import (
     TOKEN,
     UPDATE,
     World,
-    book_around,
     platform,
+    queue_around,
 )
 from worker.domain.states import CohortState
 from worker.ledger import status
@@ -91,9 +91,11 @@ def goes_on(world: World, left: int, *, back: bool) -> str:
     """Have a worker stand still at a step and go on, then the others, without a night; says where, if anywhere."""
     busy(world)
     stop = Stop(left, lambda: others_go_on(world, back=back))
-    wire = world.connect("ecampus")
-    wire.around = stop.around
-    zombie = world.lane(world.platforms[0], "zombie", wire=wire, book=partial(book_around, around=stop.around))
+    transport = world.connect("ecampus")
+    transport.around = stop.around
+    zombie = world.lane(
+        world.platforms[0], "zombie", transport=transport, queue=partial(queue_around, around=stop.around)
+    )
     while zombie.run_once():
         pass
     world.lanes["ecampus"] = [world.lane(world.platforms[0], "successor")]
@@ -139,10 +141,10 @@ def test_a_worker_that_stood_still_at_any_moment_changes_nothing(
 @pytest.mark.parametrize("function", [CREATE, ADD, REMOVE])
 def test_what_was_sent_too_late_all_the_same_is_put_right_at_once(world: World, function: str, *, back: bool) -> None:
     busy(world)
-    wire = world.connect("ecampus")
+    transport = world.connect("ecampus")
     stop = Stop(0, lambda: others_go_on(world, back=back))
-    wire.sending = lambda called: stop.step(called) if called == function else None
-    zombie = world.lane(world.platforms[0], "zombie", wire=wire)
+    transport.sending = lambda called: stop.step(called) if called == function else None
+    zombie = world.lane(world.platforms[0], "zombie", transport=transport)
     late = len(world.moodle.calls)
     while zombie.run_once():
         pass
@@ -156,8 +158,8 @@ def test_what_was_sent_too_late_all_the_same_is_put_right_at_once(world: World, 
 def test_a_worker_that_finds_its_cohorts_taken_over_sends_nothing_and_says_so(world: World) -> None:
     world.enrol("s1", "L1DROI")
     world.now += COALESCE
-    wire = world.connect("ecampus")
-    zombie = world.lane(world.platforms[0], "zombie", wire=wire)
+    transport = world.connect("ecampus")
+    zombie = world.lane(world.platforms[0], "zombie", transport=transport)
     sent: list[int] = []
 
     def meanwhile() -> None:
@@ -173,7 +175,7 @@ def test_a_worker_that_finds_its_cohorts_taken_over_sends_nothing_and_says_so(wo
             stop.step(called)
         yield
 
-    wire.around = around
+    transport.around = around
     with capture_logs() as logs:
         zombie.run_once()
     assert [len(world.moodle.calls)] == sent
@@ -188,7 +190,7 @@ def test_a_worker_whose_calls_take_long_keeps_its_cohorts(world: World) -> None:
         world.enrol("s1", etape)
         world.describe(etape, "n")
     world.a_minute_later()
-    other = world.lane(world.platforms[0], "other", wire=world.connect("ecampus"))
+    other = world.lane(world.platforms[0], "other", transport=world.connect("ecampus"))
     for etape in ("L1DROI", "L1ADPU", "L1ECO"):
         world.describe(etape, "Licence")
 
@@ -210,14 +212,14 @@ def test_a_cohort_that_a_person_adopts_while_a_worker_finds_it_foreign_stays_ado
     world.enrol("s1", "L1DROI")
     world.now += COALESCE
     adopted: list[str] = []
-    wire = world.connect("ecampus")
+    transport = world.connect("ecampus")
 
     @contextmanager
     def meanwhile(called: str) -> Iterator[None]:
         yield
         if called == "core_cohort_get_cohorts" and not adopted:
             adopted.append(called)
-            chosen = adoption.candidates(world.ledger, world.platforms[0], MoodleReader(wire), ["L1DROI"])
+            chosen = adoption.candidates(world.ledger, world.platforms[0], MoodleReader(transport), ["L1DROI"])
             assert adoption.adopt(world.ledger, world.platforms[0], chosen, by="a person") == 1
 
     with world.around(meanwhile):
