@@ -83,7 +83,7 @@ def compare(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """What a reading showed of a cohort, to hold its known memberships against."""
+    """What a reading showed of a cohort, to compare its known memberships with."""
 
     members: AbstractSet[int]
     gone: AbstractSet[int]

@@ -55,7 +55,7 @@ def identify(
     members: Mapping[int, set[int]],
     now: Instant,
 ) -> People:
-    """Tell who the members of our cohorts are, and who of those that we left there has no account any more.
+    """Identify the members of our cohorts, and find which accounts that we left there have been deleted.
 
     Remembered accounts aren't asked for again; what is found is remembered.
     """

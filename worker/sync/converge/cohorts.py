@@ -21,7 +21,7 @@ class CohortMatch:
     """Wanted cohorts, by what their platform has under their idnumbers."""
 
     created: tuple[tuple[Cohort, RemoteCohort], ...]
-    """One cohort, which this ledger created: an earlier call did, and its response was lost."""
+    """One cohort, which this ledger created: the response to an earlier call was lost."""
     foreign: tuple[Cohort, ...]
     """Any other cohort, or several."""
     missing: tuple[Cohort, ...]
@@ -58,10 +58,10 @@ class CohortLabels:
 def labels(cohort: Cohort, remote: RemoteCohort, *, movable: bool, free: bool) -> CohortLabels:
     """Decide what to call a cohort. Pure.
 
-    A cohort that isn't `movable` is in no system context, and an update would move it there; its idnumber is `free`
-    unless another cohort has it. A name that a person changed is theirs.
+    A cohort that isn't `movable` is outside the system context, and an update would move it there. Its idnumber is
+    `free` unless another cohort has it. A name that a person changed stays.
     """
-    # As wanted already: an earlier call did it, and its response was lost.
+    # Its name may be the wanted one already: the response to an earlier call was lost.
     unchanged = remote.name in {cohort.moodle_name, cohort.wanted_name}
     name_is_ours = cohort.name_is_ours and unchanged and movable
     return CohortLabels(
@@ -72,7 +72,7 @@ def labels(cohort: Cohort, remote: RemoteCohort, *, movable: bool, free: bool) -
 
 
 class CohortProvider:
-    """Has the cohorts of one lane ready to be written."""
+    """Prepares the cohorts that one lane writes to."""
 
     def __init__(self, context: LaneContext) -> None:
         self._context = context

@@ -29,7 +29,7 @@ UNAVAILABLE = Backoff(first=2.0, most=300.0)
 DENIED_RETRY_SECONDS = 300.0
 """A platform that denies is tried again this often, in case somebody has put it right."""
 RETRY_AFTER_MOST_SECONDS = 3600.0
-"""The longest delay that a platform may ask for: within a day there is more than one attempt, whatever it says."""
+"""The longest delay that a platform may ask for, so that there is more than one attempt a day."""
 RENEW_SECONDS = 10.0
 """How old a lease may be when a call is sent, so that it outlasts the call by far."""
 CLAIM_BATCHES = 4

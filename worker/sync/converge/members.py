@@ -37,7 +37,7 @@ class Batch:
         return {gap.cohort_id for gap in self.gaps.values()}
 
     def cohorts_refused(self, outcome: Outcome, code: str) -> set[int]:
-        """Return those of them of which a member was refused with this code."""
+        """Return the cohorts in which a member was refused with this code."""
         return {self.gaps[pair].cohort_id for pair, refusal in outcome.refused.items() if refusal == code}
 
 
@@ -48,11 +48,9 @@ class MemberWriter:
         self._context = context
         self._provider = provider
         self._stop = stop
-        name = context.platform.name
-        for action, channel in product(
-            (Action.ADD, Action.REMOVE), Channel
-        ):  # a series that begins at 1 shows no increase
-            telemetry.APPLIED_SECONDS.labels(name, action, channel)
+        # A series that begins at 1 would show no increase.
+        for action, channel in product((Action.ADD, Action.REMOVE), Channel):
+            telemetry.APPLIED_SECONDS.labels(context.platform.name, action, channel)
 
     def apply(self, plan: Plan, work: Work, cohorts: Mapping[int, int]) -> None:
         """Apply a plan for claimed work; `cohorts` are Moodle's ids by ours."""
@@ -78,8 +76,8 @@ class MemberWriter:
         rest = list(items)
         while rest and not self._stop.is_set():
             size = call.batch_size.size  # learns from call to call
-            items, rest = rest[:size], rest[size:]
-            in_flight = self._context.queue.mark_in_flight(items, self._context.clock())
+            some, rest = rest[:size], rest[size:]
+            in_flight = self._context.queue.mark_in_flight(some, self._context.clock())
             if not in_flight:
                 continue
             batch = Batch(gaps={(cohorts[gap.cohort_id], user_id): gap for gap, user_id in in_flight})
