@@ -1,8 +1,13 @@
-"""The newest acceptable snapshot of a topic, or why there is none."""
+"""The newest acceptable snapshot of a topic, or why there is none.
+
+The topic is read twice. The first reading judges every snapshot by its announcement, its counts and its digests, and
+keeps none of its rows. The second one reads the rows of the newest snapshot that passed, and checks them against the
+contract; when they are refused, the rows of the next older one are read.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -13,7 +18,7 @@ from worker.domain.errors import InvalidMessage, PositionLost, Refusal, Snapshot
 from worker.domain.instants import Instant
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope, Unknown
 from worker.formats import cloudevents
-from worker.kafka import Properties, Record
+from worker.kafka import Headers, Properties, Record
 from worker.snapshots.validation import (
     AcceptanceCriteria,
     AcceptanceLimits,
@@ -39,71 +44,64 @@ def latest(
     years: frozenset[int],
     limits: AcceptanceLimits,
 ) -> Snapshot:
-    """Read the topic to its end and give its newest snapshot that can be accepted.
+    """Read the topic to its end and return its newest acceptable snapshot.
 
-    It is whole, agrees with itself, is newer than the one `accepted` last and within the limits, and speaks of no
-    other university than `uais` and of one of `years` at least. A newer one that is refused doesn't hide it.
-    Memory holds the rows of one snapshot (60 MB for 50,000), and some 150 bytes for each row of others that may still
-    be accepted.
+    Such a snapshot is whole and consistent, newer than `accepted` and within the limits; it covers no university
+    besides `uais` and at least one of `years`. A newer one that is refused doesn't hide it.
+    Memory holds the rows of one snapshot (60 MB for 50,000), and some 150 bytes for each row of every snapshot that
+    its announcement doesn't already rule out.
 
-    Raises SnapshotRefused, which says why of each, and BrokerError when the topic can't be read.
+    Raises SnapshotRefused with the reason for each, and BrokerError when the topic can't be read.
     """
-    terms = AcceptanceCriteria(now=now, accepted=accepted, uais=uais, years=years, limits=limits)
+    criteria = AcceptanceCriteria(now=now, accepted=accepted, uais=uais, years=years, limits=limits)
     try:
         return newest(
             lambda: kafka.read_to_end({**AT_THE_END, **properties}, topic),
             lambda: kafka.first_offsets(properties, topic),
-            terms,
+            criteria,
         )
     except PositionLost as error:
         raise _refused_all(SnapshotFault.FORGOTTEN, f"{error}: the topic must keep its messages for longer") from None
 
 
 def newest(
-    records: Callable[[], Iterable[Record]], first_offsets: Callable[[], Mapping[int, int]], terms: AcceptanceCriteria
+    records: Callable[[], Iterable[Record]],
+    first_offsets: Callable[[], Mapping[int, int]],
+    criteria: AcceptanceCriteria,
 ) -> Snapshot:
-    """Judge each snapshot of a topic by itself, newest first; `first_offsets` is asked once `records` have been read.
+    """Return the newest acceptable snapshot among `records`, which are read once more for each candidate.
 
-    Only rows of the newest one are kept. When it turns out to be unacceptable, and an older one does not, the topic is
-    read again for the rows of that one.
+    `first_offsets` is called after each reading. Raises SnapshotRefused when there is no such snapshot.
     """
-    refusals: dict[str, Refusal] = {}
-    wanted: schemas.SnapshotBeginData | None = None
-    while True:
-        reader = _Reader(terms, wanted, refused=refusals)
-        for record in records():
-            reader.read(record)
-        first, wanted = first_offsets(), None
-        for seen in sorted(reader.seen.values(), key=_taken_at, reverse=True):
-            if seen.id in refusals:
-                continue
-            image = reader.image_of(seen)
-            if found := fault(seen, terms, first) or (image and image.fault(terms)):
-                refusals[seen.id] = seen.refusal(found)
-            elif image is None:
-                wanted = seen.announced
-                break
-            else:
-                return image.snapshot(passed_over=tuple(refusals.values()), ignored=reader.ignored)
-        if wanted is None:
-            raise _refused(tuple(refusals.values()))
+    survey = _Survey(criteria)
+    for record in records():
+        survey.read(record)
+    first = first_offsets()
+    refusals: list[Refusal] = []
+    for candidate in survey.newest_first():
+        found = fault(candidate, criteria, first)
+        if found is None:
+            begin = cast("schemas.SnapshotBeginData", candidate.announced)  # without one there is a fault
+            selected = _Selected(begin)
+            for record in records():
+                selected.read(record)
+            found = selected.fault(criteria, first_offsets())
+            if found is None:
+                return selected.snapshot(passed_over=refusals, ignored=survey.ignored)
+        refusals.append(candidate.refusal(found))
+    raise _refused(refusals)
 
 
 def _refused(refusals: Sequence[Refusal]) -> SnapshotRefused:
     if not refusals:
         return _refused_all(SnapshotFault.ABSENT, "there is no snapshot on the topic")
-    said = "\n".join(map(str, refusals[:MOST_REFUSALS]))
+    sentences = "\n".join(map(str, refusals[:MOST_REFUSALS]))
     more = f"\nand {len(refusals) - MOST_REFUSALS} older ones" if len(refusals) > MOST_REFUSALS else ""
-    return SnapshotRefused(f"no snapshot can be accepted:\n{said}{more}", refusals=refusals)
+    return SnapshotRefused(f"no snapshot can be accepted:\n{sentences}{more}", refusals=refusals)
 
 
 def _refused_all(kind: SnapshotFault, sentence: str) -> SnapshotRefused:
     return SnapshotRefused(sentence, refusals=[Refusal(snapshot_id="", fault=kind, sentence=sentence)])
-
-
-def _taken_at(seen: Candidate) -> Instant:
-    """Order snapshots; one whose begin is nowhere to be seen comes last."""
-    return seen.announced.taken_at.timestamp() if seen.announced else 0.0
 
 
 class _ClaimedId(BaseModel):
@@ -111,7 +109,7 @@ class _ClaimedId(BaseModel):
 
 
 class _Claim(BaseModel):
-    """The least of a message: other fields don't matter."""
+    """The snapshot that a message claims to belong to, whatever else it holds."""
 
     data: _ClaimedId
 
@@ -121,10 +119,7 @@ class _NumberedRow(_ClaimedId):
 
 
 class _Row(BaseModel):
-    """What is looked at of each row; all of it is, by the contract, where its rows are kept.
-
-    Rows are the only messages that are numbered.
-    """
+    """What the first reading checks of a row. Rows are the only messages that are numbered."""
 
     data: _NumberedRow
 
@@ -136,140 +131,170 @@ def _numbered(document: bytes) -> _NumberedRow | None:
         return None
 
 
-_said = itemgetter(*(index for index, name in enumerate(EnrolmentChange._fields) if name != "origin"))
-"""All that a row tells."""
+def _claimed_id(document: bytes) -> str | None:
+    try:
+        return _Claim.model_validate_json(document).data.snapshot_id
+    except ValidationError:
+        return None
 
 
-class _Image:
-    """The rows of one snapshot, as they come."""
+def _document(value: bytes, headers: Headers) -> bytes | None:
+    """Return a message as one JSON document, or None where it is none."""
+    try:
+        return cloudevents.structured(value, dict(headers))
+    except InvalidMessage:
+        return None
 
-    def __init__(self, seen: Candidate, begin: schemas.SnapshotBeginData) -> None:
-        self.seen = seen
-        self.name = seen.id.encode()
-        """As most messages write it, so that those of others are known without a look at all of them."""
-        self.begin = begin
-        self.messages = 0
-        self.taken_at = begin.taken_at.timestamp()
-        self.scope = SnapshotScope(
+
+def _problems(error: ValidationError) -> Sequence[str]:
+    return [f"{field}: {kind}" for field, kind in schemas.problems(error)]
+
+
+class _Survey:
+    """The first reading: a candidate for each snapshot that the topic holds a message of."""
+
+    def __init__(self, criteria: AcceptanceCriteria) -> None:
+        self.ignored = 0
+        """Messages that belong to no snapshot."""
+        self._criteria = criteria
+        self._candidates: dict[str, Candidate] = {}
+        self._ruled_out: set[str] = set()
+        """Snapshots whose announcement is refused: their rows are neither counted nor hashed."""
+
+    def read(self, record: Record) -> None:
+        """Note a message; one that can't be read counts against the snapshot whose id it bears."""
+        if record.value is None or (document := _document(record.value, record.headers)) is None:
+            self.ignored += 1
+        elif row := _numbered(document):
+            if row.snapshot_id not in self._ruled_out:
+                self._candidate(row.snapshot_id).row(record.partition, row.row, record.value)
+        else:
+            self._read_unnumbered(record, document)
+
+    def _read_unnumbered(self, record: Record, document: bytes) -> None:
+        try:
+            event = schemas.SNAPSHOT_EVENTS.validate_json(document)
+        except ValidationError as error:
+            snapshot_id = _claimed_id(document)
+            if snapshot_id is None:
+                self.ignored += 1
+            else:
+                self._candidate(snapshot_id).unreadable(record.origin, _problems(error))
+            return
+        candidate = self._candidate(event.data.snapshot_id)
+        _note_limits(candidate, record, event)
+        if isinstance(event, schemas.SnapshotBegin) and announced_fault(event.data, self._criteria):
+            self._ruled_out.add(candidate.id)
+
+    def newest_first(self) -> Sequence[Candidate]:
+        """Return the candidates in the order in which they are judged; those without a begin come last."""
+        return sorted(self._candidates.values(), key=_taken_at, reverse=True)
+
+    def _candidate(self, snapshot_id: str) -> Candidate:
+        if snapshot_id not in self._candidates:
+            self._candidates[snapshot_id] = Candidate(snapshot_id)
+        return self._candidates[snapshot_id]
+
+
+def _taken_at(candidate: Candidate) -> Instant:
+    return candidate.announced.taken_at.timestamp() if candidate.announced else 0.0
+
+
+def _note_limits(candidate: Candidate, record: Record, event: schemas.SnapshotEvent) -> None:
+    """Note on a candidate where it begins or ends."""
+    match event:
+        case schemas.SnapshotBegin(data=data):
+            candidate.begin(record.partition, record.offset, data)
+        case schemas.SnapshotEnd(data=data):
+            candidate.end(record.partition, data)
+
+
+_facts = itemgetter(*(index for index, name in enumerate(EnrolmentChange._fields) if name != "origin"))
+"""All that a row states."""
+
+
+class _Selected:
+    """The second reading: one snapshot, its messages checked against the contract, and its rows.
+
+    It is judged afresh: the topic may have lost or gained messages since the first reading.
+    """
+
+    def __init__(self, begin: schemas.SnapshotBeginData) -> None:
+        self._begin = begin
+        self._candidate = Candidate(begin.snapshot_id)
+        self._candidate.announced = begin
+        self._name = begin.snapshot_id.encode()
+        self._taken_at = begin.taken_at.timestamp()
+        self._scope = SnapshotScope(
             uais=frozenset(begin.scope.uais),
             academic_years=frozenset(begin.scope.academic_years),
             etapes=tuple(sorted({*begin.scope.etapes})) if begin.scope.etapes else None,
         )
-        self.contents = Contents(self.scope, begin.system)
-        self.rows: list[EnrolmentChange] = []
-        self.unknown: list[schemas.UnknownRow] = []
+        self._contents = Contents(self._scope, begin.system)
+        self._rows: list[EnrolmentChange] = []
+        self._unknown: list[schemas.UnknownRow] = []
 
-    def tell(self, event: schemas.SnapshotEvent, partition: int) -> None:
-        """Keep a row; of those that tell one enrolment, the first."""
-        self.messages += 1
-        if isinstance(event, schemas.SnapshotUnknown):
-            self.unknown.append(event.data.unknown)
-        elif isinstance(event, schemas.SnapshotEnrolment):
-            enrolment = event.data.enrolment
-            origin = f"snapshot {self.seen.id}[{partition}]#{event.data.row}"
-            row = cloudevents.enrolment(
-                enrolment, version=enrolment.version or 0, changed_at=self.taken_at, origin=origin
-            )
-            if self.contents.add(enrolment, hash(_said(row))):
-                self.rows.append(row)
+    def read(self, record: Record) -> None:
+        """Note a message if it belongs to this snapshot."""
+        if record.value is None or (document := _document(record.value, record.headers)) is None:
+            return
+        if not self._may_name(document):
+            return
+        try:
+            event = schemas.SNAPSHOT_EVENTS.validate_json(document)
+        except ValidationError as error:
+            if _claimed_id(document) == self._candidate.id:
+                self._candidate.unreadable(record.origin, _problems(error))
+            return
+        if event.data.snapshot_id != self._candidate.id:
+            return
+        match event:
+            case schemas.SnapshotEnrolment(data=data) | schemas.SnapshotUnknown(data=data):
+                if self._candidate.row(record.partition, data.row, record.value):
+                    self._add(data, record.partition)
+            case _:
+                _note_limits(self._candidate, record, event)
 
-    def fault(self, terms: AcceptanceCriteria) -> Fault | None:
-        """Find what is wrong with the rows."""
-        return self.contents.fault() or self.contents.shrinkage(terms.accepted, terms.limits)
+    def _may_name(self, document: bytes) -> bool:
+        """Return whether a message may be of this snapshot: JSON writes its id as it is, or with a backslash."""
+        return self._name in document or b"\\" in document
+
+    def _add(self, data: schemas.SnapshotEnrolmentData | schemas.SnapshotUnknownData, partition: int) -> None:
+        """Keep a row; of those about one enrolment, the first."""
+        if isinstance(data, schemas.SnapshotUnknownData):
+            self._unknown.append(data.unknown)
+            return
+        row = cloudevents.enrolment(
+            data.enrolment,
+            version=data.enrolment.version or 0,
+            changed_at=self._taken_at,
+            origin=f"snapshot {data.snapshot_id}[{partition}]#{data.row}",
+        )
+        if self._contents.add(data.enrolment, hash(_facts(row))):
+            self._rows.append(row)
+
+    def fault(self, criteria: AcceptanceCriteria, first_offsets: Mapping[int, int]) -> Fault | None:
+        """Return why the snapshot or its rows are refused."""
+        return (
+            fault(self._candidate, criteria, first_offsets)
+            or self._contents.fault()
+            or self._contents.shrinkage(criteria.accepted, criteria.limits)
+        )
 
     def snapshot(self, *, passed_over: Sequence[Refusal], ignored: int) -> Snapshot:
-        """Give what is accepted."""
-        students = (row.student_id for row in self.unknown)
-        enrolments = (row.enrolment_id for row in self.unknown)
+        """Return what is accepted."""
+        students = (row.student_id for row in self._unknown)
+        enrolments = (row.enrolment_id for row in self._unknown)
         return Snapshot(
-            id=self.seen.id,
-            taken_at=self.taken_at,
-            system=self.begin.system,
-            scope=self.scope,
-            rows=self.rows,
+            id=self._candidate.id,
+            taken_at=self._taken_at,
+            system=self._begin.system,
+            scope=self._scope,
+            rows=self._rows,
             unknown=Unknown(
                 students=frozenset(student for student in students if student is not None),
                 enrolments=frozenset(enrolment for enrolment in enrolments if enrolment is not None),
             ),
-            passed_over=passed_over,
+            passed_over=tuple(passed_over),
             ignored=ignored,
         )
-
-
-class _Reader:
-    """What the topic holds, by snapshot, and the rows of the newest that may be accepted, or of the one `wanted`."""
-
-    def __init__(
-        self, terms: AcceptanceCriteria, wanted: schemas.SnapshotBeginData | None, *, refused: Iterable[str]
-    ) -> None:
-        self.seen: dict[str, Candidate] = {}
-        self._terms = terms
-        self._refused = {*refused}  # also by what they announce: their rows needn't be looked at
-        self.ignored = 0
-        self._wanted = wanted
-        self._image = _Image(self._of(wanted.snapshot_id), wanted) if wanted else None
-
-    def read(self, record: Record) -> None:
-        """Take note of a message; one that can't be read counts against the snapshot whose id it bears."""
-        if record.value is None:
-            self.ignored += 1
-            return
-        try:
-            document = cloudevents.structured(record.value, dict(record.headers))
-        except InvalidMessage:
-            self.ignored += 1
-            return
-        names_kept = self._image is not None and self._image.name in document
-        row: _NumberedRow | schemas.SnapshotEnrolmentData | schemas.SnapshotUnknownData | None
-        row = None if names_kept else _numbered(document)
-        event = self._event(record, document) if row is None else None
-        match event:
-            case schemas.SnapshotBegin(data=data):
-                self._begin(record, data)
-            case schemas.SnapshotEnd(data=data):
-                self._of(data.snapshot_id).end(record.partition, data)
-            case schemas.SnapshotEnrolment(data=data) | schemas.SnapshotUnknown(data=data):
-                row = data
-        if row is None:
-            return
-        seen = self._of(row.snapshot_id)
-        if seen.id in self._refused or not seen.row(record.partition, row.row, record.value):
-            return
-        if self._image is not None and self._image.seen is seen:
-            event = event or self._event(record, document)  # JSON may write the same name in other ways
-            if event is not None:
-                self._image.tell(event, record.partition)
-
-    def _begin(self, record: Record, data: schemas.SnapshotBeginData) -> None:
-        seen = self._of(data.snapshot_id)
-        seen.begin(record.partition, record.offset, data)
-        if announced_fault(data, self._terms):
-            self._refused.add(seen.id)
-        elif self._wanted is None and (self._image is None or data.taken_at > self._image.begin.taken_at):
-            self._image = _Image(seen, data)
-
-    def _event(self, record: Record, document: bytes) -> schemas.SnapshotEvent | None:
-        """Give what a message is by the contract; None, and a note of it, when it breaks that."""
-        try:
-            return schemas.SNAPSHOT_EVENTS.validate_json(document)
-        except ValidationError as error:
-            try:
-                claim = _Claim.model_validate_json(document)
-            except ValidationError:
-                self.ignored += 1
-            else:
-                said = [f"{field}: {kind}" for field, kind in schemas.problems(error)]
-                self._of(claim.data.snapshot_id).unreadable(record.origin, said)
-            return None
-
-    def _of(self, snapshot_id: str) -> Candidate:
-        if snapshot_id not in self.seen:
-            self.seen[snapshot_id] = Candidate(snapshot_id)
-        return self.seen[snapshot_id]
-
-    def image_of(self, seen: Candidate) -> _Image | None:
-        """Give a snapshot's rows, if all were kept: not those of an older one, nor what came before its begin."""
-        image = self._image
-        if image is None or image.seen is not seen or image.begin != seen.announced:
-            return None
-        return image if image.messages == sum(map(len, seen.rows.values())) else None
