@@ -126,7 +126,7 @@ def test_nothing_is_sent_of_a_file_that_is_not_whole(here: Installation, tmp_pat
         ([*whole[:4], whole[4][:-9]], [], "1 of 5 rows can't be read, the first on line 5: value: json_invalid (1)"),
         (whole, ["--count", "6"], "the file has 5 rows, and 6 were asked for"),
         ([*table, "#rows;6"], [], "the file has 5 rows, and 6 were in its trailer"),
-        ([*table, table[1].replace("paid", "due")], [], "enrolments are told twice, differently (1)"),
+        ([*table, table[1].replace("paid", "due")], [], "enrolments occur twice with different contents (1)"),
         (table, ["--years", "2025"], "rows lie outside its scope, by their academic_year (5)"),
         (table[:1], [], "the source has no row at all"),
     ):  # fmt: skip

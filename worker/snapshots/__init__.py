@@ -1,6 +1,6 @@
-"""Complete images of all enrolments on a topic: published whole, accepted only if whole.
+"""Complete snapshots of all enrolments on a topic: published whole, accepted only when whole.
 
-`judge` says what is wrong with one, purely; `latest` reads the topic; `collect` and `Publisher` write to it.
+`collect` and `Publisher` write one; `latest` reads the topic and returns the newest one that can be accepted.
 """
 
 from worker.snapshots.publisher import CollectedSnapshot, Publisher, collect, new_id

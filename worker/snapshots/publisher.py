@@ -1,4 +1,4 @@
-"""A snapshot to the topic: first gathered and looked at, then sent; an end follows only when every row is there."""
+"""Publish a snapshot: collect and check its rows first, then send them; an end follows only when every row is there."""
 
 import tempfile
 from collections import Counter
@@ -24,19 +24,19 @@ _KIND = "fr.etape-cohorts.snapshot.{}.v1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedSnapshot:
-    """Rows that were read whole and lie within their scope, in a file; `repeated` were left out."""
+    """All rows of a source, within their scope, in a temporary file. Repeated rows are left out and counted."""
 
     system: str
     scope: SnapshotScope
     rows: int
-    """Enrolments, by and by year below; `unknown` ones come on top."""
+    """Enrolments; those of `unknown` come on top."""
     rows_by_year: dict[int, int]
     components: Counter[tuple[int, str]]
-    """Enrolments by year and code of component, which is empty where the source doesn't say it."""
+    """Enrolments by year and code of component, which is empty where the source has none."""
     etapes: Counter[str]
     repeated: int
     unknown: Counter[str]
-    """What the source could not tell, by reason."""
+    """Rows of what the source doesn't know, by reason."""
     file: IO[bytes]
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class CollectedSnapshot:
         return self.rows + self.unknown.total()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Give the rows of both kinds as JSON."""
+        """Yield the rows of both kinds as JSON."""
         self.file.seek(0)
         return iter(self.file)
 
@@ -54,17 +54,17 @@ def collect(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope) -> Iterat
     """Read a source to its end, into a temporary file that lasts as long as the `with`.
 
     Raises SourceIncomplete when there is no row, when rows lie outside the scope or come from several systems, when
-    two of them tell one enrolment differently, and whenever the source itself does. Memory holds some 200 bytes a row.
+    two rows of one enrolment differ, and whenever the source itself does. Memory holds some 200 bytes a row.
     """
     with tempfile.TemporaryFile() as file:
         try:
-            image = _gathered(rows, scope, file)
+            snapshot = _collected(rows, scope, file)
         except SourceIncomplete as error:
             raise SourceIncomplete(f"{error}: nothing was published") from None
-        yield image
+        yield snapshot
 
 
-def _gathered(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope, file: IO[bytes]) -> CollectedSnapshot:
+def _collected(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope, file: IO[bytes]) -> CollectedSnapshot:
     contents = Contents(scope)
     unknown: Counter[str] = Counter()
     components: Counter[tuple[int, str]] = Counter()
@@ -99,14 +99,15 @@ def _gathered(rows: Iterable[schemas.SnapshotRow], scope: SnapshotScope, file: I
 
 
 def new_id(system: str, taken_at: datetime) -> str:
-    """Give an id that no other snapshot has."""
+    """Return an id that no other snapshot has."""
     return f"{system}-{taken_at:%Y%m%dT%H%M%S}-{token_hex(4)}"
 
 
 class Publisher:
-    """Sends snapshots to a topic, which is looked for at once, before a source is read that may take minutes.
+    """Sends snapshots to a topic.
 
-    The cluster is met meanwhile. Raises BrokerError when the topic doesn't exist or Kafka doesn't answer.
+    The topic is looked up at once, before a source is read, which may take minutes. Raises BrokerError when it
+    doesn't exist or Kafka doesn't answer.
     """
 
     def __init__(self, properties: Properties, topic: str) -> None:
@@ -116,40 +117,40 @@ class Publisher:
 
     def publish(
         self,
-        image: CollectedSnapshot,
+        snapshot: CollectedSnapshot,
         *,
         snapshot_id: str,
         taken_at: datetime,
         progress: Callable[[Iterable[bytes]], Iterable[bytes]] = iter,
     ) -> None:
-        """Send a snapshot; `progress` is given the rows and gives them back.
+        """Send a snapshot; `progress` receives the rows and passes them on.
 
-        With the same id, image and instant the same bytes are sent. Raises BrokerError when Kafka did not acknowledge
+        The same id, rows and instant give the same bytes. Raises BrokerError when Kafka did not acknowledge
         everything: what was sent has no end, and nobody accepts it.
         """
-        messages = Messages(image, snapshot_id=snapshot_id, taken_at=taken_at, partitions=self.partitions)
-        for part in (messages.begins(), messages.rows(progress(image)), messages.ends()):
+        messages = Messages(snapshot, snapshot_id=snapshot_id, taken_at=taken_at, partitions=self.partitions)
+        for part in (messages.begins(), messages.rows(progress(snapshot)), messages.ends()):
             self._producer.send_to(self._topic, part)
 
 
 class Messages:
-    """The messages of a snapshot, as (partition, key, value, headers), to be made in this order."""
+    """The messages of a snapshot, as (partition, key, value, headers), to be built in the order of the methods."""
 
-    def __init__(self, image: CollectedSnapshot, *, snapshot_id: str, taken_at: datetime, partitions: int) -> None:
+    def __init__(self, snapshot: CollectedSnapshot, *, snapshot_id: str, taken_at: datetime, partitions: int) -> None:
         self._id = snapshot_id
-        self._image = image
+        self._snapshot = snapshot
         self._taken_at = taken_at.isoformat()
         self._partitions = partitions
         self._rows: Counter[int] = Counter()
         self._digests: Counter[int] = Counter()
 
     def begins(self) -> Iterator[tuple[int, None, bytes, Headers]]:
-        """Announce it in every partition."""
-        scope = self._image.scope
+        """Build the begin of every partition."""
+        scope = self._snapshot.scope
         data = {
             "taken_at": self._taken_at,
             "partitions": self._partitions,
-            "system": self._image.system,
+            "system": self._snapshot.system,
             "scope": {
                 "uais": sorted(scope.uais),
                 "academic_years": sorted(scope.academic_years),
@@ -160,13 +161,13 @@ class Messages:
             yield partition, None, self._message("begin", f"{partition}/begin", data), STRUCTURED_HEADERS
 
     def rows(self, rows: Iterable[bytes]) -> Iterator[tuple[int, bytes, bytes, Headers]]:
-        """Tell the rows of the image; those of one student share a partition."""
+        """Build the messages of the rows; those of one student share a partition."""
         for row in rows:
-            told = orjson.loads(row)
-            if "reason" in told:
-                kind, key = "unknown", (told.get("student_id") or told["enrolment_id"]).encode()
+            content = orjson.loads(row)
+            if "reason" in content:
+                kind, key = "unknown", (content.get("student_id") or content["enrolment_id"]).encode()
             else:
-                kind, key = "enrolment", told["student"]["student_id"].encode()
+                kind, key = "enrolment", content["student"]["student_id"].encode()
             partition = crc32(key) % self._partitions
             number = self._rows[partition]
             value = self._message(kind, f"{partition}/{number}", {"row": number, kind: orjson.Fragment(row.rstrip())})
@@ -175,7 +176,7 @@ class Messages:
             yield partition, key, value, STRUCTURED_HEADERS
 
     def ends(self) -> Iterator[tuple[int, None, bytes, Headers]]:
-        """Count what `rows` told, in every partition."""
+        """Build the end of every partition, with the counts and digests of what `rows` built."""
         for partition in range(self._partitions):
             text = digest_text(self._digests[partition])
             data = {"rows": self._rows[partition], "digest": text, "total": self._rows.total()}
@@ -186,7 +187,7 @@ class Messages:
             {
                 "specversion": "1.0",
                 "id": f"{self._id}/{name}",
-                "source": f"urn:etape-cohorts:{self._image.system}",
+                "source": f"urn:etape-cohorts:{self._snapshot.system}",
                 "type": _KIND.format(kind),
                 "time": self._taken_at,
                 "data": {"snapshot_id": self._id, **data},

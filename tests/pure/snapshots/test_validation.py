@@ -240,7 +240,7 @@ def test_the_one_that_was_accepted_last() -> None:
     last = accepted({2026: 3}, "apogee-1", taken_at=TAKEN_AT)
     assert refused(sent(rows(3), "apogee-1"), replace(TERMS, accepted=last)) == (
         SnapshotFault.NOT_NEWER,
-        "it is the one that was accepted last, taken at 2026-09-01T05:10:00Z" + WHEN,
+        "it is the last accepted one, taken at 2026-09-01T05:10:00Z" + WHEN,
     )
 
 
@@ -249,19 +249,17 @@ def test_one_that_is_not_newer(older: float) -> None:
     last = accepted({2026: 3}, "apogee-9", taken_at=TAKEN_AT + older)
     fault, sentence = refused(sent(rows(3)), replace(TERMS, accepted=last))
     assert fault is SnapshotFault.NOT_NEWER
-    said = (
-        f"it is not newer than apogee-9, the one that was accepted last, taken at 2026-09-01T05:1{older // 60:.0f}:00Z"
-    )
+    said = f"it is not newer than apogee-9, the last accepted one, taken at 2026-09-01T05:1{older // 60:.0f}:00Z"
     assert sentence == said + WHEN
 
 
 def test_one_from_the_future() -> None:
     fault, sentence = refused(sent(rows(3), taken_at=NOW + 7_260))
     assert fault is SnapshotFault.FUTURE
-    said = "it says that it was taken 2 h 01 min from now: look at its producer's clock"
+    said = "it was taken 2 h 01 min in the future: check its producer's clock"
     assert sentence == said + " (taken at 2026-09-01T08:11:00Z)"
     fault, sentence = refused(sent(rows(3), taken_at=NOW + 120))
-    assert sentence.startswith("it says that it was taken 2 min from now")
+    assert sentence.startswith("it was taken 2 min in the future")
 
 
 def test_one_that_is_too_old() -> None:
@@ -276,13 +274,13 @@ def test_one_that_is_too_old() -> None:
 
 def test_one_of_another_university() -> None:
     scope = replace(SCOPE, uais=frozenset({UAI, FOREIGN_UAI}))
-    said = "it speaks of 0751717J, and the settings only of 0141408E" + WHEN
+    said = "it covers 0751717J, and the settings only 0141408E" + WHEN
     assert refused(sent([row(1)], scope=scope)) == (SnapshotFault.SCOPE, said)
 
 
 def test_one_of_another_year() -> None:
     scope = replace(SCOPE, academic_years=frozenset({2024, 2025}))
-    said = "it speaks of 2024, 2025 only, and the active years are 2026" + WHEN
+    said = "it covers 2024, 2025 only, and the active years are 2026" + WHEN
     assert refused(sent([row(1, year=2025)], scope=scope)) == (SnapshotFault.SCOPE, said)
 
 
@@ -399,14 +397,14 @@ def test_begins_that_differ() -> None:
     messages = sent(rows(9))
     [begin] = of("begin", messages, 2)
     assert contradiction(changed(messages, begin, but(begin, partitions=2))) == (
-        "a begin in partition 2 announces something else than an earlier one"
+        "a begin in partition 2 announces something other than an earlier one"
     )
 
 
 def test_an_id_that_is_used_again_for_another_image() -> None:
     again = sent(rows(9), taken_at=TAKEN_AT + 60)
     assert contradiction([*sent(rows(9)), *again]) == (
-        "a begin in partition 0 announces something else than an earlier one"
+        "a begin in partition 0 announces something other than an earlier one"
     )
 
 
@@ -415,7 +413,7 @@ def test_a_row_that_is_there_twice_differently() -> None:
     other = but(
         of("enrolment", messages)[4], enrolment=orjson.loads(of("enrolment", messages)[5][2])["data"]["enrolment"]
     )
-    assert contradiction([*messages, other]) == "row 4 of partition 0 is there twice, differently"
+    assert contradiction([*messages, other]) == "row 4 of partition 0 occurs twice with different contents"
 
 
 def test_a_row_that_was_changed_on_the_way() -> None:
@@ -423,7 +421,7 @@ def test_a_row_that_was_changed_on_the_way() -> None:
     told = of("enrolment", messages)[4]
     other = orjson.loads(told[2])["data"]["enrolment"] | {"status": "cancelled"}
     assert contradiction(changed(messages, told, but(told, enrolment=other))) == (
-        "the 9 rows of partition 0 don't give the digest of its end"
+        "the 9 rows of partition 0 don't match the digest in its end"
     )
 
 
@@ -456,7 +454,7 @@ def test_an_enrolment_that_is_told_twice_differently() -> None:
     other = orjson.loads(first[2])["data"]["enrolment"] | {"payment": "due"}
     again = but(second, enrolment=other)
     assert contradiction([begin, first, again, but(end, digest=digest_of([first, again]))]) == (
-        "enrolments are told twice, differently (1)"
+        "enrolments occur twice with different contents (1)"
     )
 
 
@@ -493,8 +491,8 @@ def shrunk(before: AcceptedSnapshot, told: int = 89, **more: Any) -> tuple[Snaps
 
 def test_one_that_shrank_beyond_the_limit() -> None:
     said = (
-        "the year 2026 has 89 rows, 11.0 % fewer than the 100 of apogee-0: at most 10 % are allowed; "
-        "if it is true, raise snapshot.max_shrink_percent for once"
+        "the year 2026 has 89 rows, 11.0 % fewer than the 100 of apogee-0: at most 10 % is allowed; "
+        "if that is right, raise snapshot.max_shrink_percent once"
     )
     assert shrunk(accepted({2026: 100})) == (SnapshotFault.SHRUNK, said + WHEN)
 
@@ -624,7 +622,7 @@ def test_any_change_of_a_row_on_the_way_is_found_out(messages: list[Sent], data:
     [
         ([], "the source has no row at all: nothing was published"),
         ([row(1), row(2, year=2025)], "rows lie outside its scope, by their academic_year (1): nothing was published"),
-        ([row(1), row(1, payment="due")], "enrolments are told twice, differently (1): nothing was published"),
+        ([row(1), row(1, payment="due")], "enrolments occur twice with different contents (1): nothing was published"),
         (
             [row(1), row(2, source={"system": "supann", "uai": UAI})],
             "rows lie outside its scope, by their source.system (1): nothing was published",

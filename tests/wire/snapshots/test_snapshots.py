@@ -350,7 +350,7 @@ def test_a_snapshot_of_another_university_and_one_that_is_not_newer_are_refused(
     properties: Properties, snapshots_topic: str
 ) -> None:
     publish(properties, snapshots_topic, 20)
-    with pytest.raises(SnapshotRefused, match="it speaks of 0141408E, and the settings only of 0751717J"):
+    with pytest.raises(SnapshotRefused, match="it covers 0141408E, and the settings only 0751717J"):
         latest(properties, snapshots_topic, uais=["0751717J"])
     last = accepted({YEAR: 20}, "apogee-1", taken_at=TAKEN_AT.timestamp())
     assert refused(properties, snapshots_topic, last=last)[0] is SnapshotFault.NOT_NEWER
