@@ -225,7 +225,7 @@ def test_check_warns_when_it_may_not_look_at_settings(secured: SecuredKafka, coh
     sees = [right for right in RIGHTS["check"] if right.operation == "Describe"]
     code, said = cohorts(somebody(secured, sees), "check")
     assert code == 0
-    assert "warning kafka topics: Kafka does not tell the settings of topics: TOPIC_AUTHORIZATION_FAILED" in said
+    assert "warning kafka topics: Kafka does not return the settings of topics: TOPIC_AUTHORIZATION_FAILED" in said
 
 
 def test_acls_prints_the_rights_of_a_command_for_kafkas_own_program(cohorts: Command) -> None:

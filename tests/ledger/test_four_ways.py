@@ -1,6 +1,5 @@
 """The same university through every way in desires the same memberships, byte for byte."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -99,14 +98,14 @@ def test_through_change_capture(ledger: Ledger) -> None:
 def test_through_the_directory(ledger: Ledger, slapd: Slapd) -> None:
     base = slapd.branch(ldif(after_the_day(), "{base}"))
     directory = source(settings(**slapd.settings(base).model_dump()), "it")
-    snap(ledger, directory.read(SCOPE, Counter()))
+    snap(ledger, directory.read(SCOPE))
     assert desired(ledger) == written(after_the_day().truth())
 
 
 def test_through_the_database_of_apogee(ledger: Ledger, postgres: Postgres) -> None:
     with postgres.database() as url, apogee_database(url) as apogee:
         apogee.load(after_the_day())
-        snap(ledger, source(settings(kind="sql", url=url), "it").read(SCOPE, Counter()))
+        snap(ledger, source(settings(kind="sql", url=url), "it").read(SCOPE))
     assert desired(ledger) == written(after_the_day().truth())
 
 
@@ -116,5 +115,5 @@ def test_through_a_file_and_the_messages_of_merges_which_no_row_tells(ledger: Le
     file = tmp_path / "enrolments.jsonl"
     rows = after_the_day().snapshot_rows()
     file.write_bytes(b"".join(row + b"\n" for row in rows if orjson.loads(row)["academic_year"] == 2026))
-    snap(ledger, source(settings(kind="file", path=file), "it").read(SCOPE, Counter()))
+    snap(ledger, source(settings(kind="file", path=file), "it").read(SCOPE))
     assert desired(ledger) == written(after_the_day().truth())

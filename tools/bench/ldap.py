@@ -4,7 +4,6 @@ import os
 import statistics
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -79,7 +78,7 @@ def _publish(pipe: Connection, ours: Settings) -> None:
     scope = SnapshotScope(uais=ours.uais, academic_years=ours.active_years)
     started, taken_at = time.perf_counter(), datetime.now(UTC)
     publisher = snapshots.Publisher(ours.kafka.properties(), ours.kafka.snapshots)
-    with snapshots.collect(source(ours, "directory").read(scope, Counter()), scope) as image:
+    with snapshots.collect(source(ours, "directory").read(scope), scope) as image:
         read = time.perf_counter() - started
         name = snapshots.new_id(image.system, taken_at)
         publisher.publish(image, snapshot_id=name, taken_at=taken_at)

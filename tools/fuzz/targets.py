@@ -25,7 +25,7 @@ from worker.settings.sources import LdapSourceSettings
 from worker.snapshots import AcceptanceCriteria
 from worker.snapshots.reader import newest
 from worker.sources import files
-from worker.sources.directory import known_again
+from worker.sources.directory import recognised
 from worker.sources.supann import Supann
 from worker.sources.tables import CsvForm
 from worker.sources.watch import changes
@@ -105,10 +105,10 @@ def entries(case: bytes) -> None:
             composite=composite, etape_separator="_", component_prefix="HS_",
         )  # fmt: skip
         form = supann_form(chosen, uai=UAI, uais=frozenset({UAI}))
-        told = Supann(form).tell(attributes)
-        assert len(told.rows) + len(told.unknown) + told.left_out.total() or "supannetuid" in attributes
+        told = Supann(form).read(attributes)
+        assert len(told.rows) + len(told.unknown) + len(told.left_out) or "supannetuid" in attributes
         try:
-            known = known_again(attributes)
+            known = recognised(attributes)
             changes.instant(known.csn)
         except SourceIncomplete as error:
             _sayable(error)
@@ -117,9 +117,9 @@ def entries(case: bytes) -> None:
             uuid=known.uuid, csn=known.csn, terms="", version=0,
             student_id=told.rows[0].student.student_id if told.rows else None, rows=changes.written(told.rows),
         )  # fmt: skip
-        new = changes.changes({}, {"1": entry}, highest=1, at=NOW, years=frozenset({2026}))
-        assert len(new.told) == len(told.rows)
-        for change in new.told:
+        new = changes.compare({}, {"1": entry}, highest=1, at=NOW, years=frozenset({2026}))
+        assert len(new.changes) == len(told.rows)
+        for change in new.changes:
             key, said = changes.message("directory", change)
             assert key.decode() == told.rows[0].student.student_id
             Native().read(value=said, headers=(), origin="enrolments[0]@1")

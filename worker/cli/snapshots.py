@@ -92,13 +92,13 @@ def publish(
             "a file needs --taken-at, the time when its export began; other sources are read now and take none"
         )
     taken_at = taken_at or datetime.now(UTC)
-    left_out: Counter[str] = Counter()
     topic = settings.kafka.snapshots
     publisher = None if dry_run else snapshots.Publisher(settings.kafka.properties(), topic)
-    with snapshots.collect(_counted(origin.read(scope, left_out)), scope) as image:
+    reading = origin.read(scope)
+    with snapshots.collect(_counted(reading), scope) as image:
         if publisher is None:
             _show(image)
-            say(f"{_said(image, left_out)}: whole, and not sent")
+            say(f"{_said(image, reading.left_out)}: whole, and not sent")
             return
         snapshot_id = snapshots.new_id(image.system, taken_at)
         publisher.publish(
@@ -107,7 +107,8 @@ def publish(
             taken_at=taken_at,
             progress=lambda rows: track(rows, topic, total=len(image), disable=not out.is_terminal),
         )
-    say(f"{_said(image, left_out)}: published to {topic} over {publisher.partitions} partitions as {snapshot_id}")
+    counts = _said(image, reading.left_out)
+    say(f"{counts}: published to {topic} over {publisher.partitions} partitions as {snapshot_id}")
 
 
 def _counted(rows: Iterable[SnapshotRow]) -> Iterator[SnapshotRow]:

@@ -39,6 +39,6 @@ def watch(
 
 
 def _said(found: PollResult) -> str:
-    told = ", ".join(f"{number} {kind}" for kind, number in sorted(found.told.items())) or "nothing"
+    told = ", ".join(f"{number} {kind}" for kind, number in sorted(found.published.items())) or "nothing"
     missed = f", {found.missed} missed, who have left if the next look misses them too" if found.missed else ""
     return f"{found.entries} entries, {found.read} of them new or changed{missed}; told: {told}"

@@ -1,4 +1,4 @@
-"""Change capture from APOGÉE: the envelopes of Debezium as an input format of topics."""
+"""The formats of messages on topics: bytes become changes."""
 
 from worker.formats.debezium import Debezium
 

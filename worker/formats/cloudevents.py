@@ -25,7 +25,7 @@ from worker.domain.states import Payment, Status
 
 _STRUCTURED = b"application/cloudevents+json"
 STRUCTURED_HEADERS = (("content-type", _STRUCTURED),)
-"""Headers of a message that we send: the structured form."""
+"""Headers of the messages that we send: the structured form."""
 _JSON = (b"", b"application/json")
 _MAGIC = b"\x00"
 MOST_AHEAD_SECONDS = 86_400.0
@@ -40,10 +40,10 @@ class Format(Protocol):
     """How the messages of a topic are read."""
 
     def read(self, *, value: bytes | None, headers: Headers, origin: str) -> Sequence[Change]:
-        """Read one message, which may say nothing that counts; raises InvalidMessage as `parse` does."""
+        """Read one message, which may hold no change; raises InvalidMessage as `parse` does."""
 
     def letter(self, value: bytes | None) -> bytes | None:
-        """Give what is kept of a message that can't be read."""
+        """Return what a dead letter keeps of a message."""
 
 
 class Native:
@@ -54,7 +54,7 @@ class Native:
         return (parse(value=value, headers=headers, origin=origin),)
 
     def letter(self, value: bytes | None) -> bytes | None:
-        """Keep all of it: the contract has no place for what must not be kept."""
+        """Return all of it: the contract has no field for what must not be kept."""
         return value
 
 
@@ -75,19 +75,19 @@ def parse(*, value: bytes | None, headers: Headers = (), origin: str) -> Change:
     raise InvalidMessage(*(Problem(field, kind) for field, kind in problems))
 
 
-def check_instants(said: Iterable[Change], now: Instant) -> None:
-    """Raise InvalidMessage when something is said to become true in more than a day.
+def check_instants(changes: Iterable[Change], now: Instant) -> None:
+    """Raise InvalidMessage when a change is dated more than a day ahead.
 
-    No snapshot, and no message that is dated right, could overrule it before that day.
+    No snapshot, and no message with a right date, could overrule it before that day.
     """
-    for change in said:
+    for change in changes:
         dated = change.enrolment if isinstance(change, PersonEnrolled) else change
         if not isinstance(dated, Tombstone) and dated.changed_at > now + MOST_AHEAD_SECONDS:
             raise InvalidMessage(Problem("time", "in_the_future"))
 
 
 def structured(value: bytes, headers: Mapping[str, bytes | None]) -> bytes:
-    """Give a message as one CloudEvents JSON document, whatever form it came in; raises InvalidMessage."""
+    """Return a message as one CloudEvents JSON document, whatever form it came in; raises InvalidMessage."""
     document = unframed(value)
     media_type = (headers.get("content-type") or b"").partition(b";")[0].strip().lower()
     if media_type == _STRUCTURED:
@@ -99,7 +99,7 @@ def structured(value: bytes, headers: Mapping[str, bytes | None]) -> bytes:
 
 
 def unframed(value: bytes) -> bytes:
-    """Take away what a Confluent serializer puts before the JSON."""
+    """Remove what a Confluent serializer puts before the JSON."""
     return value[_FRAME:] if value.startswith(_MAGIC) else value
 
 
@@ -117,7 +117,7 @@ def _joined(attributes: Mapping[str, bytes], data: bytes) -> bytes:
 
 
 def enrolment(data: schemas.EnrolmentData, *, version: int, changed_at: Instant, origin: str) -> EnrolmentChange:
-    """Give the state of an enrolment as a change, whether a message or a snapshot tells it."""
+    """Return the state of an enrolment, from a message or a snapshot, as a change."""
     component = data.etape.component
     return EnrolmentChange(
         uai=data.source.uai,

@@ -8,12 +8,12 @@
 | `ETAPE` | `COD_ETP`, `LIB_ETP` | the label of an étape of which no version has one |
 | `COMPOSANTE` | `COD_CMP`, `LIB_CMP` | the label of a component |
 
-No other column is read, and none of them kept: INDIVIDU holds the social-security number. Other tables say nothing,
-nor does a deleted row of another table than the first: whoever is no longer there is still enrolled.
+No other column is read or kept: INDIVIDU holds the social-security number. Other tables are ignored, and so is a
+deleted row of any table but the first: a person without a row is still enrolled.
 
 `source.scn`, the number of the change in Oracle, is the version, and `source.ts_ms` the instant. A transaction may
 change a row twice under one SCN: then the place in the redo log decides (`rs_id` and `ssn`, or `lcr_position`).
-A truncated table is an invalid message: nobody is unenrolled by it, and a person must look.
+A truncated table is an invalid message: it unenrols nobody, and a person must look.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,21 +51,21 @@ class Debezium:
     def __init__(self, uai: str) -> None:
         self._uai = uai
 
-    def read(self, *, value: bytes | None, headers: Headers, origin: str) -> Sequence[Change]:  # noqa: ARG002 - Debezium's say nothing
+    def read(self, *, value: bytes | None, headers: Headers, origin: str) -> Sequence[Change]:  # noqa: ARG002 - Debezium's hold nothing
         """Read one message; raises InvalidMessage, which names fields and types of error, never a value."""
         if value is None:
             return (Tombstone(origin=origin),)
         document = unframed(value)
         event = _validated(debezium_rows.Event, document)
-        reading = _TABLES.get(event.source.table.upper())
-        if reading is None:
+        read = _TABLES.get(event.source.table.upper())
+        if read is None:
             return ()
         if event.op == "t":
             raise InvalidMessage(Problem("op", "truncate"))
-        return reading(_Message(document=document, event=event, uai=self._uai, origin=origin))
+        return read(_Message(document=document, event=event, uai=self._uai, origin=origin))
 
     def letter(self, value: bytes | None) -> bytes | None:
-        """Keep what is read of a message and nothing else, if it is JSON, and nothing at all if it isn't.
+        """Return the fields that are read of a message, if it is JSON, and nothing if it isn't.
 
         A row may hold what no dead letter must: the connector should leave it out, but nothing forces it to.
         """
@@ -80,7 +80,7 @@ class Debezium:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Message:
-    """A message about a table of ours, read by the method of the table."""
+    """A message about a table that is read, each table by its method."""
 
     document: bytes
     event: debezium_rows.Event
@@ -88,11 +88,11 @@ class _Message:
     origin: str
 
     def enrolments(self) -> Sequence[Change]:
-        """Read a change of INS_ADM_ETP. An update that renames the row tells two enrolments."""
+        """Read a change of INS_ADM_ETP. An update that changes the key changes two enrolments."""
         change = _validated(debezium_rows.Enrolments, self.document)
         if self.event.op == "d":
-            return (self._deleted(_there(change.before, "before")),)
-        state = self._state(_there(change.after, "after"))
+            return (self._deleted(_required(change.before, "before")),)
+        state = self._state(_required(change.after, "after"))
         if self.event.op == "u" and change.before is not None and _id(change.before) != state.enrolment.enrolment_id:
             return (self._deleted(change.before), state)
         return (state,)
@@ -122,7 +122,7 @@ class _Message:
         return PersonEnrolled(person=row.cod_ind, enrolment=enrolment)
 
     def individu(self) -> Sequence[Change]:
-        """Read a change of INDIVIDU. Who has no number, or none any more, keeps the one that is known, if any."""
+        """Read a change of INDIVIDU. A person without a number, or without one any more, keeps the known one, if any."""
         if self.event.op == "d":
             return ()
         row = _validated(debezium_rows.After[debezium_rows.Individu], self.document).after
@@ -156,7 +156,7 @@ class _Message:
     def _label(self, etape: str, version: str, label: str | None) -> Sequence[Change]:
         if label is None:
             return ()
-        said = EtapeChange(
+        change = EtapeChange(
             uai=self.uai,
             etape=etape,
             etape_version=version,
@@ -164,7 +164,7 @@ class _Message:
             changed_at=self.event.source.changed_at,
             origin=self.origin,
         )
-        return (said,)
+        return (change,)
 
     def composante(self) -> Sequence[Change]:
         """Read a change of COMPOSANTE."""
@@ -173,14 +173,14 @@ class _Message:
         row = _validated(debezium_rows.After[debezium_rows.Composante], self.document).after
         if row.lib_cmp is None:
             return ()
-        said = ComponentChange(
+        change = ComponentChange(
             uai=self.uai,
             component=row.cod_cmp,
             component_label=row.lib_cmp,
             changed_at=self.event.source.changed_at,
             origin=self.origin,
         )
-        return (said,)
+        return (change,)
 
 
 _TABLES: Mapping[str, Callable[[_Message], Sequence[Change]]] = {
@@ -202,14 +202,14 @@ def _id(row: debezium_rows.EnrolmentKey) -> str:
     )
 
 
-def _there(row: T | None, part: str) -> T:
+def _required(row: T | None, part: str) -> T:
     if row is None:
         raise InvalidMessage(Problem(part, "missing"))
     return row
 
 
 def _validated(model: type[M], document: bytes) -> M:
-    """Validate; the error is raised outside the handler, or it would bring values into a traceback."""
+    """Validate. The error is raised outside the handler, or it would bring values into a traceback."""
     try:
         return model.model_validate_json(document)
     except ValidationError as error:
@@ -217,7 +217,7 @@ def _validated(model: type[M], document: bytes) -> M:
     raise InvalidMessage(*(Problem(field, kind) for field, kind in problems))
 
 
-# What is kept of a message that can't be read
+# What a dead letter keeps of a message
 
 _KEPT = {"source": frozenset(debezium_rows.ChangeSource.model_fields)} | dict.fromkeys(
     ("before", "after"), debezium_rows.COLUMNS
@@ -225,22 +225,26 @@ _KEPT = {"source": frozenset(debezium_rows.ChangeSource.model_fields)} | dict.fr
 
 
 def _pruned(payload: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever the JSON says
-    """Leave of an envelope what is read of it."""
+    """Return the parts of an envelope that are read."""
     if not isinstance(payload, dict):
         return {}
     kept = {"op": _plain(payload.get("op"))}
     for part, names in _KEPT.items():
-        told = payload.get(part)
+        row = payload.get(part)
         kept[part] = (
-            {name: _plain(value) for name, value in told.items() if name.lower() in names}
-            if isinstance(told, dict)
+            {name: _plain(value) for name, value in row.items() if name.lower() in names}
+            if isinstance(row, dict)
             else None
         )
     return kept
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - idem
-    """Leave a number in each of its encodings, and text; nothing that is nested deeper."""
+    """Return a number in any of its encodings, or text; nothing that is nested deeper."""
     if isinstance(value, dict):
-        return {name: None if isinstance(of := value.get(name), dict | list) else of for name in ("scale", "value")}
-    return None if isinstance(value, list) else value
+        return {name: _scalar(value.get(name)) for name in ("scale", "value")}
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:  # noqa: ANN401 - idem
+    return None if isinstance(value, dict | list) else value

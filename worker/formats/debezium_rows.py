@@ -1,4 +1,4 @@
-"""What is read of Debezium's envelopes and APOGÉE's rows: an envelope bare, or as the payload beside its schema."""
+"""What is read of Debezium's envelopes and APOGÉE's rows. An envelope comes bare, or as the payload beside its schema."""
 
 import re
 from base64 import b64decode
@@ -18,35 +18,43 @@ _EXACT = 2.0**53
 def _number(value: object) -> object:
     """Read a whole NUMBER: JSON's, its text, Connect's Decimal (base64), or Debezium's VariableScaleDecimal.
 
-    No text of digits is the base64 of a number that isn't negative.
+    Text of digits only is never the base64 of a number that isn't negative.
     """
-    if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
-        return int(value.strip().partition(".")[0])
     if isinstance(value, str):
-        return _unscaled(value)
+        digits = value.strip()
+        return int(digits.partition(".")[0]) if _DIGITS.fullmatch(digits) else _unscaled(value)
     if isinstance(value, Mapping):
-        scale, unscaled = value.get("scale"), value.get("value")
-        if type(scale) is int and abs(scale) <= _MOST_DIGITS and isinstance(unscaled, str):
-            number, rest = divmod(_unscaled(unscaled) * 10 ** max(0, -scale), 10 ** max(0, scale))
-            if rest == 0:
-                return number
+        return _scaled(value.get("value"), value.get("scale"))
     if type(value) is int or (isinstance(value, float) and value.is_integer() and abs(value) < _EXACT):
         return int(value)
-    raise PydanticCustomError("not_a_number", "not a whole number in an encoding of Kafka Connect")
+    raise _not_a_number()
+
+
+def _scaled(unscaled: object, scale: object) -> int:
+    if type(scale) is not int or abs(scale) > _MOST_DIGITS or not isinstance(unscaled, str):
+        raise _not_a_number()
+    number, rest = divmod(_unscaled(unscaled) * 10 ** max(0, -scale), 10 ** max(0, scale))
+    if rest:
+        raise _not_a_number()
+    return number
 
 
 def _unscaled(text: str) -> int:
     try:
-        found = b64decode(text, validate=True)
+        content = b64decode(text, validate=True)
     except ValueError:
-        found = b""
-    if not 0 < len(found) <= _MOST_BYTES:
-        raise PydanticCustomError("not_a_number", "not a whole number in an encoding of Kafka Connect")
-    return int.from_bytes(found, "big", signed=True)
+        raise _not_a_number() from None
+    if not 0 < len(content) <= _MOST_BYTES:
+        raise _not_a_number()
+    return int.from_bytes(content, "big", signed=True)
+
+
+def _not_a_number() -> PydanticCustomError:
+    return PydanticCustomError("not_a_number", "not a whole number in an encoding of Kafka Connect")
 
 
 def _tidy(value: object) -> object:
-    """Take away the padding of CHAR, and line ends within a label; nothing but that is no value."""
+    """Remove the padding of CHAR, and line ends within a label; an empty rest is no value."""
     return (" ".join(value.split()) or None) if isinstance(value, str) else value
 
 
@@ -59,7 +67,7 @@ _Place = Annotated[str | None, Field(max_length=100, pattern="^[ -~]*$")]
 
 
 class Read(BaseModel):
-    """A part of a message; what it doesn't name is neither looked at nor kept."""
+    """A part of a message; fields that it doesn't name are neither read nor kept."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -73,7 +81,7 @@ class ChangeEnvelope(Read):
 
 
 class Row(Read):
-    """A row; Oracle's names of columns, or the same in lower case."""
+    """A row; columns have Oracle's names, or the same in lower case."""
 
     model_config = ConfigDict(
         alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(name.upper(), name))
@@ -97,7 +105,7 @@ class ChangeSource(Read):
 
     @property
     def place(self) -> str:
-        """The place in the redo log, hexadecimal of fixed width, so that its text orders; empty in a snapshot."""
+        """The place in the redo log, in hexadecimal of fixed width, so that its text orders; empty in a snapshot."""
         record = self.rs_id or self.lcr_position
         return f"{record.strip()}/{self.ssn or 0:010}" if record else ""
 
@@ -110,7 +118,7 @@ class Event(ChangeEnvelope):
 
 
 class EnrolmentKey(Row):
-    """What names a row of INS_ADM_ETP."""
+    """The key of a row of INS_ADM_ETP."""
 
     cod_anu: Year
     cod_ind: Number
@@ -138,13 +146,13 @@ R = TypeVar("R", bound=Row)
 
 
 class After(ChangeEnvelope, Generic[R]):
-    """A change of a row of another table, as the row is now."""
+    """A change of a row of another table: the row as it is now."""
 
     after: R
 
 
 class Individu(Row):
-    """A row of INDIVIDU, of which nothing else is ever to be read."""
+    """A row of INDIVIDU, of which no other column must ever be read."""
 
     cod_ind: Number
     cod_etu: Number | None

@@ -1,4 +1,4 @@
-"""Kafka, as the worker needs it: the one gate to confluent-kafka, tested on a real and an embedded broker.
+"""Kafka, as the worker needs it: the only gate to confluent-kafka, tested on a real and an embedded broker.
 
 librdkafka's own retries are the only ones. No error text holds the key, the value or a header of a message.
 """

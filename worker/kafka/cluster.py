@@ -1,4 +1,4 @@
-"""The cluster and its topics: what there is, and what is to be created."""
+"""The cluster and its topics: describe them, create them."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicDefinition:
-    """A topic as it is to be created; what isn't said is as the cluster has it."""
+    """A topic to be created; what isn't set follows the defaults of the cluster."""
 
     partitions: int
     replicas: int = -1  # the cluster's default
@@ -40,7 +40,7 @@ class TopicDefinition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """What answers at bootstrap.servers; a topic that does not exist is missing from `topics`."""
+    """The cluster at bootstrap.servers; a topic that does not exist is missing from `topics`."""
 
     id: str
     brokers: int
@@ -48,13 +48,13 @@ class Cluster:
 
 
 def describe(properties: Properties, topics: Iterable[str] = ()) -> Cluster:
-    """Ask the cluster who it is and which of these topics it has; raises BrokerError when it does not say."""
+    """Return the cluster, and which of these topics it has; raises BrokerError when it does not answer."""
     troubles: list[KafkaError] = []
     admin = _admin({**properties, "error_cb": troubles.append})
     try:
         metadata = admin.list_topics(timeout=REQUEST_SECONDS)
     except KafkaException as exception:
-        admin.poll(0)  # hands over what librdkafka met: the first trouble tells more than the time-out
+        admin.poll(0)  # hands over what librdkafka met: the first trouble explains more than the time-out
         raise broker_error("Kafka does not answer", [*troubles, exception.args[0]][0]) from exception
     present = {name: metadata.topics[name].partitions for name in topics if name in metadata.topics}
     ids = {}
@@ -77,9 +77,9 @@ def describe(properties: Properties, topics: Iterable[str] = ()) -> Cluster:
 
 
 def create_topics(properties: Properties, definitions: Mapping[str, TopicDefinition]) -> frozenset[str]:
-    """Create the topics that are missing, wait until Kafka lists them, and give their names.
+    """Create the topics that are missing, wait until Kafka lists them, and return their names.
 
-    Those that exist stay as they are. Raises BrokerError when Kafka refuses, or lists one not within 60 s.
+    Those that exist stay as they are. Raises BrokerError when Kafka refuses, or doesn't list one within 60 s.
     """
     missing = definitions.keys() - describe(properties, definitions).topics.keys()
     if not missing:
@@ -99,25 +99,25 @@ def create_topics(properties: Properties, definitions: Mapping[str, TopicDefinit
             raise error
         elif error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise broker_error(f"The topic {name} cannot be created", error.args[0]) from error
-    # The controller answers before the brokers know: one that starts may take seconds, and who asks it sees no topic.
+    # The controller answers before the brokers know: one that is starting may take seconds to show the topic.
     deadline = time.monotonic() + LISTED_SECONDS
     while unlisted := created - describe(properties, created).topics.keys():
         if time.monotonic() > deadline:
             raise BrokerError(
                 f"Kafka has created {', '.join(sorted(unlisted))}, but does not list what it created after"
-                f" {LISTED_SECONDS:g} s: look whether its brokers follow their controller"
+                f" {LISTED_SECONDS:g} s: check that its brokers follow their controller"
             )
         time.sleep(0.1)
     return frozenset(created)
 
 
 def topic_settings(properties: Properties, topics: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Give the topic-level settings in force of topics that exist; raises BrokerError when Kafka doesn't say."""
+    """Return the topic-level settings in force of topics that exist; raises BrokerError when Kafka doesn't answer."""
     admin = _admin(properties)
     resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in topics]
     if not resources:
         return {}
-    with translated("Kafka does not tell the settings of topics"):
+    with translated("Kafka does not return the settings of topics"):
         answers = admin.describe_configs(resources, request_timeout=REQUEST_SECONDS)
         return {
             resource.name: {name: cast("str", entry.value) for name, entry in answer.result().items()}
@@ -135,4 +135,4 @@ def count_partitions(properties: Properties, topic: str) -> int:
 
 def _admin(properties: Mapping[str, Any]) -> AdminClient:
     with translated("Kafka's settings"):
-        return AdminClient({**properties, "log_level": 0})  # it says by its errors what it would log
+        return AdminClient({**properties, "log_level": 0})  # its errors hold what it would log

@@ -1,4 +1,4 @@
-"""Reading as a member of a group that starts where the ledger says."""
+"""Read as a member of a group, from the positions in the ledger."""
 # ruff: noqa: SLF001 -- librdkafka's own error codes are public and begin with an underscore
 
 import json
@@ -22,18 +22,18 @@ COOPERATIVE: Properties = {"partition.assignment.strategy": "cooperative-sticky"
 class RecordConsumer:
     """A member of a consumer group that starts where the ledger says, whatever the group has committed.
 
-    `start` gets the partitions just assigned and gives the next offset to read of those that the ledger
+    `start` receives the partitions just assigned and returns the next offset to read of those that the ledger
     knows; the others are read from their beginning.
 
     One thread owns it: only `contacted_at` and `trouble` may be read by others, and `start` is called inside
-    `poll`. After `poll` has raised, close it: nothing of that batch was handed over.
+    `poll`. After `poll` has raised, close it: nothing of that batch was returned.
     """
 
     contacted_at: Instant | None = None
     """When a broker last answered, to about five seconds; None before the first answer."""
 
     trouble: str | None = None
-    """The last thing that went wrong between librdkafka and the brokers; it retries by itself, for ever."""
+    """The last thing that went wrong between librdkafka and the brokers; it retries by itself, forever."""
 
     def __init__(
         self,
@@ -64,13 +64,13 @@ class RecordConsumer:
 
     @property
     def assigned(self) -> frozenset[Partition]:
-        """The partitions that are this member's now."""
+        """The partitions assigned to this member now."""
         return frozenset(self._next)
 
     def poll(self, max_records: int = 500, timeout: float = 0.05) -> list[Record]:
-        """Give what has arrived, in order within each partition; wait up to `timeout` seconds for more.
+        """Return what has arrived, in order within each partition; wait up to `timeout` seconds for more.
 
-        A short time-out is fast: a batch that is not full waits for all of it.
+        A batch that is not full waits for the whole time-out, so a short one is fast.
         Raises PositionLost when a position is no longer in its topic, BrokerError when Kafka refuses, and
         whatever `start` raises. An outage raises nothing: it shows in `contacted_at` and `trouble`.
         """
@@ -88,10 +88,10 @@ class RecordConsumer:
         return records
 
     def commit(self, positions: Mapping[Partition, int]) -> None:
-        """Tell the group the next offset to read of each partition, for people's tools: our ledger rules.
+        """Commit to the group the next offset to read of each partition, for people's tools: the ledger decides.
 
-        Partitions no longer ours are left out. A failure loses nothing and is only noted in `trouble`; in an
-        outage it takes as long as a member may be silent (6 s).
+        Partitions that are no longer assigned are left out. A failure loses nothing and is only noted in `trouble`;
+        in an outage it takes as long as a member may be silent (6 s).
         """
         offsets = [
             TopicPartition(*partition, next_) for partition, next_ in positions.items() if partition in self._next
@@ -103,7 +103,7 @@ class RecordConsumer:
             self._on_trouble(exception.args[0])
 
     def lag(self) -> dict[Partition, int]:
-        """Count what is left to read in each assigned partition, as of the last fetch; asks Kafka nothing.
+        """Count what is left to read in each assigned partition, as of the last fetch, without asking Kafka.
 
         A partition that was never fetched is missing.
         """
@@ -160,7 +160,7 @@ class RecordConsumer:
 
 
 def _membership(properties: Properties) -> Properties:
-    """Add to the user's properties how a member takes part in its group, by either protocol."""
+    """Return the user's properties and those of membership in the group, by either protocol."""
     if properties.get("group.protocol") == "consumer":
         return properties
     return {**CLASSIC, **properties, **COOPERATIVE}

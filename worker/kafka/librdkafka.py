@@ -1,4 +1,4 @@
-"""What librdkafka wants to be told, and what it says, in our words: no error text holds a part of a message."""
+"""The properties of librdkafka, and its errors in our words: no error text holds a part of a message."""
 # ruff: noqa: SLF001 -- librdkafka's own error codes are public and begin with an underscore
 
 import logging
@@ -28,21 +28,21 @@ FORBIDDEN = {
 }
 ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 ABSENCE = "`cohorts topics create` does; or the right to see it is missing: `cohorts topics acls`"
-"""What to do about a topic that isn't shown: Kafka hides those that one has no right to."""
+"""What to do about a topic that isn't listed: Kafka hides topics from accounts without a right to them."""
 
 log = logging.getLogger("librdkafka")
 
 
 def passes(error: KafkaError) -> bool:
-    """Say whether librdkafka goes on by itself."""
+    """Return whether librdkafka goes on by itself."""
     return not error.fatal() and (error.retriable() or error.code() in PASSING)
 
 
 def broker_error(what: str, error: KafkaError, topic: str = "") -> BrokerError:
-    """Say what could not be done, why, and what to do where that is known."""
+    """Return an error that says what could not be done, why, and what to do where that is known."""
     remedy = f"; create the topic {topic}" if topic and error.code() in ABSENT else ""
     if error.code() in FORBIDDEN:
-        remedy = "; `cohorts topics acls` tells the rights that each command needs"
+        remedy = "; `cohorts topics acls` lists the rights that each command needs"
     return BrokerError(f"{what}: {error.name()}: {error.str()}{remedy}")
 
 

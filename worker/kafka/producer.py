@@ -1,4 +1,4 @@
-"""Writing what must not be lost."""
+"""Send records that must not be lost."""
 
 from collections.abc import Callable, Iterable
 from typing import cast
@@ -13,7 +13,7 @@ ANY_PARTITION = -1  # RD_KAFKA_PARTITION_UA: the partitioner chooses, by the key
 
 
 class RecordProducer:
-    """Writes records that must not be lost: acknowledged by all in-sync replicas, without duplicates."""
+    """Sends records that must not be lost: acknowledged by all in-sync replicas, without duplicates."""
 
     def __init__(self, properties: Properties) -> None:
         with translated("Kafka's settings"):
@@ -22,7 +22,7 @@ class RecordProducer:
                     "delivery.timeout.ms": 30_000,
                     "topic.metadata.propagation.max.ms": 5_000,  # then a missing topic is named
                     "queue.buffering.max.kbytes": 65_536,
-                    "partitioner": "murmur2_random",  # as in Java: one partition a key, whoever writes
+                    "partitioner": "murmur2_random",  # as in Java: one partition for a key, whichever the producer
                     **{name: value for name, value in properties.items() if name != "group.protocol"},  # or it warns
                     "acks": "all",
                     "enable.idempotence": True,
@@ -60,11 +60,11 @@ class RecordProducer:
             while self._producer.flush(1):
                 pass
         except (KafkaException, SystemError) as exception:
-            # The library may meet what is fatal right before it calls `on_delivery`: Python makes a SystemError of it.
-            met = exception.__cause__ if isinstance(exception, SystemError) else exception
-            if not isinstance(met, KafkaException):
+            # A fatal error right before the library calls `on_delivery` reaches Python as a SystemError.
+            cause = exception.__cause__ if isinstance(exception, SystemError) else exception
+            if not isinstance(cause, KafkaException):
                 raise
-            raise broker_error(f"Kafka refuses a record for {topic}", met.args[0]) from exception
+            raise broker_error(f"Kafka refuses a record for {topic}", cause.args[0]) from exception
         if failures:
             error, topic = failures[0]
             raise broker_error(f"{len(failures)} of {sent} records for {topic} were not acknowledged", error, topic)
@@ -77,7 +77,7 @@ class RecordProducer:
             except BufferError:  # the queue is full until some are acknowledged, or time out
                 self._producer.poll(0.1)
             except KafkaException:
-                self._producer.poll(0)  # raises what was fatal, of which the exception only says that it was
+                self._producer.poll(0)  # raises the fatal error itself, which the exception doesn't name
                 raise
             else:
                 self._producer.poll(0)

@@ -1,4 +1,4 @@
-"""Reading a topic by hand, as no member of a group."""
+"""Read a topic without being a member of a group."""
 # ruff: noqa: SLF001 -- librdkafka's own error codes are public and begin with an underscore
 
 import time
@@ -12,8 +12,8 @@ from worker.kafka.librdkafka import LOST, REQUEST_SECONDS, Properties, broker_er
 from worker.kafka.records import Record, partition_of, record_of
 
 SILENCE_SECONDS = 30.0
-# By default librdkafka reads 64 MiB ahead, of which we need no more than the next batch, and pauses for a second when
-# that is full. It can be set otherwise.
+# By default librdkafka reads 64 MiB ahead and pauses for a second when that is full. We need no more than the next
+# batch. The settings may say otherwise.
 READ_AHEAD: Properties = {"queued.max.messages.kbytes": 16_384, "fetch.queue.backoff.ms": 10}
 READING: Properties = {
     "enable.auto.commit": False,
@@ -26,7 +26,7 @@ READING: Properties = {
 
 
 def read_to_end(properties: Properties, topic: str) -> Iterator[Record]:
-    """Give every record of a topic, from the beginning to the end that each partition has when it is reached.
+    """Yield every record of a topic, from the beginning to the end that each partition has when it is reached.
 
     The end is where a reader of committed records must stop: an open transaction hides what follows it.
     Raises BrokerError when the topic does not exist, Kafka refuses, or nothing comes for 30 s, PositionLost when
@@ -37,7 +37,7 @@ def read_to_end(properties: Properties, topic: str) -> Iterator[Record]:
         consumer = _consumer(properties)
     try:
         with translated(f"Kafka cannot read {topic}"):
-            # Half a second is lost by one who doesn't know yet on which broker a partition is when it is assigned.
+            # Without it, half a second is lost: the consumer doesn't know yet which broker has an assigned partition.
             consumer.list_topics(topic, REQUEST_SECONDS)
         consumer.assign([TopicPartition(*partition, OFFSET_BEGINNING) for partition in unfinished])
         deadline = time.monotonic() + SILENCE_SECONDS
@@ -53,18 +53,24 @@ def read_to_end(properties: Properties, topic: str) -> Iterator[Record]:
                     yield record_of(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unfinished.discard(partition_of(message))
-                elif error.code() in LOST:
-                    raise PositionLost(f"Records of {topic} were removed while it was being read")
-                # It looks for the group's coordinator all the same, to which one may have no right.
-                elif not passes(error) and error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
-                    raise broker_error(f"Kafka cannot read {topic}", error, topic)
+                else:
+                    _check(error, topic)
     finally:
         consumer.close()
 
 
+def _check(error: KafkaError, topic: str) -> None:
+    """Raise what an error means for the reading; nothing when librdkafka goes on by itself."""
+    if error.code() in LOST:
+        raise PositionLost(f"Records of {topic} were removed while it was being read")
+    # librdkafka looks for the group's coordinator all the same, to which the account may have no right.
+    if not passes(error) and error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
+        raise broker_error(f"Kafka cannot read {topic}", error, topic)
+
+
 def first_offsets(properties: Properties, topic: str) -> dict[int, int]:
-    """Give by partition where it begins now: retention has removed every record before."""
-    with translated(f"Kafka does not say where {topic} begins"):
+    """Return the offset at which each partition begins now: retention has removed every record before."""
+    with translated(f"Kafka does not return where {topic} begins"):
         consumer = _consumer(properties)
         try:
             return {
@@ -76,5 +82,5 @@ def first_offsets(properties: Properties, topic: str) -> dict[int, int]:
 
 
 def _consumer(properties: Properties) -> Consumer:
-    """Give one that joins no group and commits nothing; librdkafka wants a name of a group all the same."""
+    """Build a consumer that joins no group and commits nothing; librdkafka wants the name of a group all the same."""
     return Consumer({**READ_AHEAD, **properties, **READING, "group.id": "unused", "logger": log})

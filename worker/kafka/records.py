@@ -20,7 +20,7 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers
-    """None at all where the name of one isn't UTF-8."""
+    """Empty where the name of one isn't UTF-8."""
     timestamp: Instant | None
 
     @property
@@ -30,12 +30,12 @@ class Record(NamedTuple):
 
 
 def partition_of(message: Message) -> Partition:
-    """Say where a message, or an error that came in place of one, belongs."""
+    """Return the partition of a message, or of an error that came in place of one."""
     return cast("str", message.topic()), cast("int", message.partition())
 
 
 def record_of(message: Message) -> Record:
-    """Give what a message holds."""
+    """Return a message as a record."""
     topic, partition = partition_of(message)
     kind, milliseconds = message.timestamp()
     return Record(
@@ -49,13 +49,14 @@ def record_of(message: Message) -> Record:
     )
 
 
-_told_headers = methodcaller("headers")
-"""Called so, Python always looks for an error that the library met and didn't report; `message.headers()` may not."""
+_call_headers = methodcaller("headers")
+"""Called this way, Python always checks for an error that the library met and didn't report; `message.headers()` may
+not."""
 
 
 def _headers(message: Message) -> Headers:
-    """Give its headers; none where the name of one isn't UTF-8, of which the library can't make text."""
+    """Return its headers; none where the name of one isn't UTF-8, which the library can't decode."""
     try:
-        return tuple(_told_headers(message) or ())
+        return tuple(_call_headers(message) or ())
     except SystemError:
         return ()

@@ -53,9 +53,9 @@ def watching(watch: Watch, *, host: str, port: int) -> None:
 def _count(name: str, found: PollResult) -> None:
     telemetry.WATCH_LOOKED.labels(name).set(time.time())
     telemetry.WATCH_ENTRIES.labels(name).set(found.entries)
-    for kind, number in found.told.items():
+    for kind, number in found.published.items():
         telemetry.WATCH_MESSAGES.labels(name, kind).inc(number)
-    if told := found.told:
+    if told := found.published:
         log.info(
             "changes told", source=name, entries=found.read,
             states=told["state"], deleted=told["deleted"], rekeyed=told["rekeyed"],

@@ -1,7 +1,7 @@
 """The gate of LDAP: a directory that is read page by page, over TLS, whole or not at all.
 
-python-ldap is an optional extra, because it has to be compiled: it is imported when a directory is opened. Whatever
-goes wrong is a SourceIncomplete that says what to do; none holds a DN, a value of an entry or a password.
+python-ldap is an optional extra, because it has to be compiled: it is imported when a directory is opened. Failures
+raise SourceIncomplete and say what to do; no text holds a DN, a value of an entry or a password.
 """
 
 import os
@@ -20,18 +20,18 @@ from worker.domain.errors import SettingsError, SourceIncomplete
 
 UUIDS_A_SEARCH = 200
 _UUID, _CSN, _MODIFIED = "entryUUID", "entryCSN", "modifyTimestamp"
-_NO_CONNECTION = "it can't be reached, the connection was lost, or its certificate is wrong: look at uri and ca_file"
+_NO_CONNECTION = "it can't be reached, the connection was lost, or its certificate is wrong: check uri and ca_file"
 _REMEDIES = {
     "INVALID_CREDENTIALS": "the bind_dn or its password is wrong",
     "INAPPROPRIATE_AUTH": "it can't be read anonymously: set bind_dn and password, or sasl",
-    "INSUFFICIENT_ACCESS": "whom we bind as may not read this: ask for the right to",
-    "NO_SUCH_OBJECT": "base doesn't exist, or whom we bind as may not see it",
-    "SIZELIMIT_EXCEEDED": "it gives no more entries to whom we bind as: ask for its limit of paged results to rise",
-    "ADMINLIMIT_EXCEEDED": "it gives no more entries to whom we bind as: ask for its limits to be raised",
-    "TIMELIMIT_EXCEEDED": "it takes longer than it allows itself: ask for an index on what filter names, or more time",
+    "INSUFFICIENT_ACCESS": "the bind account lacks read permission: ask for it",
+    "NO_SUCH_OBJECT": "base doesn't exist, or the bind account lacks read permission on it",
+    "SIZELIMIT_EXCEEDED": "the bind account has reached its limit of entries: ask for a higher limit of paged results",
+    "ADMINLIMIT_EXCEEDED": "the bind account has reached an administrative limit: ask for a higher one",
+    "TIMELIMIT_EXCEEDED": "it takes longer than its own limit: ask for an index on what filter names, or for more time",
     "TIMEOUT": "it takes longer than timeout_seconds: raise that, or lower page_size",
-    "REFERRAL": "it sends us on to another server: name that one in uri",
-    "UNAVAILABLE_CRITICAL_EXTENSION": "it doesn't give results by pages",
+    "REFERRAL": "it refers to another server: name that one in uri",
+    "UNAVAILABLE_CRITICAL_EXTENSION": "it doesn't support paged results",
     "SERVER_DOWN": _NO_CONNECTION,
     "CONNECT_ERROR": _NO_CONNECTION,
     "INVALID_DN_SYNTAX": "base or bind_dn isn't a DN",
@@ -39,7 +39,7 @@ _REMEDIES = {
 }
 
 Attributes = Mapping[str, tuple[str, ...]]
-"""The values of an entry by their attribute's name in lower case; what isn't there has no key."""
+"""The values of an entry by the name of their attribute in lower case; an absent attribute has no key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class DirectoryOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectoryEntry:
-    """An entry, as far as it was asked for."""
+    """An entry, with the attributes that were asked for."""
 
     uuid: str
     """Its `entryUUID`, which lasts as long as the entry; empty where the directory has none."""
@@ -78,11 +78,11 @@ class Directory:
     """A connection to a directory, open within a `with`; one reading at a time.
 
     Opening it raises SettingsError when python-ldap is missing or a file can't be used, and SourceIncomplete when the
-    directory can't be reached, isn't whom its certificate should name, or refuses us.
+    directory can't be reached, its certificate doesn't match, or it refuses the bind.
     """
 
     def __init__(self, options: DirectoryOptions) -> None:
-        self._directory = options
+        self._options = options
         self._read = 0
 
     def __enter__(self) -> Self:
@@ -97,40 +97,41 @@ class Directory:
         self._connection.unbind_ext()
 
     def read(self, attributes: Sequence[str], where: str = "") -> Iterator[Attributes]:
-        """Give these attributes of the entries of the options' base and filter, and of `where`, a filter more.
+        """Yield these attributes of the entries under the base that pass the filter of the options, and `where`.
 
-        Memory holds two pages. That it ends says that the directory has given all; otherwise SourceIncomplete.
+        Memory holds two pages. When it ends, the directory has returned everything; otherwise it raises
+        SourceIncomplete.
         """
         self._read = 0
         with self._failures("reading the directory"):
-            for page in self._pages(attributes, f"(&{self._directory.filter}{where})"):
-                for name, found in page:
-                    if name is None:
+            for page in self._pages(attributes, f"(&{self._options.filter}{where})"):
+                for dn, found in page:
+                    if dn is None:
                         raise SourceIncomplete(f"the directory is not whole: {_REMEDIES['REFERRAL']}")
                     self._read += 1
-                    # What isn't UTF-8 becomes characters that no message may hold: whoever reads it refuses it.
+                    # What isn't UTF-8 becomes characters that no message may hold, so that it is refused later.
                     yield {
                         attribute.lower(): tuple([str(value, "utf-8", "surrogateescape") for value in values])
                         for attribute, values in found.items()
                     }
 
     def entries(self, attributes: Sequence[str], where: str = "") -> Iterator[DirectoryEntry]:
-        """Give the same, as entries that can be known again."""
-        return map(known_again, self.read([*attributes, _UUID, _CSN, _MODIFIED], where))
+        """Yield the same, as entries that can be recognised later."""
+        return map(recognised, self.read([*attributes, _UUID, _CSN, _MODIFIED], where))
 
     def versions(self) -> Iterator[tuple[str, str]]:
-        """Give the uuid and the csn of every entry: quicker than reading what they say."""
+        """Yield the uuid and the csn of every entry: quicker than reading their attributes."""
         return ((entry.uuid, entry.csn) for entry in self.entries([]))
 
     def by_uuid(self, uuids: Sequence[str], attributes: Sequence[str]) -> Iterator[DirectoryEntry]:
-        """Give these entries, as far as they are still there, with these attributes."""
+        """Yield these entries, as far as they still exist, with these attributes."""
         escaped = self._ldap.filter.escape_filter_chars
         for start in range(0, len(uuids), UUIDS_A_SEARCH):
-            some = uuids[start : start + UUIDS_A_SEARCH]
-            yield from self.entries(attributes, f"(|{''.join(f'({_UUID}={escaped(uuid)})' for uuid in some)})")
+            chunk = uuids[start : start + UUIDS_A_SEARCH]
+            yield from self.entries(attributes, f"(|{''.join(f'({_UUID}={escaped(uuid)})' for uuid in chunk)})")
 
     def _opened(self) -> Any:  # noqa: ANN401 - the library has no types
-        """Give a new connection; its thread is left behind when that takes too long, and ends when the server moves.
+        """Return a new connection; after the time-out, the thread that opens it is left behind until the server acts.
 
         libldap bounds neither a blocking handshake of TLS nor, with GnuTLS, one that doesn't block.
         """
@@ -139,27 +140,27 @@ class Directory:
         def run() -> None:
             try:
                 opening.set_result(self._open())
-            except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for the result
+            except BaseException as error:  # noqa: BLE001 - raised again by result()
                 opening.set_exception(error)
 
         threading.Thread(target=run, name="directory", daemon=True).start()
         try:
-            return opening.result(self._directory.timeout_seconds)
+            return opening.result(self._options.timeout_seconds)
         except TimeoutError:
             raise self._ldap.TIMEOUT from None
 
     def _open(self) -> Any:  # noqa: ANN401 - idem
-        directory = self._directory
+        directory = self._options
         connection = self._ldap.initialize(directory.uri)
-        for option, value in self._options().items():
+        for option, value in self._ldap_options().items():
             connection.set_option(option, value)
-        # Until then the options of TLS are only noted, and those of the whole process are in force.
+        # Until then the options of TLS are only noted, and those of the whole process apply.
         try:
             connection.set_option(self._ldap.OPT_X_TLS_NEWCTX, 0)
-        except ValueError:  # all that libldap says
+        except ValueError:  # libldap says no more
             raise SettingsError(
-                "ca_file, certificate_file or key_file can't be used: one is missing, may not be read, isn't PEM, or "
-                "the key isn't that of the certificate"
+                "ca_file, certificate_file or key_file can't be used: one is missing, can't be read, isn't PEM, or "
+                "the key doesn't belong to the certificate"
             ) from None
         if directory.uri.startswith("ldap:"):
             connection.start_tls_s()
@@ -169,11 +170,11 @@ class Directory:
             connection.sasl_gssapi_bind_s()
         else:
             connection.simple_bind_s(directory.bind_dn or "", directory.password or "")
-        _let_reads_end(connection.fileno(), directory.timeout_seconds)
+        _bound_reads(connection.fileno(), directory.timeout_seconds)
         return connection
 
-    def _options(self) -> dict[int, int | float | str]:
-        ldap, directory = self._ldap, self._directory
+    def _ldap_options(self) -> dict[int, int | float | str]:
+        ldap, directory = self._ldap, self._options
         files = {
             ldap.OPT_X_TLS_CACERTFILE: directory.ca_file,
             ldap.OPT_X_TLS_CERTFILE: directory.certificate_file,
@@ -188,19 +189,19 @@ class Directory:
         }
 
     def _pages(self, attributes: Sequence[str], where: str) -> Iterator[list[tuple[str | None, Any]]]:
-        """Give the pages; the next one is asked for before one is given, so that the directory works meanwhile."""
+        """Yield the pages; the next one is requested before one is yielded, so that the directory works meanwhile."""
         ldap = self._ldap
-        control = ldap.controls.SimplePagedResultsControl(criticality=True, size=self._directory.page_size, cookie=b"")
+        control = ldap.controls.SimplePagedResultsControl(criticality=True, size=self._options.page_size, cookie=b"")
 
-        def ask() -> int:
-            asked: int = self._connection.search_ext(
-                self._directory.base, ldap.SCOPE_SUBTREE, where, attributes, serverctrls=[control]
+        def request() -> int:
+            message_id: int = self._connection.search_ext(
+                self._options.base, ldap.SCOPE_SUBTREE, where, attributes, serverctrls=[control]
             )
-            return asked
+            return message_id
 
-        asked = ask()
+        requested = request()
         while True:
-            _, page, _, controls = self._connection.result3(asked, timeout=self._directory.timeout_seconds)
+            _, page, _, controls = self._connection.result3(requested, timeout=self._options.timeout_seconds)
             cookies = [answer.cookie for answer in controls if answer.controlType == control.controlType]
             if len(cookies) != 1:
                 raise SourceIncomplete(f"reading the directory failed: {_REMEDIES['UNAVAILABLE_CRITICAL_EXTENSION']}")
@@ -208,23 +209,23 @@ class Directory:
             if not control.cookie:
                 yield page
                 return
-            asked = ask()
+            requested = request()
             yield page
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
-        """Say what went wrong in words of ours: the directory's may hold names."""
+        """Raise what went wrong in our own words: the directory's may hold names."""
         try:
             yield
         except self._ldap.LDAPError as error:
             kind = type(error).__name__
             after = f", after {self._read} entries" if self._read else ""
-            remedy = _REMEDIES.get(kind, f"its answer is {kind}")
+            remedy = _REMEDIES.get(kind, f"it answered {kind}")
             raise SourceIncomplete(f"{doing} failed{after}: {remedy}") from None
 
 
-def known_again(found: Attributes) -> DirectoryEntry:
-    """Give an entry with what it is known again by; raises SourceIncomplete when that isn't plain or single."""
+def recognised(found: Attributes) -> DirectoryEntry:
+    """Return an entry with the attributes that identify it; raises SourceIncomplete when one isn't plain or single."""
     uuid, csn, modified = (found.get(name.lower(), ("",)) for name in (_UUID, _CSN, _MODIFIED))
     if any(
         len(values) != 1 or not (values[0].isascii() and values[0].isprintable()) for values in (uuid, csn, modified)
@@ -233,8 +234,8 @@ def known_again(found: Attributes) -> DirectoryEntry:
     return DirectoryEntry(uuid=uuid[0], csn=csn[0] or modified[0], attributes=found)
 
 
-def _let_reads_end(descriptor: int, seconds: float) -> None:
-    """Bound each read of the socket: libldap's time-outs don't, once an answer has begun to come."""
+def _bound_reads(descriptor: int, seconds: float) -> None:
+    """Bound each read of the socket: libldap's time-outs don't, once a response has begun."""
     whole, part = divmod(seconds, 1)
     with socket.socket(fileno=os.dup(descriptor)) as connection:
         limit = struct.pack("ll", int(whole), int(part * 1_000_000))

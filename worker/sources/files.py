@@ -1,4 +1,4 @@
-"""A file as a source: JSON lines, or CSV. Read twice when it is CSV whose encoding isn't said.
+"""A file as a source: JSON lines or CSV. CSV is read twice when the settings don't name its encoding.
 
 | form | rows | trailer, as the last line |
 | --- | --- | --- |
@@ -8,7 +8,6 @@
 
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import schemas
 from schemas import EnrolmentRow
 from worker.domain.errors import SettingsError, SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
+from worker.sources.reading import Reading
 from worker.sources.tables import CsvForm, csv_rows
 from worker.sources.tally import Tally
 
@@ -32,15 +32,18 @@ STANDARD_INPUT = Path("-")
 
 
 class FileSource:
-    """A file, or what comes through the standard input; `expected` is how many rows it must have."""
+    """A file, or the standard input; `expected` is how many rows it must have."""
 
     def __init__(self, path: Path, form: CsvForm, *, expected: int | None = None) -> None:
         self._path = path
         self._form = form
         self._expected = expected
 
-    def read(self, scope: SnapshotScope, left_out: Counter[str]) -> Iterator[EnrolmentRow]:  # noqa: ARG002 - a file says what it is
-        """Give its rows, as `read` does; raises SettingsError when there is no such file."""
+    def read(self, scope: SnapshotScope) -> Reading:  # noqa: ARG002 - a file holds what it holds
+        """Read all its rows, as `read` below does. Raises SettingsError when there is no such file."""
+        return Reading(self._rows())
+
+    def _rows(self) -> Iterator[EnrolmentRow]:
         with self._opened() as file:
             yield from read(file, self._form, expected=self._expected)
 
@@ -62,10 +65,10 @@ class FileSource:
 
 
 def read(file: IO[bytes], form: CsvForm, *, expected: int | None = None) -> Iterator[EnrolmentRow]:
-    """Give the rows of a file that can be rewound; `expected` is how many there must be, besides its trailer's word.
+    """Yield the rows of a file that can be rewound; `expected` is how many there must be, whatever its trailer says.
 
-    Raises SourceIncomplete at the end when a row can't be read or the count is wrong, at once when the file is no file
-    of rows. Its text counts fields and types of error, and never holds a value.
+    Raises SourceIncomplete at the end when a row can't be read or the count is wrong, and at once when the file is no
+    file of rows. Its text counts fields and types of error, and never holds a value.
     """
     tally = Tally()
     start = file.read(1_000).removeprefix(_BOM).lstrip()

@@ -1,6 +1,5 @@
-"""A SupAnn directory as a source: one paged search, each entry told as it comes."""
+"""A SupAnn directory as a source: one paged search, whose entries are read one by one."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,55 +7,69 @@ from schemas import EnrolmentRow, SnapshotRow
 from worker.domain.errors import SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
 from worker.sources.directory import Directory, DirectoryOptions
-from worker.sources.supann import Supann
+from worker.sources.reading import LeftOut, Reading
+from worker.sources.supann import EntryFacts, Supann
 
 
 @dataclass(frozen=True, slots=True)
 class LdapSource:
-    """The students of a directory. Several entries of one student number add up; the first one's login counts."""
+    """The students of a directory. The entries of one student number add up; the login of the first one counts."""
 
     directory: DirectoryOptions
     supann: Supann
 
-    def read(self, scope: SnapshotScope, left_out: Counter[str]) -> Iterator[SnapshotRow]:
-        """Give all enrolments within the scope, and who is unknown; see Source.read.
+    def read(self, scope: SnapshotScope) -> Reading:
+        """Read the enrolments within the scope, and the students who are unknown; see SnapshotSource.read.
 
-        A directory that shows no entry, none that has the attribute of enrolments, or none of an establishment of the
-        scope, is incomplete too: its access rules may have changed, and absence would end what it doesn't show.
+        The directory is incomplete, too, when it shows no entry, none with the attribute of enrolments, or none of an
+        establishment of the scope: its access rules may have changed, and absence would end what it doesn't show.
         """
+        return Reading(self._items(scope))
+
+    def _items(self, scope: SnapshotScope) -> Iterator[SnapshotRow | LeftOut]:
         entries = with_enrolments = 0
-        establishments: set[str] = set()
-        told_before: set[tuple[str, str]] = set()
+        filtered = _ScopeFilter(scope)
         with Directory(self.directory) as directory:
             for attributes in directory.read(self.supann.attributes):
                 entries += 1
-                with_enrolments += self.supann.says_anything(attributes)
-                told = self.supann.tell(attributes)
-                if told.left_out:  # seldom, and even of nothing an update takes its time
-                    left_out.update(told.left_out)
-                yield from told.unknown
-                for row in told.rows:
-                    key = row.source.uai, row.enrolment_id
-                    establishments.add(row.source.uai)
-                    if reason := _outside(row, scope) or ("repeated" if key in told_before else ""):
-                        left_out[reason] += 1
-                    else:
-                        told_before.add(key)
-                        yield row
+                with_enrolments += self.supann.has_enrolments(attributes)
+                yield from filtered.items(self.supann.read(attributes))
         if not with_enrolments:
-            found = f"{entries} entries, none of which has {self.supann.attributes[-1]}" if entries else "no entry"
+            shown = f"{entries} entries, none of which has {self.supann.attributes[-1]}" if entries else "no entry"
             raise SourceIncomplete(
-                f"the directory shows {found}: look at base, filter and composite, and at what whom we bind as may see"
+                f"the directory shows {shown}: check base, filter and composite, and what the bind account may read"
             )
-        if missing := scope.uais - establishments:
+        if missing := scope.uais - filtered.establishments:
             raise SourceIncomplete(
-                f"the directory shows no enrolment at {', '.join(sorted(missing))}: look at uais, or name with --uai "
+                f"the directory shows no enrolment at {', '.join(sorted(missing))}: check uais, or name with --uai "
                 "the establishments that it is complete for"
             )
 
 
+class _ScopeFilter:
+    """Passes on each enrolment of a scope once."""
+
+    def __init__(self, scope: SnapshotScope) -> None:
+        self.establishments: set[str] = set()
+        """Those of all enrolments so far, within the scope or not."""
+        self._scope = scope
+        self._passed: set[tuple[str, str]] = set()
+
+    def items(self, facts: EntryFacts) -> Iterator[SnapshotRow | LeftOut]:
+        yield from map(LeftOut, facts.left_out)
+        yield from facts.unknown
+        for row in facts.rows:
+            self.establishments.add(row.source.uai)
+            key = row.source.uai, row.enrolment_id
+            if reason := _outside(row, self._scope) or ("repeated" if key in self._passed else ""):
+                yield LeftOut(reason)
+            else:
+                self._passed.add(key)
+                yield row
+
+
 def _outside(row: EnrolmentRow, scope: SnapshotScope) -> str:
-    """Give why a row isn't within the scope, if so."""
+    """Return why a row isn't within the scope; empty when it is."""
     if row.academic_year not in scope.academic_years:
         return "other_year"
     if row.source.uai not in scope.uais:

@@ -1,13 +1,13 @@
 """APOGÉE's database, or a copy of its tables, as a source of snapshots: by SQL, read only.
 
-The query is apogee.sql, or the university's own with the same columns (COLUMNS) in any order and case; more of them are
-ignored. It is one statement, and shows one instant: Oracle, PostgreSQL, SQLite and InnoDB guarantee that of a statement
-however long its rows are fetched, SQL Server only with READ_COMMITTED_SNAPSHOT. On PostgreSQL its transaction is
-REPEATABLE READ besides, so that functions in a query see the same instant, and READ ONLY.
+The query is apogee.sql, or the university's own with the same columns (COLUMNS) in any order and case; other columns
+are ignored. It is one statement, and shows one instant: Oracle, PostgreSQL, SQLite and InnoDB guarantee that for a
+statement however long its rows are fetched, SQL Server only with READ_COMMITTED_SNAPSHOT. On PostgreSQL its transaction
+is also REPEATABLE READ, so that functions in a query see the same instant, and READ ONLY.
 
-When that instant was is not asked of the database, and no date of it is read: APOGÉE's are wall-clock times without a
-zone, and an hour of October happens twice. Whoever asks for the snapshot notes the time of their own clock before they
-read, so their clock and that of whoever publishes messages must agree (NTP).
+That instant is not taken from the database, and no date is read from it: APOGÉE's are wall-clock times without a zone,
+and an hour of October happens twice. The command notes the time of its own machine before it reads, so that clock and
+those of the producers of messages must agree (NTP).
 """
 
 import re
@@ -28,16 +28,17 @@ from schemas.envelope import Text32
 from worker.domain import apogee
 from worker.domain.errors import SettingsError, SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
+from worker.sources.reading import LeftOut, Reading
 from worker.sources.tally import counted_kinds
 
 NO_STUDENT_NUMBER, UNKNOWN_STATUS = "no_student_number", "unknown_status"
 INVALID = {"student.student_id": "invalid_student_number", "etape.component.code": "invalid_component"}
-"""What the contract may refuse of a row whose key is good, and the reason that is then counted."""
+"""Fields of a row with a good key that the contract may refuse, and the reason that is then counted."""
 OTHER_YEAR, OTHER_ETAPE = "other_year", "other_etape"
 ROWS_AT_A_TIME = 1_000
 _CONSISTENT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 _EXACT = 2**53
-"""From here on a float may stand for another number than was meant."""
+"""From here on a float may stand for another number than the one that was stored."""
 _WHOLE = re.compile(r"\A([0-9]+)\.0+\Z")
 _PARENTHESES = re.compile(r"\(\s*(:years)\s*\)")
 _CODE = re.compile(r"\b(?:ORA|DPY)-[0-9]{4,5}\b")
@@ -48,9 +49,9 @@ _REMEDIES = {
         "a table or column is hidden from the account; grant it what docs/sources/apogee.md lists"
     ),
     "(?:22|25|42)...|ORA-009..|ORA-01722": "the query doesn't suit this database; try it by hand",
-    ".*": "look whether it runs and can be reached, then read again",
+    ".*": "check that it runs and can be reached, then read again",
 }
-"""What to do, by SQLSTATE or code of Oracle; the first that matches."""
+"""What to do, by SQLSTATE or Oracle code; the first match counts."""
 
 
 _Number = Annotated[int, Field(ge=0, lt=10**15)]  # leading zeros and a fraction of zeros don't matter
@@ -91,18 +92,21 @@ class SqlSource:
         self._statement = _statement(name, query)
         self._engine = _engine(name, url)
 
-    def read(self, scope: SnapshotScope, left_out: Counter[str]) -> Iterator[SnapshotRow]:
-        """Give the enrolments of the scope's years as a stream; memory holds ROWS_AT_A_TIME of them.
+    def read(self, scope: SnapshotScope) -> Reading:
+        """Stream the enrolments of the scope's years; memory holds ROWS_AT_A_TIME of them.
 
-        Unknown are enrolments with `no_student_number`, with an `unknown_status` (another word than APOGÉE's), and
-        those of INVALID. `left_out` counts `other_year` and `other_etape`.
+        Unknown are enrolments with `no_student_number`, with an `unknown_status` (a word that isn't APOGÉE's), and
+        those of INVALID. Left out, and counted, are `other_year` and `other_etape`.
 
         Raises SourceIncomplete when the database can't be read to the end, when columns are missing, and when the key
         of a row can't be read, so that its enrolment can't be named. Its text never holds a value.
         """
+        return Reading(self._items(scope))
+
+    def _items(self, scope: SnapshotScope) -> Iterator[SnapshotRow | LeftOut]:
         if scope.uais != {self._uai}:  # absence would end the enrolments of others
             asked = ", ".join(sorted(scope.uais))
-            raise SourceIncomplete(f"{self._name} only knows {self._uai}, and was asked for all enrolments of {asked}")
+            raise SourceIncomplete(f"{self._name} holds only {self._uai}, and was asked for all enrolments of {asked}")
         rows, unnamed, problems = 0, 0, Counter[str]()
         for cells in self._cells(scope.academic_years):
             rows += 1
@@ -113,17 +117,17 @@ class SqlSource:
                 problems.update(f"{field}: {kind}" for field, kind in schemas.problems(error, depth=0))
                 continue
             if key.cod_anu not in scope.academic_years:
-                left_out[OTHER_YEAR] += 1
+                yield LeftOut(OTHER_YEAR)
             elif not scope.covers_etape(key.cod_etp):
-                left_out[OTHER_ETAPE] += 1
+                yield LeftOut(OTHER_ETAPE)
             else:
-                yield self._told(key, cells)
+                yield self._row(key, cells)
         if unnamed:
-            said = f"{self._name}: {unnamed} of {rows} rows have a key that can't be read: "
-            raise SourceIncomplete(said + counted_kinds(problems))
+            sentence = f"{self._name}: {unnamed} of {rows} rows have a key that can't be read: "
+            raise SourceIncomplete(sentence + counted_kinds(problems))
 
     def _cells(self, years: frozenset[int]) -> Iterator[dict[str, Any]]:
-        """Give the cells of each row, by the name of their column in COLUMNS."""
+        """Yield the cells of each row, by the name of their column in COLUMNS."""
         rows = 0
         with self._connected() as connection:
             try:
@@ -148,7 +152,7 @@ class SqlSource:
             raise SettingsError(f"sources.{self._name}.url: the driver doesn't know one of its options") from None
 
     def _positions(self, names: Iterable[str]) -> dict[str, int]:
-        """Find the columns, whatever their order and case; others don't matter."""
+        """Return where each column stands, whatever their order and case; others don't matter."""
         given = [name.lower() for name in names]
         for problem, wrong in (
             ("doesn't give", [name for name in COLUMNS if name not in given]),
@@ -158,14 +162,14 @@ class SqlSource:
                 raise SourceIncomplete(f"{self._name}: the query {problem} {', '.join(wrong)}")
         return {name: given.index(name) for name in COLUMNS}
 
-    def _told(self, key: _Key, cells: dict[str, Any]) -> SnapshotRow:
+    def _row(self, key: _Key, cells: dict[str, Any]) -> SnapshotRow:
         enrolment_id = key.enrolment_id
         if cells["cod_etu"] is None:
             return UnknownRow(enrolment_id=enrolment_id, reason=NO_STUDENT_NUMBER)
         if (status := apogee.STATUSES.get(cells["eta_iae"])) is None:
             return UnknownRow(enrolment_id=enrolment_id, reason=UNKNOWN_STATUS)
         component = {"code": cells["cod_cmp"], "label": _label(cells["lib_cmp"])}
-        told = {
+        row = {
             "enrolment_id": enrolment_id,
             "academic_year": key.cod_anu,
             "student": {"student_id": _student_number(cells["cod_etu"])},
@@ -180,7 +184,7 @@ class SqlSource:
             "source": {"system": "apogee", "uai": self._uai},
         }
         try:
-            return EnrolmentRow.model_validate(told)
+            return EnrolmentRow.model_validate(row)
         except ValidationError as error:
             field, _ = schemas.problems(error, depth=0)[0]
             return UnknownRow(enrolment_id=enrolment_id, reason=INVALID[field])
@@ -206,7 +210,7 @@ def _engine(name: str, url: str) -> sa.Engine:
     try:
         engine = sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
     except (sa.exc.SQLAlchemyError, ValueError):  # whose text may hold the password
-        raise SettingsError(f"{where}: not an address of a database that is known; {wanted}") from None
+        raise SettingsError(f"{where}: not the address of a known kind of database; {wanted}") from None
     except ImportError as error:
         module = error.name or "its driver"
         install = "pip install 'etape-cohorts[oracle]'" if "oracle" in module.lower() else f"install {module}"
@@ -215,7 +219,7 @@ def _engine(name: str, url: str) -> sa.Engine:
 
 
 def _why(error: sa.exc.SQLAlchemyError) -> str:
-    """Give the code of an error and what to do about it; its text may quote values."""
+    """Return the code of an error and what to do about it, without its text, which may quote values."""
     cause = getattr(error, "orig", None) or error
     oracle = _CODE.search(str(cause))
     code = getattr(cause, "sqlstate", None) or (oracle[0] if oracle else type(cause).__name__)
@@ -223,9 +227,9 @@ def _why(error: sa.exc.SQLAlchemyError) -> str:
 
 
 def _cell(value: Any) -> Any:  # noqa: ANN401 - whatever the driver gives
-    """Read a cell as text: without the padding of CHAR, and None when nothing is left, or a whole number's digits.
+    """Return a cell as text: without the padding of CHAR, None when nothing is left, the digits of a whole number.
 
-    Anything else stays what it is, and is refused by whoever needs text.
+    Anything else stays what it is, and is refused where text is needed.
     """
     if isinstance(value, str):
         return value.strip() or None
@@ -236,7 +240,7 @@ def _cell(value: Any) -> Any:  # noqa: ANN401 - whatever the driver gives
 
 
 def _student_number(value: Any) -> Any:  # noqa: ANN401 - idem
-    """Take away the fraction of a number that went through a spreadsheet; leading zeros are the database's own."""
+    """Remove the fraction of a number that went through a spreadsheet; leading zeros are the database's own."""
     return _WHOLE.sub(r"\1", value) if isinstance(value, str) else value
 
 

@@ -1,16 +1,15 @@
-"""What an entry of a SupAnn directory says about enrolments. Pure.
+"""What an entry of a SupAnn directory holds about enrolments. Pure.
 
 The composite `supannEtuInscription` ties an étape to its year and establishment; it is a chain of `[key=value]`:
 
     [etab={UAI}0141408E][anneeinsc=2026][affect=HS_U99][etape={UAI:0141408E}XINFO2_101]
 
-`supannEtuEtape` and `supannEtuAnneeInscription` each hold several values that nothing ties together: they are believed
-only where the directory has no composite, of an entry that has one of each. When something that is said can't be
-understood, its student is unknown, not gone.
+`supannEtuEtape` and `supannEtuAnneeInscription` each hold several values that nothing ties together: they are used only
+where the directory has no composite, and only of an entry that has one of each. When a value can't be understood, its
+student is unknown, not gone.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,8 +19,8 @@ from pydantic import ValidationError
 from schemas import Component, EnrolmentRow, Etape, Source, UnknownRow
 
 ETAPES, YEARS = "supannEtuEtape", "supannEtuAnneeInscription"
-MOST_KEPT = 20_000
-"""Composites that are kept understood."""
+MOST_CACHED = 20_000
+"""Parsed composites that are cached."""
 _PLACEHOLDER = "{INCONNU}"
 _ESCAPED = re.compile("(?:#[0-9A-Fa-f]{2})+")
 _LABEL = re.compile(r"\{([^{}]*)\}")
@@ -49,30 +48,30 @@ class SupannForm:
 
 
 class Unreadable(ValueError):
-    """What is said can't be understood; the text is a reason that can be counted."""
+    """A value can't be understood; the text is a reason that can be counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryFacts:
-    """What an entry says."""
+    """What an entry holds about enrolments."""
 
     rows: tuple[EnrolmentRow, ...]
     """Enrolments at our establishments, of every year; none twice."""
     unknown: tuple[UnknownRow, ...]
-    """Students of whom it can't be said what else they are enrolled in."""
-    left_out: Counter[str]
-    """What it says besides, by reason: `foreign_etab` and `no_etape` of an enrolment, `no_student_id` of the entry."""
+    """Students whose other enrolments, if any, are unknown."""
+    left_out: tuple[str, ...]
+    """Why the rest makes no row: `foreign_etab` or `no_etape` for an enrolment, `no_student_id` for the entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Enrolment:
-    """What a composite says, of whomever it is: all students of an étape share a few of them."""
+    """What a composite states, without its student: all students of an étape share a few composites."""
 
     year: int
     etape: Etape
     source: Source
 
-    def of(self, student: Mapping[str, str]) -> EnrolmentRow:
+    def row(self, student: Mapping[str, str]) -> EnrolmentRow:
         etape = self.etape
         return EnrolmentRow.model_validate(
             {
@@ -98,57 +97,61 @@ class Supann:
         enrolments = (form.composite,) if form.composite else (ETAPES, YEARS)
         self.attributes = tuple(name for name in (form.student_id, form.login, *enrolments) if name)
         """What to ask the directory for."""
-        self._understood = lru_cache(maxsize=MOST_KEPT)(self._understand)
+        self._understood = lru_cache(maxsize=MOST_CACHED)(self._understand)
 
-    def says_anything(self, attributes: Mapping[str, Sequence[str]]) -> bool:
-        """Whether the entry has the attribute of enrolments at all."""
+    def has_enrolments(self, attributes: Mapping[str, Sequence[str]]) -> bool:
+        """Return whether an entry has the attribute of enrolments at all."""
         return self._enrolments in attributes
 
-    def tell(self, attributes: Mapping[str, Sequence[str]]) -> EntryFacts:
-        """Give all that an entry says; `attributes` are its values by name in lower case.
+    def read(self, attributes: Mapping[str, Sequence[str]]) -> EntryFacts:
+        """Read an entry; `attributes` are its values by name in lower case.
 
-        Codes of étapes and components are in capitals, as APOGÉE has them, because a directory ignores their case.
-        A login is taken where there is one; of several, none. Several student numbers: nothing is known of any.
+        Codes of étapes and components are in capitals, as in APOGÉE, because a directory ignores their case. A single
+        login is kept; of several, none. Several student numbers: nothing is known of any of them.
         """
         numbers = sorted({number.strip() for number in attributes.get(self._student_id, ())})
         if reason := self._ambiguity(numbers, attributes):
-            return _told([], numbers, reason, Counter())
+            return _facts((), numbers, reason, ())
         logins = {login.strip() for login in attributes.get(self._login, ())} - {""}
         student = {"student_id": numbers[0]} | ({"login": logins.pop()} if len(logins) == 1 else {})
         rows: dict[str, EnrolmentRow] = {}
-        left_out: Counter[str] = Counter()
-        reason = ""
+        left_out: list[str] = []
         for composite in self._composites(attributes):
             try:
-                found = self._understood(composite)
-                row = found if isinstance(found, str) else found.of(student)
+                item = self._row(composite, student)
             except Unreadable as problem:
                 reason = str(problem)
-            except ValidationError:  # an étape of 33 characters, a year in the last century
-                reason = "unreadable"
             else:
-                if isinstance(row, str):
-                    left_out[row] += 1
+                if isinstance(item, str):
+                    left_out.append(item)
                 else:
-                    rows.setdefault(row.enrolment_id, row)
-        return _told(rows.values(), numbers, reason, left_out)
+                    rows.setdefault(item.enrolment_id, item)
+        return _facts(rows.values(), numbers, reason, left_out)
+
+    def _row(self, composite: str, student: Mapping[str, str]) -> EnrolmentRow | str:
+        """Return the enrolment that a composite states, or why it is left out; raises Unreadable."""
+        try:
+            enrolment = self._understood(composite)
+            return enrolment if isinstance(enrolment, str) else enrolment.row(student)
+        except ValidationError:  # an étape of 33 characters, a year in the last century
+            raise Unreadable("unreadable") from None
 
     def _ambiguity(self, numbers: Sequence[str], attributes: Mapping[str, Sequence[str]]) -> str:
         if len(numbers) != 1:
             return "several_student_ids"
-        if not self._form.composite and self.says_anything(attributes):
+        if not self._form.composite and self.has_enrolments(attributes):
             both = attributes[ETAPES.lower()], attributes.get(YEARS.lower(), ())
             return "" if all(len(values) == 1 for values in both) else "ambiguous_year"
         return ""
 
     def _composites(self, attributes: Mapping[str, Sequence[str]]) -> Sequence[str]:
-        if self._form.composite or not self.says_anything(attributes):
+        if self._form.composite or not self.has_enrolments(attributes):
             return attributes.get(self._enrolments, ())
         [etape], [year] = attributes[ETAPES.lower()], attributes[YEARS.lower()]
         return [compose({"anneeinsc": year, "etape": etape})]
 
     def _understand(self, composite: str) -> "_Enrolment | str":
-        """Give what a composite says, or why it is left out; raises Unreadable, or pydantic's ValidationError."""
+        """Return what a composite states, or why it is left out; raises Unreadable, or pydantic's ValidationError."""
         parts = parse(composite)
         label, etape = _unlabelled(parts.get("etape", ""))
         if not etape:
@@ -179,10 +182,10 @@ class Supann:
 
 
 def parse(composite: str) -> dict[str, str]:
-    """Give the parts of a composite by their key in lower case, escapes decoded, labels kept.
+    """Return the parts of a composite by their key in lower case, escapes decoded, labels kept.
 
     A value ends at `][`, or at the end, so that a lone bracket belongs to it. Raises Unreadable when it isn't a chain
-    of `[key=value]`, has a key twice, or space between two parts: one of them would be lost in the other's value.
+    of `[key=value]`, has a key twice, or has space between two parts: one of them would be lost in the other's value.
     """
     text = composite.strip()
     if not (text.startswith("[") and text.endswith("]")) or _LOOSE.search(text):
@@ -198,7 +201,7 @@ def parse(composite: str) -> dict[str, str]:
 
 
 def compose(parts: Mapping[str, str]) -> str:
-    """Give the composite of which `parse` gives these parts."""
+    """Return the composite that `parse` takes apart into these parts."""
     escaped = str.maketrans({character: f"#{ord(character):02X}" for character in "#[]="})
     return "".join(f"[{key.translate(escaped)}={value.translate(escaped)}]" for key, value in parts.items())
 
@@ -213,7 +216,7 @@ def _decoded(text: str) -> str:
 
 
 def _unlabelled(value: str) -> tuple[str, str]:
-    """Give the label in front of a value, `UAI:0141408E` of `{UAI:0141408E}X_1`, and the value, empty if unknown."""
+    """Return the label in front of a value (`UAI:0141408E` of `{UAI:0141408E}X_1`) and the value, empty if unknown."""
     found = None if value.upper() == _PLACEHOLDER else _LABEL.match(value)
     label, text = (found[1], value[found.end() :].strip()) if found else ("", value)
     return label, "" if text.upper() == _PLACEHOLDER else text
@@ -231,14 +234,13 @@ def _uai(text: str) -> str:
     return uai
 
 
-def _told(rows: Iterable[EnrolmentRow], numbers: Sequence[str], reason: str, left_out: Counter[str]) -> EntryFacts:
-    """Put together what an entry says; of these students something isn't known, when there is a reason."""
+def _facts(rows: Iterable[EnrolmentRow], numbers: Sequence[str], reason: str, left_out: Sequence[str]) -> EntryFacts:
+    """Put together what an entry holds; with a reason, something about these students is unknown."""
     unknown = []
+    unnumbered = [] if numbers else ["no_student_id"]
     for number in numbers if reason else ():
         try:
             unknown.append(UnknownRow(student_id=number, reason=reason))
         except ValidationError:  # nothing that could be a student number
-            left_out["no_student_id"] += 1
-    if not numbers:
-        left_out["no_student_id"] += 1
-    return EntryFacts(rows=tuple(rows), unknown=tuple(unknown), left_out=left_out)
+            unnumbered.append("no_student_id")
+    return EntryFacts(rows=tuple(rows), unknown=tuple(unknown), left_out=(*left_out, *unnumbered))

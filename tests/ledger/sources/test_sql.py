@@ -1,6 +1,5 @@
 """What APOGÉE's database shows, into the ledger: the same memberships as the university's records say."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +41,7 @@ def apogee(ledger_url: str) -> Iterator[ApogeeDatabase]:
 
 def read(source: SqlSource, scope: SnapshotScope, at: Instant) -> Snapshot:
     """Read a database, publish what it shows and accept it."""
-    published = sent(source.read(scope, Counter()), f"apogee-{at:.0f}", taken_at=at, scope=scope)
+    published = sent(source.read(scope), f"apogee-{at:.0f}", taken_at=at, scope=scope)
     years = scope.academic_years
     terms = AcceptanceCriteria(now=at + 60, accepted=None, uais=frozenset({UAI}), years=years, limits=LIMITS)
     return newest(lambda: records(published), dict, terms)

@@ -206,7 +206,7 @@ def test_csv_that_was_cut_in_its_last_cell_says_so_even_if_the_count_is_right() 
 )
 def test_a_first_line_that_names_other_columns_says_which_without_quoting_it(head: str, columns: str) -> None:
     known = ", ".join(COLUMNS)
-    said = f"the first line doesn't name known columns ({columns}); there are {known}"
+    said = f"the first line has columns that are not known ({columns}); known are {known}"
     assert refused(text(head, ONE)) == said
 
 
@@ -233,7 +233,7 @@ def test_latin_1_is_read_when_it_is_said() -> None:
 
 def test_csv_that_is_not_in_the_encoding_that_was_said_says_on_which_line() -> None:
     content = text(*LABELLED[:2], TWO + ";Licence 1 Économie").decode().encode("latin-1")
-    assert refused(content, CsvForm(encoding="utf-8")) == "line 3 is not utf-8: say which encoding it is"
+    assert refused(content, CsvForm(encoding="utf-8")) == "line 3 is not utf-8: name its encoding in the settings"
 
 
 def test_a_mixture_of_encodings_is_refused_rather_than_half_of_it_misread() -> None:
@@ -272,7 +272,7 @@ def test_a_word_that_the_settings_do_not_translate_is_no_state() -> None:
 
 def test_a_file_that_lacks_a_column_that_the_settings_name_says_so() -> None:
     assert refused(text(*EXPORT).replace(b"Nom", b"Age"), FOREIGN) == (
-        "the first line lacks 1 of the 6 columns that were said"
+        "the first line lacks 1 of the 6 columns of the settings"
     )
 
 

@@ -47,7 +47,7 @@ def test_only_what_is_asked_for_is_read(slapd: Slapd, base: str) -> None:
         }
 
 
-def test_an_entry_is_known_again_until_it_changes(slapd: Slapd) -> None:
+def test_an_entry_is_recognised_until_it_changes(slapd: Slapd) -> None:
     base = slapd.branch([entry("22600001"), entry("22600002")])
     with Directory(directory_options(slapd.settings(base))) as directory:
         before = dict(directory.versions())
@@ -102,7 +102,7 @@ def test_a_kerberos_ticket_that_is_missing_fails_the_reading(slapd: Slapd, base:
 
 
 def test_what_may_not_be_seen_is_not_taken_for_nothing(slapd: Slapd, base: str) -> None:
-    with pytest.raises(SourceIncomplete, match="whom we bind as may not read this"):
+    with pytest.raises(SourceIncomplete, match="the bind account lacks read permission"):
         numbers(slapd, base, bind_dn=None, password=None)
 
 
@@ -167,7 +167,7 @@ def test_a_size_limit_fails_the_reading(slapd: Slapd, base: str) -> None:
     [
         (3, "it takes longer than it allows itself"),
         (4, "ask for its limit of paged results"),
-        (10, "it sends us on to another server"),
+        (10, "it refers to another server"),
         (11, "ask for its limits"),
         (12, "doesn't give results by pages"),
         (50, "may not read this"),
@@ -199,13 +199,13 @@ def referral(base: str) -> str:
 
 def test_a_part_that_is_on_another_server_fails_the_reading(slapd: Slapd) -> None:
     base = slapd.branch([entry("22600001"), referral("{base}")])
-    with pytest.raises(SourceIncomplete, match="sends us on to another server"):
+    with pytest.raises(SourceIncomplete, match="refers to another server"):
         numbers(slapd, base)
 
 
 def test_a_base_that_is_on_another_server_fails_the_reading(slapd: Slapd) -> None:
     base = slapd.branch([referral("{base}")])
-    with pytest.raises(SourceIncomplete, match="sends us on to another server"):
+    with pytest.raises(SourceIncomplete, match="refers to another server"):
         numbers(slapd, f"ou=elsewhere,{base}")
 
 

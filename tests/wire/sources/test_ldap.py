@@ -36,8 +36,8 @@ def source(slapd: Slapd, base: str, uais: frozenset[str] = SCOPE.uais, **more: A
 
 
 def read(slapd: Slapd, base: str, scope: SnapshotScope = SCOPE, **more: Any) -> tuple[list[SnapshotRow], Counter[str]]:  # noqa: ANN401 - idem
-    left_out: Counter[str] = Counter()
-    return list(source(slapd, base, **more).read(scope, left_out)), left_out
+    reading = source(slapd, base, **more).read(scope)
+    return list(reading), reading.left_out
 
 
 def members(rows: list[SnapshotRow]) -> dict[str, frozenset[str]]:
@@ -52,16 +52,16 @@ def test_a_directory_of_35_000_students_makes_a_snapshot_of_the_cohorts_that_its
     university = University()
     for _ in university.september_day():  # people arrive, resign, change, are merged
         pass
-    base, left_out = f"ou=people,{SUFFIX}", Counter[str]()
+    base = f"ou=people,{SUFFIX}"
     with needed(), real_slapd(ldif(university, base)) as directory:
-        found = source(directory, base).read(SCOPE, left_out)
-        with snapshots.collect(found, SCOPE) as image:
+        reading = source(directory, base).read(SCOPE)
+        with snapshots.collect(reading, SCOPE) as image:
             rows: list[SnapshotRow] = [EnrolmentRow.model_validate_json(row) for row in image]
     assert members(rows) == university.truth()
     assert (image.system, image.repeated, image.unknown) == ("supann", 0, {})
-    assert left_out["other_year"] > 1_000
-    assert left_out["foreign_etab"] > 100
-    assert set(left_out) == {"other_year", "foreign_etab"}
+    assert reading.left_out["other_year"] > 1_000
+    assert reading.left_out["foreign_etab"] > 100
+    assert set(reading.left_out) == {"other_year", "foreign_etab"}
 
 
 def test_rows_outside_the_scope_are_counted_by_reason(slapd: Slapd) -> None:
@@ -141,5 +141,5 @@ def test_a_directory_that_shows_nothing_of_an_establishment_is_not_complete_for_
     both = frozenset({OURS, "0751717J"})
     directory = source(slapd, base, both, uai=OURS)
     with pytest.raises(SourceIncomplete, match="shows no enrolment at 0751717J"):
-        list(directory.read(SnapshotScope(uais=both, academic_years=SCOPE.academic_years), Counter()))
-    assert len(list(directory.read(SCOPE, Counter()))) == 1
+        list(directory.read(SnapshotScope(uais=both, academic_years=SCOPE.academic_years)))
+    assert len(list(directory.read(SCOPE))) == 1

@@ -100,10 +100,8 @@ def source(apogee: ApogeeDatabase) -> SqlSource:
     return SqlSource("apogee", apogee.url, uai=UAI)
 
 
-def read(
-    source: SnapshotSource, scope: SnapshotScope = SCOPE, left_out: Counter[str] | None = None
-) -> list[SnapshotRow]:
-    return list(source.read(scope, Counter() if left_out is None else left_out))
+def read(source: SnapshotSource, scope: SnapshotScope = SCOPE) -> list[SnapshotRow]:
+    return list(source.read(scope))
 
 
 def enrolments(source: SnapshotSource, scope: SnapshotScope = SCOPE) -> list[EnrolmentRow]:
@@ -192,7 +190,7 @@ def test_an_enrolment_without_a_student_number_is_counted_and_its_person_is_not_
     apogee.person(7, None)
     for person in (104233, 7, 8):  # nobody has opened a file for 8
         apogee.enrol(cod_ind=person)
-    with image(source(apogee).read(SCOPE, Counter())) as gathered:
+    with image(source(apogee).read(SCOPE)) as gathered:
         assert (gathered.rows, gathered.unknown) == (1, Counter({"no_student_number": 2}))
         assert sorted(gathered)[1:] == [
             b'{"enrolment_id":"2026:7:XINFO1:101:1","reason":"no_student_number"}\n',
@@ -311,7 +309,7 @@ def test_rows_that_a_join_repeats_count_once(apogee: ApogeeDatabase, tmp_path: P
         apogee.execute("INSERT INTO vdi_fractionner_vet VALUES ('XINFO1', :diploma)", diploma=diploma)
     text = (resources.files("worker.sources") / "apogee.sql").read_text(encoding="utf-8")
     joined = text.replace("WHERE", "JOIN vdi_fractionner_vet vdi ON vdi.cod_etp = iae.cod_etp WHERE")
-    with image(Query(tmp_path / "query.sql", apogee.url).source(joined).read(SCOPE, Counter())) as gathered:
+    with image(Query(tmp_path / "query.sql", apogee.url).source(joined).read(SCOPE)) as gathered:
         assert (gathered.rows, gathered.repeated) == (1, 2)
 
 
@@ -344,23 +342,23 @@ def test_what_a_query_gives_outside_of_the_scope_is_left_out_and_counted(apogee:
     apogee.enrol()
     apogee.enrol(cod_etp="YINFO1")
     scope = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({2026}), etapes=("X*",))
-    left_out = Counter[str]()
-    assert read(source(apogee), scope, left_out) == [row()]
-    assert left_out == {"other_etape": 1}
+    reading = source(apogee).read(scope)
+    assert list(reading) == [row()]
+    assert reading.left_out == {"other_etape": 1}
 
 
 def test_a_query_that_gives_other_years_than_those_asked_for_is_seen(query: Query) -> None:
     columns = ", ".join(f"{cell} AS {name}" for name, cell in {**COLUMNS, "cod_anu": "'2025'"}.items())
-    left_out = Counter[str]()
-    assert read(query.source(f"SELECT {columns} WHERE '2026' IN (:years)"), left_out=left_out) == []
-    assert left_out == {"other_year": 1}
+    reading = query.source(f"SELECT {columns} WHERE '2026' IN (:years)").read(SCOPE)
+    assert list(reading) == []
+    assert reading.left_out == {"other_year": 1}
 
 
 def test_a_scope_of_another_university_is_refused_since_absence_would_end_its_enrolments(
     apogee: ApogeeDatabase,
 ) -> None:
     scope = SnapshotScope(uais=frozenset({UAI, FOREIGN_UAI}), academic_years=frozenset({2026}))
-    said = f"apogee only knows {UAI}, and was asked for all enrolments of {UAI}, {FOREIGN_UAI}"
+    said = f"apogee holds only {UAI}, and was asked for all enrolments of {UAI}, {FOREIGN_UAI}"
     assert refused(source(apogee), scope) == said
 
 
@@ -387,7 +385,7 @@ def test_rows_are_those_of_one_instant_whatever_is_committed_while_they_are_read
         "INSERT INTO individu (cod_ind, cod_etu) SELECT n, 20000000 + n FROM generate_series(1, :many) n", many=many
     )
     real.execute("INSERT INTO ins_adm_etp SELECT '2026', cod_ind, 'XINFO1', 101, 1, 'E', 'P', 'O' FROM individu")
-    rows = source(real).read(SCOPE, Counter())
+    rows = source(real).read(SCOPE)
     first = next(rows)
     real.execute(sa.update(ins_adm_etp).values(eta_iae="A"))
     real.execute(sa.update(individu).values(cod_etu=None))
@@ -407,7 +405,7 @@ def many_rows(real: ApogeeDatabase, tmp_path: Path, **cells: str) -> SqlSource:
 def test_rows_are_read_as_a_stream_and_an_error_among_them_says_after_how_many(
     real: ApogeeDatabase, tmp_path: Path
 ) -> None:
-    rows = many_rows(real, tmp_path, cod_etu="20000000 + 1 / (7000 - n)").read(SCOPE, Counter())
+    rows = many_rows(real, tmp_path, cod_etu="20000000 + 1 / (7000 - n)").read(SCOPE)
     assert isinstance(next(rows), EnrolmentRow), "before the database comes to its error"
     with pytest.raises(SourceIncomplete) as raised:
         list(rows)
@@ -421,13 +419,13 @@ def test_a_value_that_the_database_quotes_in_its_error_is_not_repeated(real: Apo
 
 
 def test_a_connection_that_is_lost_on_the_way_makes_it_incomplete(real: ApogeeDatabase, tmp_path: Path) -> None:
-    rows = many_rows(real, tmp_path).read(SCOPE, Counter())
+    rows = many_rows(real, tmp_path).read(SCOPE)
     next(rows)
     real.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
-    with pytest.raises(SourceIncomplete, match=r"failed after \d+ rows \(.*: look whether it runs and can be reached"):
+    with pytest.raises(SourceIncomplete, match=r"failed after \d+ rows \(.*: check that it runs and can be reached"):
         list(rows)
 
 
@@ -459,7 +457,7 @@ def test_a_query_cannot_write(real: ApogeeDatabase, tmp_path: Path) -> None:
         ("DPY-4024: call timeout of 5000 ms exceeded", "raise the account's time limit"),
         ("ORA-00942: table or view does not exist", "grant it what docs/sources/apogee.md lists"),
         ('ORA-00904: "Exemple": invalid identifier', "try it by hand"),
-        ("DPY-4011: the database or network closed the connection", "look whether it runs"),
+        ("DPY-4011: the database or network closed the connection", "check that it runs"),
     ],
 )
 def test_an_error_of_oracle_says_its_code_and_what_to_do(text: str, said: str) -> None:
@@ -525,7 +523,7 @@ def test_a_database_that_cannot_be_reached_says_so_and_never_its_password(url: s
 def test_a_url_that_is_none_is_refused_without_quoting_it(url: str) -> None:
     with pytest.raises(SettingsError) as raised:
         SqlSource("apogee", url, uai=UAI)
-    assert str(raised.value).startswith("sources.apogee.url: not an address of a database that is known; use oracle+")
+    assert str(raised.value).startswith("sources.apogee.url: not the address of a known kind of database; use oracle+")
     assert "s3cret" not in str(raised.value)
 
 

@@ -1,4 +1,4 @@
-"""A directory's changes as messages: `telling` compares, purely; `Watch` looks, tells and remembers."""
+"""A directory's changes as messages: `changes` compares, purely; `Watch` polls, publishes and remembers."""
 
 from worker.sources.watch.poller import PollResult, Watch
 

@@ -1,14 +1,14 @@
-"""What entries of a directory say otherwise than before, as messages. Pure: no I/O, no clock.
+"""What changed in the entries of a directory, as messages. Pure: no I/O, no clock.
 
-A student is enrolled by any of their entries. All messages of one step bear one version, greater than that of every
-earlier one, of whichever student: an enrolment may go from one entry or number to another and back.
+Any entry of a student enrols them. All messages of one step bear one version, greater than that of every earlier
+message, whoever its student: an enrolment may move from one entry or number to another and back.
 """
 
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import quote
+from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import TypeAdapter
 
@@ -31,7 +31,7 @@ NOTHING = "[]"
 """No enrolments."""
 _ROWS: TypeAdapter[list[EnrolmentRow]] = TypeAdapter(list[EnrolmentRow])
 _FIRST, _LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2099, 12, 31, tzinfo=UTC)
-_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:etape-cohorts:watch")
+_NAMESPACE = uuid5(NAMESPACE_URL, "urn:etape-cohorts:watch")
 Key = tuple[str, str]
 """An enrolment: its establishment and its id."""
 Data = EnrolmentStateData | EnrolmentDeletedData | StudentRekeyedData
@@ -40,7 +40,7 @@ _KINDS = {EnrolmentStateData: "state", EnrolmentDeletedData: "deleted", StudentR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Something to tell, and since when it is so."""
+    """A change to publish, and the instant since when it is true."""
 
     data: Data
     version: int
@@ -48,41 +48,41 @@ class Change:
 
     @property
     def kind(self) -> str:
-        """Say what it says: state, deleted or rekeyed."""
+        """Return the kind of its message: state, deleted or rekeyed."""
         return _KINDS[type(self.data)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What is to be told, and how the entries are to be kept."""
+class Step:
+    """The changes to publish, and the entries to remember once they are."""
 
-    told: Sequence[Change]
+    changes: Sequence[Change]
     entries: Sequence[KnownEntry]
 
 
 def instant(csn: str) -> Instant:
-    """Give the instant of an entryCSN or a modifyTimestamp, in generalized time, e.g. `20261125120000.123456Z#…`.
+    """Return the instant of an entryCSN or a modifyTimestamp, in generalized time, e.g. `20261125120000.123456Z#…`.
 
-    It is of this century, as a message must say it. Raises SourceIncomplete when it isn't one in UTC.
+    It is moved into this century, as the contract wants it. Raises SourceIncomplete when it isn't one in UTC.
     """
     text = csn.partition("#")[0]
     form = "%Y%m%d%H%M%S.%fZ" if "." in text else "%Y%m%d%H%M%SZ"
     try:
         at = datetime.strptime(text, form).replace(tzinfo=UTC)
     except ValueError:
-        raise SourceIncomplete("an entry's entryCSN, or modifyTimestamp, is no generalized time in UTC") from None
+        raise SourceIncomplete("the entryCSN or modifyTimestamp of an entry is not a generalized time in UTC") from None
     return min(max(at, _FIRST), _LAST).timestamp()
 
 
 def written(rows: Iterable[EnrolmentRow]) -> str:
-    """Write enrolments as an entry keeps them."""
+    """Return enrolments as a known entry holds them."""
     return _ROWS.dump_json(list(rows), exclude_none=True).decode()
 
 
 def following(before: KnownEntry | None, entry: KnownEntry, *, unknown: bool) -> KnownEntry:
-    """Give an entry as it follows from what it said before.
+    """Return an entry as it follows from what it held before.
 
-    What can't be understood takes nothing back; an entry that says nothing any more is still of its student.
+    What can't be understood ends nothing; an entry that no longer holds any enrolment still belongs to its student.
     """
     if before is None:
         return entry
@@ -93,49 +93,63 @@ def following(before: KnownEntry | None, entry: KnownEntry, *, unknown: bool) ->
 
 
 def unsure(before: KnownEntry | None, entry: KnownEntry) -> KnownEntry:
-    """Give an entry as it is noted before it is told: all that it said, and all that it is about to say.
+    """Return an entry as it is noted before its changes are published: with all rows that it held or holds now.
 
-    Whoever finds it so, after somebody was killed, reads the entry again, tells it whole, and ends what it no longer
-    says.
+    If the process is killed in between, the next one reads the entry again, publishes all of it, and ends what it no
+    longer holds.
     """
-    said = before.rows if before is not None else NOTHING
-    rows = {_key(row): row for text in (said, entry.rows) for row in _ROWS.validate_json(text)}
+    old = before.rows if before is not None else NOTHING
+    rows = {_key(row): row for text in (old, entry.rows) for row in _ROWS.validate_json(text)}
     noted = replace(before or entry, csn="", rows=written(rows.values()), version=entry.version, unsure=True)
     return replace(noted, gone=False, student_id=noted.student_id or entry.student_id)
 
 
-def changes(
+def compare(
     before: Mapping[str, KnownEntry],
     after: Mapping[str, KnownEntry],
     *,
     highest: int,
     at: Instant,
     years: frozenset[int],
-) -> Changes:
+) -> Step:
     """Compare entries by uuid; `before` also holds the other entries of the same students.
 
-    `highest` is the highest version that was ever told of the directory, `at` is now. An enrolment of a year that isn't
-    among `years` is never said to be over.
+    `highest` is the highest version that was ever published of the directory, `at` is now. An enrolment of a year that
+    isn't among `years` is never ended.
     """
     now = {**before, **after}
     version = max([highest + 1, *(int(_since(entry, at) * 1_000_000) for entry in after.values())])
-    was, is_now = _rows(before), _rows(now)
+    old_rows, new_rows = _rows(before), _rows(now)
+    unconfirmed = _unconfirmed(before, after)
+    since = _since_by_enrolment(before, after, at)
+    found = list(_rekeyed(before, after, now, version))
+    for key, row in new_rows.items():
+        if key in unconfirmed or old_rows.get(key) != row:
+            found.append(Change(data=_state(row, version), version=version, at=since.get(key, at)))
+    for key, row in old_rows.items():
+        if key not in new_rows and row.academic_year in years:
+            found.append(Change(data=_deleted(row, version), version=version, at=since.get(key, at)))
+    if found:
+        return Step(changes=found, entries=[replace(entry, version=version) for entry in after.values()])
+    versions = {uuid: entry.version for uuid, entry in before.items()}
+    return Step(changes=(), entries=[replace(entry, version=versions.get(key, 0)) for key, entry in after.items()])
+
+
+def _unconfirmed(before: Mapping[str, KnownEntry], after: Mapping[str, KnownEntry]) -> set[Key]:
+    """Return the enrolments of entries that were noted by a process that was killed before it had published them."""
+    unsure = {uuid: before[uuid] for uuid in after if uuid in before and before[uuid].unsure}
+    return set(_rows(unsure))
+
+
+def _since_by_enrolment(
+    before: Mapping[str, KnownEntry], after: Mapping[str, KnownEntry], at: Instant
+) -> dict[Key, Instant]:
+    """Return since when each enrolment that an entry held or holds is so: since that entry changed."""
     since: dict[Key, Instant] = {}
-    again: set[Key] = set()
-    for key, entry in after.items():
-        said = _rows({key: before[key]} if key in before else {})
-        since |= dict.fromkeys([*said, *_rows({key: entry})], _since(entry, at))
-        if key in before and before[key].unsure:
-            again |= said.keys()
-    new = [row for key, row in is_now.items() if key in again or was.get(key) != row]
-    over = [row for key, row in was.items() if key not in is_now and row.academic_year in years]
-    told = list(_rekeyed(before, after, now, version))
-    told += [Change(data=_state(row, version), version=version, at=since.get(_key(row), at)) for row in new]
-    told += [Change(data=_deleted(row, version), version=version, at=since.get(_key(row), at)) for row in over]
-    if told:
-        return Changes(told=told, entries=[replace(entry, version=version) for entry in after.values()])
-    kept = {key: before[key].version if key in before else 0 for key in after}
-    return Changes(told=told, entries=[replace(entry, version=kept[key]) for key, entry in after.items()])
+    for uuid, entry in after.items():
+        old = _rows({uuid: before[uuid]} if uuid in before else {})
+        since |= dict.fromkeys([*old, *_rows({uuid: entry})], _since(entry, at))
+    return since
 
 
 def _since(entry: KnownEntry, at: Instant) -> Instant:
@@ -143,13 +157,13 @@ def _since(entry: KnownEntry, at: Instant) -> Instant:
 
 
 def message(source: str, change: Change) -> tuple[bytes, bytes]:
-    """Give key and value of a message; the same change always gives the same."""
+    """Return key and value of a message; the same change always gives the same."""
     data = change.data
     event: EnrolmentState | EnrolmentDeleted | StudentRekeyed
-    what = data.previous_student_id if isinstance(data, StudentRekeyedData) else data.enrolment_id
+    subject = data.previous_student_id if isinstance(data, StudentRekeyedData) else data.enrolment_id
     envelope = {
         "specversion": "1.0",
-        "id": str(uuid.uuid5(_NAMESPACE, f"{source}/{type(data).__name__}/{what}/{change.version}")),
+        "id": str(uuid5(_NAMESPACE, f"{source}/{type(data).__name__}/{subject}/{change.version}")),
         "source": f"urn:etape-cohorts:watch:{quote(source)}",
         "time": datetime.fromtimestamp(change.at, UTC),
         "data": data,
@@ -167,31 +181,23 @@ def message(source: str, change: Change) -> tuple[bytes, bytes]:
 def _rekeyed(
     before: Mapping[str, KnownEntry], after: Mapping[str, KnownEntry], now: Mapping[str, KnownEntry], version: int
 ) -> Iterator[Change]:
-    """Tell whose number changed: that of an entry did, and no other entry has the former one.
+    """Yield the students whose number changed: the number of an entry did, and no other entry has the former one.
 
     Under other settings another attribute may be the number: that merges nobody.
     """
     present = {entry.student_id for entry in now.values() if not entry.gone}
-    for key, entry in after.items():
-        former = _student(before.get(key))
-        if (
-            former is not None
-            and before[key].terms == entry.terms
-            and entry.student_id is not None
-            and former != entry.student_id
-            and former not in present
-        ):
+    for uuid, entry in after.items():
+        old = before.get(uuid)
+        if old is None or old.student_id is None or entry.student_id is None or old.terms != entry.terms:
+            continue
+        if old.student_id != entry.student_id and old.student_id not in present:
             [source] = {row.source for row in _ROWS.validate_json(entry.rows)[:1]}
-            data = StudentRekeyedData(previous_student_id=former, student_id=entry.student_id, source=source)
+            data = StudentRekeyedData(previous_student_id=old.student_id, student_id=entry.student_id, source=source)
             yield Change(data=data, version=version, at=instant(entry.csn))
 
 
-def _student(entry: KnownEntry | None) -> str | None:
-    return entry.student_id if entry is not None else None
-
-
 def _rows(entries: Mapping[str, KnownEntry]) -> dict[Key, EnrolmentRow]:
-    """Give what entries say that aren't gone; of the same enrolment, the first by uuid."""
+    """Return the rows of entries that aren't gone; of the same enrolment, the first by uuid."""
     rows: dict[Key, EnrolmentRow] = {}
     for _, entry in sorted(entries.items()):
         if not entry.gone:

@@ -1,18 +1,17 @@
-"""Looking at a directory: for universities without an event bus, its changes become messages.
+"""Polling a directory: for universities without an event bus, its changes become messages.
 
-Every look lists the entries that there are, with the state that each is in (entryCSN, or modifyTimestamp), and compares
-that with what the ledger last saw. Entries in another state are read whole; what they say otherwise than before is
-told. Entries that two looks in a row miss have left. What is about to be told is noted first, and that it was told once
-Kafka has acknowledged it: after somebody was killed in between it is told again, whatever has become of the entry.
+Every poll lists the entries with the state that each is in (entryCSN, or modifyTimestamp), and compares that with what
+the ledger remembers. Entries in another state are read whole, and what changed in them is published. Entries that two
+polls in a row miss have left. Entries are noted as unsure before their changes are published, and as published once
+Kafka has acknowledged: after a process was killed in between, the changes are published again, whatever has become of
+the entry.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-
-import structlog
 
 from worker.domain.directory import KnownEntry
 from worker.domain.errors import SourceIncomplete
@@ -25,36 +24,43 @@ from worker.sources.supann import Supann
 from worker.sources.watch import changes
 
 CHUNK = 500
-"""Entries that are told in one go."""
+"""Entries whose changes are published in one go."""
 MANY = 2_000
-"""From so many changed entries on, all are read in one search: directories are slow at naming each of them."""
+"""From this number of changed entries on, all are read in one search: fetching entries by uuid is slow."""
 FEW = 10
-"""So many entries may always be missing: few are a large share of a small directory."""
+"""This number of entries may always be missing: a few are a large share of a small directory."""
 OVERLAP_SECONDS = 60.0
-"""A modifyTimestamp counts in seconds: entries that changed as lately as this are read again, whatever it says."""
-
-log = structlog.get_logger()
+"""A modifyTimestamp has a resolution of a second: entries that changed this recently are read again, whatever it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollResult:
-    """What a look has found."""
+    """What a poll found and published."""
 
     entries: int
-    """Entries that there are."""
+    """Entries in the directory."""
     read: int
     """Entries that were read, because they are new or have changed."""
     missed: int
-    """Entries that aren't there, and haven't left for certain."""
-    told: Counter[str]
-    """Messages by what they say: state, deleted, rekeyed."""
+    """Entries that are missing for the first time, and may be back at the next poll."""
+    published: Counter[str]
+    """Messages by kind: state, deleted, rekeyed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadEntry:
+    """An entry as it was read."""
+
+    entry: KnownEntry
+    unknown: bool
+    """Whether something in it can't be understood."""
 
 
 class Watch:
-    """Tells what changes in a directory, look by look. The first one tells everything.
+    """Publishes what changes in a directory, poll by poll. The first poll publishes everything.
 
-    `terms` changes whenever entries are to be understood otherwise: then all are read again. `every` is the seconds
-    between two looks.
+    `terms` changes whenever the settings make entries mean something else: then all are read again. `every` is the
+    number of seconds between two polls.
     """
 
     def __init__(
@@ -62,7 +68,7 @@ class Watch:
         name: str,
         directory: DirectoryOptions,
         supann: Supann,
-        book: DirectoryState,
+        state: DirectoryState,
         producer: RecordProducer,
         *,
         topic: str,
@@ -75,76 +81,92 @@ class Watch:
         self.name = name
         self._directory = directory
         self._supann = supann
-        self._book = book
+        self._state = state
         self._producer = producer
         self._topic = topic
         self._years = years
-        self._most = max_missing_percent
+        self._max_missing_percent = max_missing_percent
         self._clock = clock
         self._terms = terms
         self.every = every
 
-    def poll(self, progress: Callable[[int, int], None] = lambda _done, _of: None) -> PollResult:
-        """Look once; `progress` is told how many of how many entries were read.
+    def poll(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> PollResult:
+        """Read what has changed and publish it; `progress` receives the number of entries read, and to be read.
 
         Raises SourceIncomplete when the directory can't be read whole, or lacks more entries than may leave at once:
-        then nobody is said to have left. Raises BrokerError when Kafka doesn't acknowledge; what was told before stays.
+        then nobody is published as having left. Raises BrokerError when Kafka doesn't acknowledge. What was published
+        before stays.
         """
         at = self._clock()
-        told: Counter[str] = Counter()
-        known = self._book.seen()
+        known = self._state.seen()
         with Directory(self._directory) as directory:
-            there = dict(directory.versions())
-            missing = {uuid: seen.missed_at for uuid, seen in known.items() if uuid not in there}
-            self._check(there, known, missing)
-            changed = set(self._changed(there, known))
-            read = map(self._read, self._entries(directory, changed))
-            done = 0
-            while some := list(islice(read, CHUNK)):
-                self._tell(some, at, told)
-                done += len(some)
-                progress(done, len(changed))
-        self._book.miss({uuid: None for uuid in there if uuid in known and known[uuid].missed_at is not None})
-        self._book.miss({uuid: at for uuid, since in missing.items() if since is None})
-        left = self._book.entries(uuid for uuid, since in missing.items() if since is not None)
-        gone = ((replace(entry, rows=changes.NOTHING, gone=True), False) for entry in left.values())
-        while some := list(islice(gone, CHUNK)):
-            self._tell(some, at, told)
-        return PollResult(entries=len(there), read=len(changed), missed=len(missing) - len(left), told=told)
+            present = dict(directory.versions())
+            self._check(present, known)
+            changed = set(self._changed(present, known))
+            published = self._publish_changed(directory, changed, at, progress)
+        missing = {uuid: sighting.missed_at for uuid, sighting in known.items() if uuid not in present}
+        back = [uuid for uuid, sighting in known.items() if uuid in present and sighting.missed_at is not None]
+        first_missed = [uuid for uuid, since in missing.items() if since is None]
+        self._state.miss(dict.fromkeys(back))
+        self._state.miss(dict.fromkeys(first_missed, at))
+        published += self._publish_left([uuid for uuid, since in missing.items() if since is not None], at)
+        return PollResult(entries=len(present), read=len(changed), missed=len(first_missed), published=published)
+
+    def _publish_changed(
+        self, directory: Directory, changed: Collection[str], at: Instant, progress: Callable[[int, int], None]
+    ) -> Counter[str]:
+        published: Counter[str] = Counter()
+        done = 0
+        for entries in _chunks(map(self._read, self._entries(directory, changed))):
+            published += self._publish(entries, at)
+            done += len(entries)
+            progress(done, len(changed))
+        return published
+
+    def _publish_left(self, uuids: Iterable[str], at: Instant) -> Counter[str]:
+        """Publish the end of what entries held that two polls in a row missed."""
+        published: Counter[str] = Counter()
+        left = (
+            _ReadEntry(replace(entry, rows=changes.NOTHING, gone=True), unknown=False)
+            for entry in self._state.entries(uuids).values()
+        )
+        for entries in _chunks(left):
+            published += self._publish(entries, at)
+        return published
 
     def _entries(self, directory: Directory, uuids: Collection[str]) -> Iterable[DirectoryEntry]:
         if len(uuids) < MANY:
             return directory.by_uuid(sorted(uuids), self._supann.attributes)
         return (entry for entry in directory.entries(self._supann.attributes) if entry.uuid in uuids)
 
-    def _check(
-        self, there: Mapping[str, str], known: Mapping[str, Sighting], missing: Mapping[str, Instant | None]
-    ) -> None:
-        if not there:
-            raise SourceIncomplete("the directory shows no entry: look at base and filter, and at what we may see")
-        if "" in there:
-            raise SourceIncomplete("the directory gives no entryUUID: let whom we bind as read operational attributes")
-        if len(missing) > FEW and len(missing) * 100 > len(known) * self._most:
+    def _check(self, present: Mapping[str, str], known: Mapping[str, Sighting]) -> None:
+        if not present:
             raise SourceIncomplete(
-                f"{len(missing)} of {len(known)} entries are missing, more than the {self._most:g} % of "
-                "snapshot.max_shrink_percent: look at base and filter, and at what whom we bind as may see; "
+                "the directory shows no entry: check base and filter, and what the bind account may read"
+            )
+        if "" in present:
+            raise SourceIncomplete("the directory shows no entryUUID: let the bind account read operational attributes")
+        missing = len(known.keys() - present.keys())
+        if missing > FEW and missing * 100 > len(known) * self._max_missing_percent:
+            raise SourceIncomplete(
+                f"{missing} of {len(known)} entries are missing, more than the {self._max_missing_percent:g} % of "
+                "snapshot.max_shrink_percent: check base and filter, and what the bind account may read; "
                 "if they have left, the next snapshot says so"
             )
 
-    def _changed(self, there: Mapping[str, str], known: Mapping[str, Sighting]) -> Iterator[str]:
-        """Give the entries whose state is another than the one seen; an older one is that of a replica that lags."""
-        lately = max(map(changes.instant, there.values())) - OVERLAP_SECONDS
-        for uuid, csn in there.items():
-            seen = known.get(uuid)
-            another = seen is None or csn > seen.csn or seen.terms != self._terms
-            if another or ("#" not in csn and changes.instant(csn) >= lately):
+    def _changed(self, present: Mapping[str, str], known: Mapping[str, Sighting]) -> Iterator[str]:
+        """Yield the entries in another state than the last one seen; an older state is that of a replica that lags."""
+        recent = max(map(changes.instant, present.values())) - OVERLAP_SECONDS
+        for uuid, csn in present.items():
+            sighting = known.get(uuid)
+            another = sighting is None or csn > sighting.csn or sighting.terms != self._terms
+            if another or ("#" not in csn and changes.instant(csn) >= recent):
                 yield uuid
 
-    def _read(self, entry: DirectoryEntry) -> tuple[KnownEntry, bool]:
-        """Understand an entry; says whether something about it is unknown."""
-        told = self._supann.tell(entry.attributes)
-        rows = [row for row in told.rows if row.academic_year in self._years]
-        found = KnownEntry(
+    def _read(self, entry: DirectoryEntry) -> _ReadEntry:
+        facts = self._supann.read(entry.attributes)
+        rows = [row for row in facts.rows if row.academic_year in self._years]
+        known = KnownEntry(
             uuid=entry.uuid,
             csn=entry.csn,
             terms=self._terms,
@@ -152,24 +174,27 @@ class Watch:
             rows=changes.written(rows),
             version=0,
         )
-        return found, bool(told.unknown)
+        return _ReadEntry(known, unknown=bool(facts.unknown))
 
-    def _tell(self, entries: Iterable[tuple[KnownEntry, bool]], at: Instant, told: Counter[str]) -> None:
-        """Tell what entries say otherwise than before, then keep it."""
-        found = {entry.uuid: (entry, unknown) for entry, unknown in entries}
-        before = self._book.entries(found)
+    def _publish(self, entries: Sequence[_ReadEntry], at: Instant) -> Counter[str]:
+        """Publish what changed in entries, then remember them. Return the messages by kind."""
+        before = self._state.entries(read.entry.uuid for read in entries)
         after = {
-            uuid: changes.following(before.get(uuid), entry, unknown=unknown)
-            for uuid, (entry, unknown) in found.items()
+            read.entry.uuid: changes.following(before.get(read.entry.uuid), read.entry, unknown=read.unknown)
+            for read in entries
         }
         students = {entry.student_id for entry in (*before.values(), *after.values())}
-        theirs = self._book.of_students(number for number in students if number is not None)
-        found_changes = changes.changes(
-            theirs | before, after, highest=self._book.highest_version(), at=at, years=self._years
-        )
-        messages = [changes.message(self.name, change) for change in found_changes.told]
-        if messages:
-            self._book.write(changes.unsure(before.get(entry.uuid), entry) for entry in found_changes.entries)
+        others = self._state.of_students(number for number in students if number is not None)
+        step = changes.compare(others | before, after, highest=self._state.highest_version(), at=at, years=self._years)
+        if step.changes:
+            messages = [changes.message(self.name, change) for change in step.changes]
+            self._state.write(changes.unsure(before.get(entry.uuid), entry) for entry in step.entries)
             self._producer.send((self._topic, key, value, STRUCTURED_HEADERS) for key, value in messages)
-        self._book.write(found_changes.entries)
-        told.update(change.kind for change in found_changes.told)
+        self._state.write(step.entries)
+        return Counter(change.kind for change in step.changes)
+
+
+def _chunks(entries: Iterable[_ReadEntry]) -> Iterator[Sequence[_ReadEntry]]:
+    remaining = iter(entries)
+    while chunk := list(islice(remaining, CHUNK)):
+        yield chunk

@@ -57,9 +57,9 @@ def test_the_last_word_on_each_enrolment_is_what_the_directory_shows(
             continue
         found = entry(uuid, student, etapes, second=second, gone=gone)
         after = {uuid: changes.following(kept.get(uuid), found, unknown=False)}
-        found_changes = changes.changes(kept, after, highest=highest, at=NOW, years=YEARS)
-        kept |= {each.uuid: changes.unsure(kept.get(uuid), each) for each in found_changes.entries if killed}
-        for change in found_changes.told:
+        step = changes.compare(kept, after, highest=highest, at=NOW, years=YEARS)
+        kept |= {each.uuid: changes.unsure(kept.get(uuid), each) for each in step.entries if killed}
+        for change in step.changes:
             key, value = changes.message("ldap", change)
             event = schemas.EVENTS.validate_json(value)
             assert key == schemas.message_key(event).encode()
@@ -70,7 +70,7 @@ def test_the_last_word_on_each_enrolment_is_what_the_directory_shows(
                 )
                 last[event.data.enrolment_id] = event
         if not killed:
-            kept |= {each.uuid: each for each in found_changes.entries}
+            kept |= {each.uuid: each for each in step.entries}
         highest = max(each.version for each in kept.values())
     shown = {
         f"{e.student_id}:{etape}" for e in kept.values() for etape in ETAPES if f":{etape}" in e.rows and not e.gone
@@ -80,8 +80,8 @@ def test_the_last_word_on_each_enrolment_is_what_the_directory_shows(
 
 def test_the_same_change_is_the_same_message() -> None:
     one = entry("a", STUDENTS[0], frozenset({"L1DROI"}), second=1)
-    both = [changes.changes({}, {"a": one}, highest=0, at=at, years=YEARS) for at in (1.0, 2.0)]
-    first, second = ([changes.message("ldap", change) for change in each.told] for each in both)
+    both = [changes.compare({}, {"a": one}, highest=0, at=at, years=YEARS) for at in (1.0, 2.0)]
+    first, second = ([changes.message("ldap", change) for change in each.changes] for each in both)
     assert first == second
 
 
@@ -89,15 +89,15 @@ def test_what_is_unknown_adds_and_takes_nothing_back() -> None:
     before = entry("a", STUDENTS[0], frozenset({"L1DROI"}), second=1)
     unknown = entry("a", STUDENTS[0], frozenset({"L2DROI"}), second=2)
     after = changes.following(before, unknown, unknown=True)
-    told = changes.changes({"a": before}, {"a": after}, highest=0, at=3.0, years=YEARS).told
+    told = changes.compare({"a": before}, {"a": after}, highest=0, at=3.0, years=YEARS).changes
     assert [change.kind for change in told] == ["state"]
 
 
 def test_an_enrolment_of_a_year_that_was_closed_is_not_said_to_be_over() -> None:
     before = entry("a", STUDENTS[0], frozenset({"L1DROI"}), second=1)
     after = replace(before, rows=changes.NOTHING)
-    assert changes.changes({"a": before}, {"a": after}, highest=0, at=3.0, years=frozenset({2027})).told == []
-    assert len(changes.changes({"a": before}, {"a": after}, highest=0, at=3.0, years=YEARS).told) == 1
+    assert changes.compare({"a": before}, {"a": after}, highest=0, at=3.0, years=frozenset({2027})).changes == ()
+    assert len(changes.compare({"a": before}, {"a": after}, highest=0, at=3.0, years=YEARS).changes) == 1
 
 
 def test_another_attribute_of_the_student_number_merges_nobody() -> None:
@@ -105,5 +105,5 @@ def test_another_attribute_of_the_student_number_merges_nobody() -> None:
     after = entry("a", STUDENTS[1], frozenset({"L1DROI"}), second=1)
     for terms, kinds in (("t", ["rekeyed", "state", "deleted"]), ("others", ["state", "deleted"])):
         read = {"a": replace(after, terms=terms)}
-        told = changes.changes({"a": before}, read, highest=0, at=NOW, years=YEARS).told
+        told = changes.compare({"a": before}, read, highest=0, at=NOW, years=YEARS).changes
         assert [change.kind for change in told] == kinds

@@ -103,11 +103,11 @@ def world(slapd: Slapd, embedded_broker: EmbeddedBroker, topic: str, tmp_path: P
 
 
 def test_the_first_look_tells_everything_and_the_next_one_nothing(world: World) -> None:
-    assert world.poll().told == {"state": 2}
+    assert world.poll().published == {"state": 2}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
     assert {event.data.source.system for event in world.events()} == {"supann"}
     look = world.poll()
-    assert (look.entries, look.read, look.told) == (2, 0, {})
+    assert (look.entries, look.read, look.published) == (2, 0, {})
 
 
 def test_another_etape_a_further_one_and_a_new_student_are_told(world: World) -> None:
@@ -115,7 +115,7 @@ def test_another_etape_a_further_one_and_a_new_student_are_told(world: World) ->
     world.replace(ONE, "supannEtuInscription", composite("L2DROI"))
     world.replace(TWO, "supannEtuInscription", composite("L1DROI"), composite("M1DROI"))
     world.add("22600003", composite("L1DROI"))
-    assert world.poll().told == {"state": 3, "deleted": 1}
+    assert world.poll().published == {"state": 3, "deleted": 1}
     assert world.enrolled() == {
         ("L2DROI", ONE), ("L1DROI", TWO), ("M1DROI", TWO), ("L1DROI", "22600003"),
     }  # fmt: skip
@@ -125,13 +125,13 @@ def test_a_change_that_is_none_of_ours_is_read_and_not_told(world: World) -> Non
     world.poll()
     world.replace(ONE, "mail", "another@example.fr")
     look = world.poll()
-    assert (look.read, look.told) == (1, {})
+    assert (look.read, look.published) == (1, {})
 
 
 def test_another_login_is_told(world: World) -> None:
     world.poll()
     world.replace(ONE, "supannAliasLogin", "camille")
-    assert world.poll().told == {"state": 1}
+    assert world.poll().published == {"state": 1}
     assert any("camille" in event.model_dump_json() for event in world.events())
 
 
@@ -140,12 +140,12 @@ def test_whoever_two_looks_in_a_row_miss_has_left(world: World, leaves: Callable
     world.poll()
     leaves(world, ONE)
     look = world.poll()
-    assert (look.missed, look.told) == (1, {})
-    assert world.poll().told == {"deleted": 1}
+    assert (look.missed, look.published) == (1, {})
+    assert world.poll().published == {"deleted": 1}
     assert world.enrolled() == {("L1DROI", TWO)}
     [deleted] = [event for event in world.events() if isinstance(event, EnrolmentDeleted)]
     assert deleted.time.timestamp() == world.now - 20, "when they were missed first"
-    assert world.poll().told == {}
+    assert world.poll().published == {}
 
 
 def test_whoever_is_back_at_the_next_look_has_not_left(world: World) -> None:
@@ -156,7 +156,7 @@ def test_whoever_is_back_at_the_next_look_has_not_left(world: World) -> None:
     world.move(ONE, world.base, elsewhere)
     for _ in range(2):
         look = world.poll()
-        assert (look.missed, look.told) == (0, {})
+        assert (look.missed, look.published) == (0, {})
 
 
 def test_whoever_comes_back_after_having_left_is_enrolled_again(world: World) -> None:
@@ -168,7 +168,7 @@ def test_whoever_comes_back_after_having_left_is_enrolled_again(world: World) ->
     world.poll()
     assert world.enrolled() == {("L1DROI", TWO)}
     world.move(ONE, world.base, elsewhere)
-    assert world.poll().told == {"state": 1}
+    assert world.poll().published == {"state": 1}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
 
 
@@ -177,7 +177,7 @@ def test_an_entry_that_is_made_anew_ends_nothing(world: World) -> None:
     world.delete(ONE)
     world.add(ONE, composite("L1DROI"))
     for _ in range(3):
-        assert world.poll().told == {}
+        assert world.poll().published == {}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
 
 
@@ -186,14 +186,14 @@ def test_a_student_is_enrolled_by_any_of_two_entries(world: World) -> None:
     world.slapd.change(twin.replace("Id: twin", f"Id: {ONE}"))
     world.poll()
     world.replace(ONE, "supannEtuInscription", composite("L2DROI"))
-    assert world.poll().told == {"state": 1}
+    assert world.poll().published == {"state": 1}
     assert ("L1DROI", ONE) in world.enrolled()
 
 
 def test_another_student_number_is_a_merge(world: World) -> None:
     world.poll()
     world.replace(ONE, "supannEtuId", "22609999")
-    assert world.poll().told == {"rekeyed": 1, "state": 1, "deleted": 1}
+    assert world.poll().published == {"rekeyed": 1, "state": 1, "deleted": 1}
     [merge] = [event for event in world.events() if isinstance(event, StudentRekeyed)]
     assert (merge.data.previous_student_id, merge.data.student_id) == (ONE, "22609999")
     assert world.enrolled() == {("L1DROI", "22609999"), ("L1DROI", TWO)}
@@ -203,14 +203,14 @@ def test_what_cannot_be_understood_takes_nothing_back(world: World) -> None:
     world.poll()
     world.replace(ONE, "supannEtuInscription", "[anneeinsc=now][etape=L1DROI_101]")
     world.replace(TWO, "supannEtuId", TWO, "22600009")
-    assert world.poll().told == {}
+    assert world.poll().published == {}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
 
 
 def test_a_year_that_is_opened_is_told_and_one_that_is_closed_is_left_to_the_rules(world: World) -> None:
     world.poll()
-    assert world.poll(active_years={2025, 2026}).told == {"state": 1}
-    assert world.poll(active_years={2025}).told == {}
+    assert world.poll(active_years={2025, 2026}).published == {"state": 1}
+    assert world.poll(active_years={2025}).published == {}
     assert len(world.enrolled()) == 2
 
 
@@ -257,9 +257,9 @@ def killed_once_it_has_told(world: World) -> None:
 
 def test_whoever_is_killed_once_it_has_told_tells_the_same_again(world: World) -> None:
     killed_once_it_has_told(world)
-    assert world.poll().told == {"state": 2}
+    assert world.poll().published == {"state": 2}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
-    assert world.poll().told == {}
+    assert world.poll().published == {}
 
 
 def test_what_was_told_by_whoever_was_killed_is_ended_though_nobody_saw_it_since(world: World) -> None:
@@ -297,7 +297,7 @@ def test_what_kafka_does_not_take_is_told_by_the_next_look(world: World) -> None
     watch._producer.send = refused  # type: ignore[assignment,method-assign] # a Kafka that is away
     with pytest.raises(BrokerError):
         watch.poll()
-    assert world.poll().told == {"state": 2}
+    assert world.poll().published == {"state": 2}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
 
 
