@@ -122,7 +122,7 @@ class _Message:
         return PersonEnrolled(person=row.cod_ind, enrolment=enrolment)
 
     def individu(self) -> Sequence[Change]:
-        """Read a change of INDIVIDU. A person without a number, or without one any more, keeps the known one, if any."""
+        """Read a change of INDIVIDU. A person who has no number, or lost it, keeps the known one, if any."""
         if self.event.op == "d":
             return ()
         row = _validated(debezium_rows.After[debezium_rows.Individu], self.document).after

@@ -1,4 +1,4 @@
-"""What is read of Debezium's envelopes and APOGÉE's rows. An envelope comes bare, or as the payload beside its schema."""
+"""What is read of Debezium's envelopes and APOGÉE's rows. An envelope comes bare, or as payload beside its schema."""
 
 import re
 from base64 import b64decode
@@ -33,6 +33,7 @@ def _number(value: object) -> object:
 def _scaled(unscaled: object, scale: object) -> int:
     if type(scale) is not int or abs(scale) > _MOST_DIGITS or not isinstance(unscaled, str):
         raise _not_a_number()
+    number: int
     number, rest = divmod(_unscaled(unscaled) * 10 ** max(0, -scale), 10 ** max(0, scale))
     if rest:
         raise _not_a_number()

@@ -158,22 +158,22 @@ Directory(directory_options(chosen)).__enter__()
 
 
 def test_a_size_limit_fails_the_reading(slapd: Slapd, base: str) -> None:
-    with pytest.raises(SourceIncomplete, match=r"after 20 entries.*ask for its limit of paged results"):
+    with pytest.raises(SourceIncomplete, match=r"after 20 entries.*ask for a higher limit of paged results"):
         numbers(slapd, base, bind_dn=LIMITED, page_size=MOST_OF_LIMITED // 2)
 
 
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        (3, "it takes longer than it allows itself"),
-        (4, "ask for its limit of paged results"),
+        (3, "it takes longer than its own limit"),
+        (4, "ask for a higher limit of paged results"),
         (10, "it refers to another server"),
-        (11, "ask for its limits"),
-        (12, "doesn't give results by pages"),
-        (50, "may not read this"),
-        (51, "its answer is BUSY"),
-        (52, "its answer is UNAVAILABLE"),
-        (80, "its answer is OTHER"),
+        (11, "ask for a higher one"),
+        (12, "doesn't support paged results"),
+        (50, "lacks read permission"),
+        (51, "it answered BUSY"),
+        (52, "it answered UNAVAILABLE"),
+        (80, "it answered OTHER"),
     ],
 )
 def test_every_answer_but_success_fails_the_reading(slapd: Slapd, base: str, code: int, sentence: str) -> None:
@@ -187,7 +187,7 @@ def test_every_answer_but_success_fails_the_reading(slapd: Slapd, base: str, cod
 def test_success_without_a_word_about_pages_fails_the_reading(slapd: Slapd, base: str) -> None:
     with (
         answering(0, certificate=slapd.directory / "server.pem") as port,
-        pytest.raises(SourceIncomplete, match="doesn't give results by pages"),
+        pytest.raises(SourceIncomplete, match="doesn't support paged results"),
     ):
         numbers(slapd, base, uri=f"ldaps://127.0.0.1:{port}")
 

@@ -220,7 +220,7 @@ def test_a_listing_that_is_cut_is_no_leaving(world: World) -> None:
     before = world.enrolled()
     world.more = {"bind_dn": f"cn=limited,{SUFFIX}", "page_size": 10}
     for _ in range(3):
-        with pytest.raises(SourceIncomplete, match="gives no more entries"):
+        with pytest.raises(SourceIncomplete, match="has reached its limit of entries"):
             world.poll()
     assert world.enrolled() == before
 
