@@ -24,7 +24,8 @@ from worker.ledger.status import read_status
 from worker.runtime.ledger import open_ledger
 from worker.runtime.topics import Right, definitions, rights
 from worker.runtime.worker import Worker
-from worker.settings.root import KafkaSettings, load
+from worker.settings.kafka import KafkaSettings
+from worker.settings.root import load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.kafka]
 

@@ -27,7 +27,7 @@ from worker.runtime.topics import definitions
 from worker.sandbox.moodle.server import SandboxMoodle
 from worker.sandbox.university.catalogue import CatalogueComponent, CatalogueEtape
 from worker.sandbox.university.generator import InventedEnrolment, Message, enrolled
-from worker.settings.root import KafkaSettings
+from worker.settings.kafka import KafkaSettings
 
 PROGRAM = str(Path(sys.executable).with_name("cohorts"))
 PATIENCE = 60.0  # seconds for what takes a few

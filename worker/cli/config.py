@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, out, prepare
-from worker.settings.root import effective
+from worker.settings.effective import effective
 
 family = typer.Typer()
 

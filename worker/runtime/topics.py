@@ -6,7 +6,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from worker.kafka import Topic, TopicDefinition
-from worker.settings.root import KafkaSettings
+from worker.settings.kafka import KafkaSettings
 
 SEGMENT = timedelta(days=1)
 """Retention only removes whole closed segments."""

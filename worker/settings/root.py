@@ -4,20 +4,16 @@ Every field says what it is, its unit and its default; `cohorts config` prints w
 """
 
 import difflib
-import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
-    InitSettingsSource,
     NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -26,16 +22,23 @@ from pydantic_settings import (
 from worker.domain.errors import SettingsError
 from worker.domain.guard import Guard
 from worker.domain.rules import CohortTemplate, PlatformPolicy, Policy, Route
-from worker.domain.states import Payment, Status
+from worker.settings.kafka import KafkaSettings
 from worker.settings.platforms import PlatformSettings
 from worker.settings.section import Section, Uai
+from worker.settings.sections import (
+    ConvergeSettings,
+    EligibilitySettings,
+    LedgerSettings,
+    ReconcileSettings,
+    RetentionSettings,
+    SnapshotSettings,
+    WebSettings,
+)
 from worker.settings.sources import LdapSourceSettings, SourceSettings, SqlSourceSettings
 
 DEFAULT_FILE = Path("cohorts.toml")
 SECRETS_VARIABLE = "CREDENTIALS_DIRECTORY"
 """Directory of mounted secrets; the name is the one that systemd gives to `LoadCredential`."""
-
-Seconds = Annotated[float, Field(ge=0)]
 
 
 def _known_zone(name: str) -> str:
@@ -44,145 +47,6 @@ def _known_zone(name: str) -> str:
     except (OSError, ValueError, ZoneInfoNotFoundError):  # the first for a folder of zones, as in "Europe"
         raise ValueError("no such time zone; write it as Europe/Paris, or Indian/Reunion") from None
     return name
-
-
-class EligibilitySettings(Section):
-    """Which enrolments count."""
-
-    statuses: frozenset[Status] = frozenset({Status.ACTIVE})
-    """Statuses that count, among active, pending, cancelled, resigned."""
-    payments: frozenset[Payment] = frozenset({Payment.PAID, Payment.UNKNOWN})
-    """Payment states that count, among paid, due, unknown. A directory doesn't know payments: it says unknown."""
-    exclude_etapes: tuple[str, ...] = ()
-    """Étape codes (globs) that never lead to a cohort, on any platform."""
-    exclude_components: tuple[str, ...] = ()
-    """Component codes (globs) that never lead to a cohort, on any platform."""
-    grace_days: float = Field(0.0, ge=0, le=366)
-    """Days that the memberships of a year stay after it was taken out of `active_years`."""
-
-
-class TopicFormat(StrEnum):
-    """What the messages of a topic are."""
-
-    NATIVE = "native"
-    DEBEZIUM = "debezium"
-
-
-class KafkaSettings(Section):
-    """Where messages come from."""
-
-    bootstrap: str = "localhost:9092"
-    """Brokers, host:port, comma-separated."""
-    topics: Annotated[tuple[str, ...], Field(min_length=1)] = ("enrolments",)
-    """Topics of enrolment messages."""
-    formats: dict[str, TopicFormat] = Field(default_factory=dict)
-    """Topic = format: native (what `cohorts schema` says, the default) or debezium (change capture from APOGÉE)."""
-    capture_uai: Uai | None = None
-    """Code UAI of what comes in format `debezium`; may be left out when `uais` has one."""
-    snapshots: str = "enrolments.snapshots"
-    """Topic of the snapshots: complete images of all enrolments."""
-    dead_letters: str = "enrolments.dead-letters"
-    """Topic for messages that can never be read."""
-    group: str = "etape-cohorts"
-    """Consumer group, shared by all the workers of one university."""
-    batch: int = Field(5000, ge=1, le=100_000)
-    """Messages recorded in one transaction, at most."""
-    invalid_limit: int = Field(100, ge=1)
-    """Invalid messages in a row after which consumption stops: the contract broke, and a person must look."""
-    client: dict[str, SecretStr] = Field(default_factory=dict)
-    """More librdkafka properties, e.g. `security.protocol`, `ssl.ca.location`, `group.protocol`."""
-    password: SecretStr | None = None
-    """`sasl.password`: COHORTS_KAFKA__PASSWORD, or a file of that name among the secrets."""
-
-    @model_validator(mode="after")
-    def _formats_are_of_topics(self) -> Self:
-        if unknown := self.formats.keys() - {*self.topics}:
-            raise ValueError(f"formats names {', '.join(sorted(unknown))}, which topics doesn't")
-        return self
-
-    @property
-    def captured(self) -> frozenset[str]:
-        """Give the topics of change capture."""
-        return frozenset(topic for topic, kind in self.formats.items() if kind is TopicFormat.DEBEZIUM)
-
-    @property
-    def native(self) -> tuple[str, ...]:
-        """Give the topics of messages as `schemas` has them."""
-        return tuple(topic for topic in self.topics if topic not in self.captured)
-
-    def properties(self) -> dict[str, str]:
-        """Give librdkafka's properties, secrets included: never to be printed."""
-        more = {name: value.get_secret_value() for name, value in self.client.items()}
-        if self.password is not None:
-            more["sasl.password"] = self.password.get_secret_value()
-        return {"bootstrap.servers": self.bootstrap, **more}
-
-
-class SnapshotSettings(Section):
-    """Which snapshots are accepted."""
-
-    max_age_hours: float = Field(20.0, gt=0, le=24 * 31)
-    """Hours since the source was read, at most. Above 24 the promise of a day can't be kept."""
-    max_shrink_percent: float = Field(10.0, ge=0, le=100)
-    """Percent of a year's rows that may be gone since the last accepted snapshot; 100 switches the limit off."""
-
-
-class LedgerSettings(Section):
-    """Where the state is kept."""
-
-    url: SecretStr = SecretStr("sqlite:///ledger.db")
-    """`sqlite:///FILE` for one worker, `postgresql+psycopg://…` for several. With a password: COHORTS_LEDGER__URL."""
-
-    @property
-    def serves_several(self) -> bool:
-        """Whether several workers may share it."""
-        return not self.url.get_secret_value().startswith("sqlite")
-
-
-class ConvergeSettings(Section):
-    """When gaps are closed."""
-
-    coalesce_seconds: Seconds = 2.0
-    """Seconds that an addition waits for others, so that a burst makes few calls."""
-    removal_delay_seconds: Seconds = 120.0
-    """Seconds that a removal waits, so that a delete followed by a create cancels out."""
-    park_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """Seconds to the first retry of a membership that can't be applied (no account); doubles each time."""
-    park_most_seconds: Annotated[float, Field(gt=0)] = 86_400.0
-    """Seconds between retries, at most."""
-    poll_seconds: Annotated[float, Field(gt=0)] = 1.0
-    """Seconds between looks at the ledger when there is nothing to do."""
-
-
-class ReconcileSettings(Section):
-    """The night."""
-
-    wait_minutes: float = Field(60.0, ge=0)
-    """Minutes that a reconciliation waits for the gaps to be closed, before it reports what is left."""
-
-
-class RetentionSettings(Section):
-    """How long people are remembered: `cohorts purge` applies it. Topics must forget before the ledger does."""
-
-    journal_days: float = Field(365.0, ge=7)
-    """Days that the journal, the decisions of people and the reports of reconciliations are kept."""
-    student_days: float = Field(365.0, ge=7)
-    """Days that a student is remembered who has no enrolment any more and is in no cohort."""
-    dead_letter_days: float = Field(365.0, ge=1)
-    """Days that dead letters are to be kept: `cohorts purge` counts the older ones, Kafka's retention removes them."""
-
-
-class WebSettings(Section):
-    """Where metrics and health are served."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; loopback unless said otherwise."""
-    port: int = Field(9464, ge=0, le=65535)
-    """Port of /metrics, /livez and /readyz; 0 takes a free one."""
-
-
-class _Toml(InitSettingsSource):
-    """The file's content, as a source of its own, after the environment."""
 
 
 class Settings(BaseSettings):
@@ -305,35 +169,6 @@ def load(path: Path = DEFAULT_FILE) -> Settings:
         return Settings(**content)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(error, path))) from None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One setting in force: its dotted path, its value as JSON (secrets masked) and what it is."""
-
-    path: str
-    value: str
-    description: str
-
-
-def effective(settings: Settings) -> Iterator[Setting]:
-    """Every setting in force, in the order of their declaration."""
-    yield from _effective("", settings)
-
-
-def _effective(prefix: str, section: BaseModel) -> Iterator[Setting]:
-    for name, info in type(section).model_fields.items():
-        path, value = f"{prefix}{name}", getattr(section, name)
-        children = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, tuple) else {}
-        if isinstance(value, BaseModel):
-            yield from _effective(f"{path}.", value)
-        elif children and all(isinstance(child, BaseModel) for child in children.values()):
-            for key, child in children.items():
-                yield from _effective(f"{path}.{key}.", child)
-        else:
-            shown = section.model_dump(mode="json", include={name})[name]
-            text = json.dumps(sorted(shown) if isinstance(value, frozenset) else shown, ensure_ascii=False)
-            yield Setting(path=path, value=text, description=info.description or "")
 
 
 def _explain(error: ValidationError, path: Path) -> Iterator[str]:

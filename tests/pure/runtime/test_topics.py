@@ -4,7 +4,7 @@ import pytest
 
 from worker.kafka import Topic
 from worker.runtime.topics import Use, definitions, rights, shortcomings, uses
-from worker.settings.root import KafkaSettings
+from worker.settings.kafka import KafkaSettings
 
 KAFKA = KafkaSettings(topics=("a", "b"))
 DEFAULTS = {

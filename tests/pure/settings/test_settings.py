@@ -11,8 +11,9 @@ from worker.domain.states import Payment, Status
 from worker.formats import Debezium
 from worker.formats.cloudevents import Native
 from worker.runtime import messages
+from worker.settings.effective import effective
 from worker.settings.platforms import Strangers
-from worker.settings.root import SECRETS_VARIABLE, effective, load
+from worker.settings.root import SECRETS_VARIABLE, load
 
 EXAMPLE = DEPLOY / "cohorts.toml"
 SECRET = "hunter2-0123456789abcdef"

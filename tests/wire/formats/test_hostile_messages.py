@@ -21,7 +21,7 @@ from worker.kafka import Record, RecordConsumer, RecordProducer
 from worker.ledger import Ledger, status
 from worker.runtime.topics import definitions
 from worker.sandbox.broker import LIBRARY, PRODUCER, EmbeddedBroker
-from worker.settings.root import KafkaSettings
+from worker.settings.kafka import KafkaSettings
 from worker.sync.dead_letters import dead_letters, replay
 from worker.sync.ingest import RECORDED, Ingest
 

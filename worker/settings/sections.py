@@ -1,0 +1,88 @@
+"""The short sections: which enrolments count, the ledger, the rhythm of converging, the night, retention, the web."""
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from worker.domain.states import Payment, Status
+from worker.settings.section import Section
+
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class EligibilitySettings(Section):
+    """Which enrolments count."""
+
+    statuses: frozenset[Status] = frozenset({Status.ACTIVE})
+    """Statuses that count, among active, pending, cancelled, resigned."""
+    payments: frozenset[Payment] = frozenset({Payment.PAID, Payment.UNKNOWN})
+    """Payment states that count, among paid, due, unknown. A directory doesn't know payments: it says unknown."""
+    exclude_etapes: tuple[str, ...] = ()
+    """Étape codes (globs) that never lead to a cohort, on any platform."""
+    exclude_components: tuple[str, ...] = ()
+    """Component codes (globs) that never lead to a cohort, on any platform."""
+    grace_days: float = Field(0.0, ge=0, le=366)
+    """Days that the memberships of a year stay after it was taken out of `active_years`."""
+
+
+class SnapshotSettings(Section):
+    """Which snapshots are accepted."""
+
+    max_age_hours: float = Field(20.0, gt=0, le=24 * 31)
+    """Hours since the source was read, at most. Above 24 the promise of a day can't be kept."""
+    max_shrink_percent: float = Field(10.0, ge=0, le=100)
+    """Percent of a year's rows that may be gone since the last accepted snapshot; 100 switches the limit off."""
+
+
+class LedgerSettings(Section):
+    """Where the state is kept."""
+
+    url: SecretStr = SecretStr("sqlite:///ledger.db")
+    """`sqlite:///FILE` for one worker, `postgresql+psycopg://…` for several. With a password: COHORTS_LEDGER__URL."""
+
+    @property
+    def serves_several(self) -> bool:
+        """Whether several workers may share it."""
+        return not self.url.get_secret_value().startswith("sqlite")
+
+
+class ConvergeSettings(Section):
+    """When gaps are closed."""
+
+    coalesce_seconds: Seconds = 2.0
+    """Seconds that an addition waits for others, so that a burst makes few calls."""
+    removal_delay_seconds: Seconds = 120.0
+    """Seconds that a removal waits, so that a delete followed by a create cancels out."""
+    park_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds to the first retry of a membership that can't be applied (no account); doubles each time."""
+    park_most_seconds: Annotated[float, Field(gt=0)] = 86_400.0
+    """Seconds between retries, at most."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """Seconds between looks at the ledger when there is nothing to do."""
+
+
+class ReconcileSettings(Section):
+    """The night."""
+
+    wait_minutes: float = Field(60.0, ge=0)
+    """Minutes that a reconciliation waits for the gaps to be closed, before it reports what is left."""
+
+
+class RetentionSettings(Section):
+    """How long people are remembered: `cohorts purge` applies it. Topics must forget before the ledger does."""
+
+    journal_days: float = Field(365.0, ge=7)
+    """Days that the journal, the decisions of people and the reports of reconciliations are kept."""
+    student_days: float = Field(365.0, ge=7)
+    """Days that a student is remembered who has no enrolment any more and is in no cohort."""
+    dead_letter_days: float = Field(365.0, ge=1)
+    """Days that dead letters are to be kept: `cohorts purge` counts the older ones, Kafka's retention removes them."""
+
+
+class WebSettings(Section):
+    """Where metrics and health are served."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; loopback unless said otherwise."""
+    port: int = Field(9464, ge=0, le=65535)
+    """Port of /metrics, /livez and /readyz; 0 takes a free one."""
