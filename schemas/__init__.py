@@ -1,9 +1,9 @@
-"""The message contract of étape cohorts, for those who produce messages and for the worker that reads them.
+"""The message contract of étape cohorts, for producers of messages and for the worker that reads them.
 
     event = EnrolmentState(specversion="1.0", type="fr.etape-cohorts.enrolment.state.v1", ..., data=...)
     produce(key=message_key(event), value=event.model_dump_json(exclude_none=True))
 
-To check what another program wrote: `EVENTS.validate_json(value)`, and `problems(error)` of its
+To validate what another program wrote: `EVENTS.validate_json(value)`, and `problems(error)` of its
 `ValidationError`.
 """
 

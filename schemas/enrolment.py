@@ -1,6 +1,6 @@
 """Messages about enrolments: *inscriptions administratives à une étape*, their students and their étapes.
 
-Each carries a state, never a delta: any of them may be lost, repeated or late, and the next one mends it.
+Each carries a state, never a delta: any of them may be lost, repeated or late, and the next one repairs it.
 """
 
 from typing import Annotated, Literal, Self
@@ -60,7 +60,7 @@ class EtapeKey(Contract):
 
 
 class Etape(EtapeKey):
-    """A year of a diploma, with what its cohort's name needs, where the source knows it (a directory doesn't)."""
+    """A year of a diploma, with the labels for its cohort's name, where the source knows them (a directory doesn't)."""
 
     label: Text255 | None = None
     """APOGÉE `VERSION_ETAPE.LIB_WEB_VET`, else `ETAPE.LIB_ETP`."""
@@ -69,7 +69,7 @@ class Etape(EtapeKey):
 
 
 class DescribedEtape(Etape):
-    """What is known of a year of a diploma: a label, a component, or both."""
+    """The description of a year of a diploma: a label, a component, or both."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -88,10 +88,10 @@ class DescribedEtape(Etape):
 
 
 class EnrolmentData(Contract):
-    """The whole state of one enrolment at one source, but for its version."""
+    """The whole state of one enrolment at one source, without its version."""
 
     enrolment_id: Text128
-    """Names the enrolment for ever at its source, e.g. the key of APOGÉE's `INS_ADM_ETP` joined by colons."""
+    """Identifies the enrolment at its source, for ever, e.g. the key of APOGÉE's `INS_ADM_ETP` joined by colons."""
     academic_year: AcademicYear
     """The year in which the academic year starts (APOGÉE `COD_ANU`): 2026 is 2026-2027."""
     student: Student
@@ -120,11 +120,11 @@ class EnrolmentDeletedData(Contract):
     """An enrolment whose record no longer exists at its source; a cancelled one is a state."""
 
     enrolment_id: Text128
-    """The id that its states had."""
+    """The id of its states."""
     student: StudentKey
     """Who was enrolled; gives the key of the message."""
     academic_year: AcademicYear | None = None
-    """The year in which the academic year starts, when still known."""
+    """The year in which the academic year starts, if still known."""
     source: Source
     """Where the enrolment was recorded."""
     version: Version
@@ -137,7 +137,7 @@ class StudentRekeyedData(Contract):
     previous_student_id: Text32
     """The number that is no longer used."""
     student_id: Text32
-    """The number that lives on; gives the key of the message."""
+    """The number that remains; gives the key of the message."""
     source: Source
     """Where the merge was recorded."""
 
@@ -152,16 +152,16 @@ class EtapeDescribedData(Contract):
     """The label or the component of an étape, for the names of its cohorts."""
 
     etape: DescribedEtape
-    """The étape and what is known of it."""
+    """The étape and its description."""
     source: Source
     """Where the étape is recorded."""
 
 
 class EnrolmentState(Envelope):
-    """An enrolment was made or changed, or is simply said again."""
+    """An enrolment was created or changed, or its state is sent again."""
 
     type: Literal["fr.etape-cohorts.enrolment.state.v1"]
-    """What the message says: the state of an enrolment."""
+    """Type of the message: the state of an enrolment."""
     data: EnrolmentStateData
     """The enrolment."""
 
@@ -170,16 +170,16 @@ class EnrolmentDeleted(Envelope):
     """The record of an enrolment was deleted."""
 
     type: Literal["fr.etape-cohorts.enrolment.deleted.v1"]
-    """What the message says: an enrolment no longer exists."""
+    """Type of the message: an enrolment no longer exists."""
     data: EnrolmentDeletedData
     """The enrolment."""
 
 
 class StudentRekeyed(Envelope):
-    """A student changed number."""
+    """The number of a student changed."""
 
     type: Literal["fr.etape-cohorts.student.rekeyed.v1"]
-    """What the message says: two student numbers are one person."""
+    """Type of the message: two student numbers are one person."""
     data: StudentRekeyedData
     """The two numbers."""
 
@@ -188,6 +188,6 @@ class EtapeDescribed(Envelope):
     """An étape was created, renamed or moved to another component."""
 
     type: Literal["fr.etape-cohorts.etape.described.v1"]
-    """What the message says: the name of an étape."""
+    """Type of the message: the description of an étape."""
     data: EtapeDescribedData
     """The étape."""

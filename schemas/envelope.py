@@ -1,4 +1,4 @@
-"""What every message has in common: a CloudEvents 1.0 envelope, and the kinds of values that it may hold.
+"""The parts that all messages share: a CloudEvents 1.0 envelope, and the types of their values.
 
 The envelope is closed. CloudEvents lets a producer add attributes; this contract refuses them, because a
 name, a mail address, an INE or a birth date has no use here, and a topic is kept for months.
@@ -68,9 +68,9 @@ class Envelope(Contract):
     specversion: Literal["1.0"]
     """Version of CloudEvents, always 1.0."""
     id: Text128
-    """Names this message; the same id again, from the same source, is the same message."""
+    """Identifies this message; the same id again, from the same source, is the same message."""
     source: UriReference
-    """Names the producer, as a URI reference, e.g. `/apogee/inscriptions`."""
+    """Identifies the producer, as a URI reference, e.g. `/apogee/inscriptions`."""
     time: Time
     """When the fact became true at the source: RFC 3339 with an offset. Orders facts of different sources."""
     datacontenttype: Literal["application/json"] | None = None
@@ -92,11 +92,11 @@ _SAFE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 
 
 def problems(error: ValidationError, *, depth: int = 1) -> tuple[tuple[str, str], ...]:
-    """Say what is wrong in a message as (dotted field, type of error), without any value that it held.
+    """Return what is wrong in a message as (dotted field, type of error), without any value that it held.
 
     At most `MOST_PROBLEMS` of them. A field's name may come from the sender: it is cut to 40 characters, and
     becomes `?` when it does not look like a name (a number, an address). `value` is the message as a whole.
-    `depth` is how many parts of a place come before the field: 1 in a message, whose model was chosen by its type.
+    `depth` is the number of parts of a location before the field: 1 in a message, whose model was chosen by its type.
     Types are those of https://docs.pydantic.dev/latest/errors/validation_errors/, and `same_student`,
     `nothing_described` and `not_one_of_both`.
     """

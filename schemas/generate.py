@@ -1,4 +1,4 @@
-"""The contract in the languages of others: JSON Schema 2020-12 and AsyncAPI 3.0.0, generated from the models.
+"""The contract in other languages: JSON Schema 2020-12 and AsyncAPI 3.0.0, generated from the models.
 
 `python -m schemas.generate` writes the files beside this one; tests compare them with the models.
 """
@@ -20,7 +20,7 @@ SNAPSHOT_JSON_SCHEMA = HERE / "snapshots.schema.json"
 ASYNCAPI = HERE / "asyncapi.json"
 
 _STRUCTURED = "application/cloudevents+json"
-_KEY = "Student id (for a merge, the number that lives on); for `etape.described`, the code of the étape. UTF-8."
+_KEY = "Student id (for a merge, the number that remains); for `etape.described`, the code of the étape. UTF-8."
 _SNAPSHOT_KEY = "Student id of a row, or id of an enrolment that is unknown; `begin` and `end` have none. UTF-8."
 _ATTRIBUTES = ("specversion", "id", "source", "type", "time")
 _FAILURE = {
@@ -34,12 +34,12 @@ _FAILURE = {
 
 
 def json_schema() -> dict[str, Any]:
-    """Give the JSON Schema of every message of the enrolments' topic in its structured form."""
+    """Return the JSON Schema of every message of the enrolments' topic in its structured form."""
     return _json_schema("messages", "Messages of étape cohorts", EVENTS)
 
 
 def snapshot_json_schema() -> dict[str, Any]:
-    """Give the JSON Schema of every message of the snapshots' topic in its structured form."""
+    """Return the JSON Schema of every message of the snapshots' topic in its structured form."""
     return _json_schema("snapshots", "Snapshots of étape cohorts", SNAPSHOT_EVENTS)
 
 
@@ -54,19 +54,19 @@ def _json_schema(name: str, title: str, events: TypeAdapter[Any]) -> dict[str, A
 
 
 def asyncapi() -> dict[str, Any]:
-    """Give the AsyncAPI document: topics, keys, headers and messages. Settings may rename the topics."""
+    """Return the AsyncAPI document: topics, keys, headers and messages. Settings may rename the topics."""
     _, definitions = models_json_schema(
         [(model, "validation") for model in [*MODELS.values(), *SNAPSHOT_MODELS.values()]],
         ref_template="#/components/schemas/{model}",
     )
     names = {kind: model.__name__ for kind, model in MODELS.items()}
-    of_snapshots = {kind: model.__name__ for kind, model in SNAPSHOT_MODELS.items()}
+    snapshot_names = {kind: model.__name__ for kind, model in SNAPSHOT_MODELS.items()}
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "étape cohorts",
             "version": "1.0.0",
-            "description": "What the worker reads from Kafka, and what it writes when it cannot read it.",
+            "description": "The messages that the worker reads from Kafka, and the dead letters that it writes.",
         },
         "defaultContentType": _STRUCTURED,
         "channels": {
@@ -82,11 +82,11 @@ def asyncapi() -> dict[str, Any]:
             "snapshots": {
                 "address": "enrolments.snapshots",
                 "description": inspect.cleandoc(snapshot.__doc__ or ""),
-                "messages": {name: _ref("messages", name) for name in of_snapshots.values()},
+                "messages": {name: _ref("messages", name) for name in snapshot_names.values()},
             },
             "deadLetters": {
                 "address": "enrolments.dead-letters",
-                "description": "Messages that can never be read, with key, value and headers as they were.",
+                "description": "Messages that can never be read, with their original key, value and headers.",
                 "messages": {"DeadLetter": _ref("messages", "DeadLetter")},
             },
         },
@@ -97,7 +97,7 @@ def asyncapi() -> dict[str, Any]:
         },
         "components": {
             "messages": {name: _message(kind, name, _KEY) for kind, name in names.items()}
-            | {name: _message(kind, name, _SNAPSHOT_KEY) for kind, name in of_snapshots.items()}
+            | {name: _message(kind, name, _SNAPSHOT_KEY) for kind, name in snapshot_names.items()}
             | {"DeadLetter": _dead_letter()},
             "schemas": definitions["$defs"],
         },
@@ -140,7 +140,7 @@ def _text(description: str) -> dict[str, str]:
 
 
 def written(document: dict[str, Any]) -> str:
-    """Give a document as its file holds it."""
+    """Return the text of a document's file."""
     return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
 
 

@@ -1,10 +1,10 @@
-"""Messages of a snapshot: the image of all enrolments of a scope, as one source held them at one instant.
+"""Messages of a snapshot: all enrolments of a scope, as one source held them at one instant.
 
 `begin` and `end` are in every partition of the topic; rows lie between them, numbered from 0 in each partition. A
-snapshot counts only when every partition is whole: what is absent from it, within its scope, has ended.
+snapshot counts only when every partition is whole: an enrolment absent from it, within its scope, has ended.
 
 The digest of a partition is the sum, modulo 2**256, of the SHA-256 of the value of each row's message, byte for byte
-as the topic holds it, each row once. Whoever sends a snapshot again sends the same bytes or takes another id.
+as the topic holds it, each row once. To send a snapshot again, send the same bytes or use another id.
 """
 
 from typing import Annotated, Literal, Self
@@ -25,13 +25,13 @@ class EnrolmentRow(EnrolmentData):
     version: Version | None = None
     """As in `enrolment.state`, where the source has one: a file or a directory may not.
 
-    It orders nothing here: a snapshot overrules by the instant at which it was taken."""
+    It orders nothing here: a snapshot takes precedence by the instant at which it was taken."""
 
 
 class UnknownRow(Contract):
-    """Something that the source could not tell: an unknown word, an ambiguous entry, a missing number.
+    """Something that the source doesn't know: an unknown word, an ambiguous entry, a missing number.
 
-    Absence ends nothing of it: what was known of the student, or of the enrolment, stays as it was.
+    Nothing ends by absence here: what was known of the student, or of the enrolment, stays as it was.
     """
 
     model_config = ConfigDict(
@@ -71,44 +71,44 @@ class Scope(Contract):
     """Étape codes (globs: `*`, `?`, `[XY]`); every étape when absent."""
 
 
-class _OfOne(Contract):
+class _SnapshotPart(Contract):
     snapshot_id: SnapshotId
-    """Names the snapshot: the same in all its messages, and never used for another. Codes only, it shows in logs."""
+    """Identifies the snapshot: the same in all its messages, never used for another. Only codes: it appears in logs."""
 
 
-class SnapshotBeginData(_OfOne):
-    """What a snapshot is going to be; the same in every partition."""
+class SnapshotBeginData(_SnapshotPart):
+    """The announcement of a snapshot; the same in every partition."""
 
     taken_at: Time
-    """When the source was read: the instant that the image shows. When the reading took a while, its start."""
+    """When the source was read: the instant that the snapshot shows. If the reading took a while, its start."""
     partitions: Annotated[int, Field(strict=True, ge=1, le=10_000)]
-    """Over how many partitions the snapshot is spread: 0 to this number, excluded."""
+    """Number of partitions over which the snapshot is spread, numbered from 0."""
     system: System
-    """The system that was read; every row has it as its source's."""
+    """The system that was read; every row has it in its source."""
     scope: Scope
     """What the snapshot is complete for; every row lies within."""
 
 
-class SnapshotEnrolmentData(_OfOne):
+class SnapshotEnrolmentData(_SnapshotPart):
     """A row of a snapshot."""
 
     row: Count
     """Number of the row within its partition, from 0, without gaps."""
     enrolment: EnrolmentRow
-    """The enrolment. Two rows may tell the same enrolment only if they tell the same of it."""
+    """The enrolment. Two rows of the same enrolment must be equal."""
 
 
-class SnapshotUnknownData(_OfOne):
-    """A row of a snapshot that tells what it doesn't know."""
+class SnapshotUnknownData(_SnapshotPart):
+    """A row of a snapshot about something that the source doesn't know."""
 
     row: Count
     """Number of the row within its partition; rows of both kinds are numbered together."""
     unknown: UnknownRow
-    """What isn't known."""
+    """The student or the enrolment that is unknown."""
 
 
-class SnapshotEndData(_OfOne):
-    """How many rows there were."""
+class SnapshotEndData(_SnapshotPart):
+    """The count of rows in this partition."""
 
     rows: Count
     """Rows of the snapshot in this partition."""
@@ -122,25 +122,25 @@ class SnapshotBegin(Envelope):
     """A snapshot begins in this partition."""
 
     type: Literal["fr.etape-cohorts.snapshot.begin.v1"]
-    """What the message says: rows of a snapshot follow."""
+    """Type of the message: rows of a snapshot follow."""
     data: SnapshotBeginData
     """The snapshot."""
 
 
 class SnapshotEnrolment(Envelope):
-    """An enrolment as the snapshot shows it."""
+    """An enrolment in a snapshot."""
 
     type: Literal["fr.etape-cohorts.snapshot.enrolment.v1"]
-    """What the message says: the state of an enrolment, among all of them."""
+    """Type of the message: a row, with the state of an enrolment."""
     data: SnapshotEnrolmentData
     """The row."""
 
 
 class SnapshotUnknown(Envelope):
-    """A student, or an enrolment, of whom the snapshot says nothing: they stay as they were."""
+    """A student, or an enrolment, unknown to the source: they stay as they were."""
 
     type: Literal["fr.etape-cohorts.snapshot.unknown.v1"]
-    """What the message says: absence means nothing here."""
+    """Type of the message: a row, about something unknown."""
     data: SnapshotUnknownData
     """The row."""
 
@@ -149,6 +149,6 @@ class SnapshotEnd(Envelope):
     """A snapshot is complete in this partition."""
 
     type: Literal["fr.etape-cohorts.snapshot.end.v1"]
-    """What the message says: no more rows of the snapshot follow."""
+    """Type of the message: no more rows of the snapshot follow."""
     data: SnapshotEndData
     """The counts."""

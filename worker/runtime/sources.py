@@ -60,13 +60,13 @@ def uais_of(settings: Settings, name: str | None) -> frozenset[str]:
 
 
 def watch(settings: Settings, ledger: Ledger, name: str) -> Watch:
-    """Build what watches a directory; raises SettingsError when it is none, or there is no topic to tell it on."""
+    """Build the watch of a directory; raises SettingsError when it is none, or there is no topic to publish to."""
     directories = {key: chosen for key, chosen in settings.sources.items() if isinstance(chosen, LdapSourceSettings)}
     if name not in directories:
         known = ", ".join(sorted(directories)) or "none"
         raise SettingsError(f"no directory {name} among the sources of the settings; there are: {known}")
     if not settings.kafka.native:
-        raise SettingsError("kafka.topics has no topic of format native, on which changes could be told")
+        raise SettingsError('kafka.topics has no topic with format "native" to publish changes to')
     return Watch(
         name,
         directory_options(directories[name]),

@@ -9,7 +9,7 @@ from worker.settings.section import Section, Uai
 
 
 class TopicFormat(StrEnum):
-    """What the messages of a topic are."""
+    """How the messages of a topic are written."""
 
     NATIVE = "native"
     DEBEZIUM = "debezium"
@@ -23,11 +23,11 @@ class KafkaSettings(Section):
     topics: Annotated[tuple[str, ...], Field(min_length=1)] = ("enrolments",)
     """Topics of enrolment messages."""
     formats: dict[str, TopicFormat] = Field(default_factory=dict)
-    """Topic = format: native (what `cohorts schema` says, the default) or debezium (change capture from APOGÉE)."""
+    """Topic = format: native (that of `cohorts schema`, the default) or debezium (change capture from APOGÉE)."""
     capture_uai: Uai | None = None
-    """Code UAI of what comes in format `debezium`; may be left out when `uais` has one."""
+    """Code UAI of the messages in format `debezium`; may be omitted when `uais` has only one."""
     snapshots: str = "enrolments.snapshots"
-    """Topic of the snapshots: complete images of all enrolments."""
+    """Topic of the snapshots."""
     dead_letters: str = "enrolments.dead-letters"
     """Topic for messages that can never be read."""
     group: str = "etape-cohorts"
@@ -35,31 +35,31 @@ class KafkaSettings(Section):
     batch: int = Field(5000, ge=1, le=100_000)
     """Messages recorded in one transaction, at most."""
     invalid_limit: int = Field(100, ge=1)
-    """Invalid messages in a row after which consumption stops: the contract broke, and a person must look."""
+    """Invalid messages in a row after which consumption stops: the contract is broken, and a person must look."""
     client: dict[str, SecretStr] = Field(default_factory=dict)
-    """More librdkafka properties, e.g. `security.protocol`, `ssl.ca.location`, `group.protocol`."""
+    """Other librdkafka properties, e.g. `security.protocol`, `ssl.ca.location`, `group.protocol`."""
     password: SecretStr | None = None
     """`sasl.password`: COHORTS_KAFKA__PASSWORD, or a file of that name among the secrets."""
 
     @model_validator(mode="after")
-    def _formats_are_of_topics(self) -> Self:
+    def _formats_name_topics(self) -> Self:
         if unknown := self.formats.keys() - {*self.topics}:
             raise ValueError(f"formats names {', '.join(sorted(unknown))}, which topics doesn't")
         return self
 
     @property
     def captured(self) -> frozenset[str]:
-        """Give the topics of change capture."""
+        """Return the topics of change capture."""
         return frozenset(topic for topic, kind in self.formats.items() if kind is TopicFormat.DEBEZIUM)
 
     @property
     def native(self) -> tuple[str, ...]:
-        """Give the topics of messages as `schemas` has them."""
+        """Return the topics whose messages follow `schemas`."""
         return tuple(topic for topic in self.topics if topic not in self.captured)
 
     def properties(self) -> dict[str, str]:
-        """Give librdkafka's properties, secrets included: never to be printed."""
-        more = {name: value.get_secret_value() for name, value in self.client.items()}
+        """Return librdkafka's properties, secrets included: never print them."""
+        others = {name: value.get_secret_value() for name, value in self.client.items()}
         if self.password is not None:
-            more["sasl.password"] = self.password.get_secret_value()
-        return {"bootstrap.servers": self.bootstrap, **more}
+            others["sasl.password"] = self.password.get_secret_value()
+        return {"bootstrap.servers": self.bootstrap, **others}

@@ -1,4 +1,4 @@
-"""The settings of a platform: how it is reached, whom it is for, how its cohorts are called, how far one may go."""
+"""The settings of a platform: how it is reached, which étapes it is for, its cohorts, its limits."""
 
 import string
 from dataclasses import asdict, replace
@@ -35,52 +35,52 @@ class AccountSettings(Section):
     field: AccountField = AccountField.USERNAME
     """Field of the Moodle account: username or idnumber."""
     template: Annotated[str, _template("student_id", "login")] = "{student_id}"
-    """Value of that field, from {student_id} or {login}, e.g. `e{student_id}`. Usernames are put in lower case."""
+    """Value of that field, from {student_id} or {login}, e.g. `e{student_id}`. Usernames become lower case."""
 
 
 class RouteSettings(Section):
-    """Étapes that lead to a platform. An étape takes part when it passes any of the routes."""
+    """Étapes that lead to a platform. An étape does when any of the routes admits it."""
 
     etapes: tuple[str, ...] = ("*",)
     """Étape codes (globs) that take this route."""
     components: tuple[str, ...] = ("*",)
-    """Component codes (globs) that take this route; an unknown component passes only `*`."""
+    """Component codes (globs) that take this route; an unknown component matches only `*`."""
     exclude_etapes: tuple[str, ...] = ()
-    """Étape codes (globs) that don't."""
+    """Étape codes (globs) that don't take it."""
     exclude_components: tuple[str, ...] = ()
-    """Component codes (globs) that don't."""
+    """Component codes (globs) that don't take it."""
 
 
 class CohortSettings(Section):
-    """A cohort that an étape leads to. Several templates give several cohorts."""
+    """A cohort that an étape leads to. Several templates create several cohorts."""
 
     idnumber: Annotated[str, _template("etape", "version", "component", "year")] = "{etape}"
-    """Idnumber, from {etape}, {version}, {component}, {year}. An étape without one of them has no such cohort."""
+    """Idnumber, from {etape}, {version}, {component}, {year}. An étape that lacks a value has no such cohort."""
     name: Annotated[str, _template("idnumber", "etape", "etape_label", "component", "component_label")] = (
         "{component_label}: {etape_label}"
     )
-    """Name, from {idnumber}, {etape}, {etape_label}, {component}, {component_label}; until then the idnumber."""
+    """Name, from {idnumber}, {etape}, {etape_label}, {component}, {component_label}; until known, the idnumber."""
 
     @model_validator(mode="after")
     def _name_follows_from_idnumber(self) -> Self:
         if "{etape" in self.name and "{etape}" not in self.idnumber:
-            raise ValueError("name speaks of the étape, but idnumber gathers several: name it by its component")
+            raise ValueError("name uses the étape, but idnumber groups several: name it by its component")
         if "{component" in self.name and not any(p in self.idnumber for p in ("{etape}", "{component}")):
-            raise ValueError("name speaks of the component, but idnumber gathers several of them")
+            raise ValueError("name uses the component, but idnumber groups several of them")
         return self
 
 
 class LimitSettings(Section):
-    """How hard a platform may be used, by each worker process."""
+    """How much load each worker process may put on a platform."""
 
     connections: int = Field(2, ge=2, le=16)
-    """Calls in flight at once. Two saturate a Moodle of two cores; more give nothing there."""
+    """Calls in flight at once. Two saturate a Moodle of two cores; more gain nothing there."""
     calls_per_second: float = Field(10.0, gt=0)
-    """Calls a second, at most, over all connections."""
+    """Maximum calls per second, over all connections."""
     fields: int = Field(900, ge=20, le=100_000)
-    """Form fields a call. PHP drops those above `max_input_vars` (1000 unless raised); keep well under it."""
+    """Form fields per call. PHP drops those above `max_input_vars` (1000 by default); keep well below it."""
     timeout_seconds: float = Field(60.0, gt=0, le=600)
-    """Seconds to wait for an answer. Keep under the limits of PHP and of the proxies in front of it."""
+    """Seconds to wait for a response. Keep it below the limits of PHP and of the proxies in front of it."""
     batch_seconds: float = Field(5.0, gt=0)
     """Seconds that a batch aims to take; its size follows the time that calls take."""
 
@@ -99,7 +99,7 @@ MonthDayText = Annotated[str, AfterValidator(_day_of_the_year)]
 
 
 class SeasonSettings(Section):
-    """Days of the year with limits of their own, such as the rentrée. What isn't said is as at other times."""
+    """Days of the year with limits of their own, such as the rentrée. Other limits are the usual ones."""
 
     first: MonthDayText
     """First day, month-day, e.g. `07-01`."""
@@ -120,7 +120,7 @@ class GuardSettings(Section):
     """How many removals pass in a sliding 24 hours; more are held until a person approves them."""
 
     enabled: bool = True
-    """Whether removals are guarded at all. Every command and a metric say so when they aren't."""
+    """Whether removals are guarded at all. Every command and a metric show when they aren't."""
     cohort_percent: Percent = 20.0
     """Percent of a cohort's members that may leave it."""
     platform_percent: Percent = 5.0
@@ -128,10 +128,10 @@ class GuardSettings(Section):
     floor: int = Field(10, ge=0)
     """Removals that always pass, of a cohort and of the platform: small cohorts have large percentages."""
     seasons: tuple[SeasonSettings, ...] = ()
-    """Seasons with limits of their own; the first that a day belongs to counts."""
+    """Seasons with limits of their own; the first one that contains the day counts."""
 
     def guard(self, zone: ZoneInfo) -> Guard:
-        """Give the guard its values."""
+        """Return the guard with these values."""
         usual = GuardLimits(
             cohort_percent=self.cohort_percent, platform_percent=self.platform_percent, floor=self.floor
         )
@@ -156,7 +156,7 @@ def _month_day(text: str) -> MonthDay:
 
 
 class Strangers(StrEnum):
-    """What becomes of members of our cohorts whom we can't tie to a student."""
+    """What happens to members of our cohorts who match no student."""
 
     KEEP = "keep"
     REMOVE = "remove"
@@ -177,12 +177,12 @@ class PlatformSettings(Section):
     limits: LimitSettings = LimitSettings()
     guard: GuardSettings = GuardSettings()
     strangers: Strangers = Strangers.KEEP
-    """Members of our cohorts whom we can't tie to a student: keep (and report), or remove (through the guard)."""
+    """Members of our cohorts who match no student: keep (and report), or remove (through the guard)."""
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
         if self.mode is not Mode.MANUAL and (self.url is None or self.token is None):
-            ways = {"url": "url", "token": "token (COHORTS_PLATFORMS__<NAME>__TOKEN in the environment)"}
-            missing = " and ".join(way for name, way in ways.items() if getattr(self, name) is None)
-            raise ValueError(f"mode {self.mode} needs {missing}; only a manual platform does without")
+            settings = {"url": "url", "token": "token (COHORTS_PLATFORMS__<NAME>__TOKEN in the environment)"}
+            missing = " and ".join(setting for name, setting in settings.items() if getattr(self, name) is None)
+            raise ValueError(f"mode {self.mode} needs {missing}; only a manual platform works without")
         return self

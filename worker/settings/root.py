@@ -1,6 +1,6 @@
-"""The settings: one TOML file, the environment for what is secret, mounted files for what is secret.
+"""The settings: one TOML file, and for secrets the environment or mounted files.
 
-Every field says what it is, its unit and its default; `cohorts config` prints what is in force.
+Every field states what it is, its unit and its default; `cohorts config` prints the settings in force.
 """
 
 import difflib
@@ -38,13 +38,13 @@ from worker.settings.sources import LdapSourceSettings, SourceSettings, SqlSourc
 
 DEFAULT_FILE = Path("cohorts.toml")
 SECRETS_VARIABLE = "CREDENTIALS_DIRECTORY"
-"""Directory of mounted secrets; the name is the one that systemd gives to `LoadCredential`."""
+"""Directory of mounted secrets; the name is that of systemd for `LoadCredential`."""
 
 
 def _known_zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (OSError, ValueError, ZoneInfoNotFoundError):  # the first for a folder of zones, as in "Europe"
+    except (OSError, ValueError, ZoneInfoNotFoundError):  # OSError for a folder of zones, such as "Europe"
         raise ValueError("no such time zone; write it as Europe/Paris, or Indian/Reunion") from None
     return name
 
@@ -64,11 +64,11 @@ class Settings(BaseSettings):
     uais: Annotated[frozenset[Uai], Field(min_length=1)]
     """Codes UAI of the university, e.g. ["0141408E"]. Enrolments at others don't count."""
     active_years: Annotated[frozenset[Annotated[int, Field(ge=2000, le=2100)]], Field(min_length=1)]
-    """Academic years that count, by the year they start in: [2026], and two of them during the rentrée."""
+    """Academic years that count, by the year in which they start: [2026], or two of them during the rentrée."""
     timezone: Annotated[str, AfterValidator(_known_zone)] = "Europe/Paris"
-    """Where the university is: for the nightly hour, the seasons of the guard, and what people read."""
+    """Time zone of the university: for the nightly hour, the seasons of the guard, and the times shown to people."""
     aliases: dict[str, str] = Field(default_factory=dict)
-    """Old étape code = new étape code: the cohort of the old one lives on under the new one."""
+    """Old étape code = new étape code: the cohort of the old one continues under the new one."""
     eligibility: EligibilitySettings = EligibilitySettings()
     platforms: Annotated[dict[str, PlatformSettings], Field(min_length=1)]
     """The Moodle platforms, by a short name of your choice."""
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no .env file: one place for settings
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Mounted secrets come before the environment, and that before the file."""
+        """Give mounted secrets precedence over the environment, and the environment over the file."""
         secrets = NestedSecretsSettingsSource(
             file_secret_settings,
             secrets_dir=os.environ.get(SECRETS_VARIABLE),
@@ -101,26 +101,28 @@ class Settings(BaseSettings):
         return secrets, env_settings, init_settings
 
     @model_validator(mode="after")
-    def _captures_of_one_university(self) -> Self:
+    def _capture_of_one_university(self) -> Self:
         uai = self.kafka.capture_uai
         if uai is None and self.kafka.captured and len(self.uais) > 1:
-            raise ValueError("kafka.capture_uai says whose APOGÉE it is that is captured, since uais has several")
+            raise ValueError(
+                "kafka.capture_uai must name the establishment of the captured APOGÉE, since uais has several"
+            )
         if uai is not None and uai not in self.uais:
-            raise ValueError(f"kafka.capture_uai is {uai}, which uais doesn't name")
+            raise ValueError(f"kafka.capture_uai is {uai}, which is not in uais")
         return self
 
     @property
     def capture_uai(self) -> str:
-        """Give the establishment of what change capture tells."""
+        """Return the establishment of change capture."""
         return self.kafka.capture_uai or min(self.uais)
 
     @property
     def zone(self) -> ZoneInfo:
-        """Give the time zone."""
+        """Return the time zone."""
         return ZoneInfo(self.timezone)
 
     def uai_of(self, source: SqlSourceSettings | LdapSourceSettings) -> str:
-        """Give the establishment of rows that don't name one; raises SettingsError when there are several."""
+        """Return the establishment of rows that don't name one; raises SettingsError when there are several."""
         if source.uai is not None:
             return source.uai
         if len(self.uais) > 1:
@@ -128,11 +130,11 @@ class Settings(BaseSettings):
         return next(iter(self.uais))
 
     def guard(self, platform: str) -> Guard:
-        """Give a platform's guard its values."""
+        """Return the guard of a platform."""
         return self.platforms[platform].guard.guard(self.zone)
 
     def policy(self) -> Policy:
-        """Give the rules their values."""
+        """Return the values of the rules."""
         return Policy(
             uais=self.uais,
             active_years=self.active_years,
@@ -172,7 +174,7 @@ def load(path: Path = DEFAULT_FILE) -> Settings:
 
 
 def _explain(error: ValidationError, path: Path) -> Iterator[str]:
-    """Say where and what would be right; a secret's value is never shown."""
+    """Yield where each error is and what would be right; the value of a secret is never shown."""
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         where = ".".join(map(str, item["loc"])) or "(top level)"
         if item["type"] == "extra_forbidden":

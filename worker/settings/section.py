@@ -1,4 +1,4 @@
-"""What every table of the settings has in common."""
+"""The base of every table of the settings."""
 
 from typing import Annotated
 

@@ -16,22 +16,22 @@ class EligibilitySettings(Section):
     statuses: frozenset[Status] = frozenset({Status.ACTIVE})
     """Statuses that count, among active, pending, cancelled, resigned."""
     payments: frozenset[Payment] = frozenset({Payment.PAID, Payment.UNKNOWN})
-    """Payment states that count, among paid, due, unknown. A directory doesn't know payments: it says unknown."""
+    """Payment states that count, among paid, due, unknown. A directory doesn't know payments: all are unknown."""
     exclude_etapes: tuple[str, ...] = ()
     """Étape codes (globs) that never lead to a cohort, on any platform."""
     exclude_components: tuple[str, ...] = ()
     """Component codes (globs) that never lead to a cohort, on any platform."""
     grace_days: float = Field(0.0, ge=0, le=366)
-    """Days that the memberships of a year stay after it was taken out of `active_years`."""
+    """Days that the memberships of a year stay after it was removed from `active_years`."""
 
 
 class SnapshotSettings(Section):
     """Which snapshots are accepted."""
 
     max_age_hours: float = Field(20.0, gt=0, le=24 * 31)
-    """Hours since the source was read, at most. Above 24 the promise of a day can't be kept."""
+    """Maximum hours since the source was read. Above 24, changes may take longer than the promised day."""
     max_shrink_percent: float = Field(10.0, ge=0, le=100)
-    """Percent of a year's rows that may be gone since the last accepted snapshot; 100 switches the limit off."""
+    """Percent of a year's rows that may be missing since the last accepted snapshot; 100 disables the limit."""
 
 
 class LedgerSettings(Section):
@@ -54,27 +54,27 @@ class ConvergeSettings(Section):
     removal_delay_seconds: Seconds = 120.0
     """Seconds that a removal waits, so that a delete followed by a create cancels out."""
     park_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """Seconds to the first retry of a membership that can't be applied (no account); doubles each time."""
+    """Seconds before the first retry of a membership that can't be applied (no account); doubles each time."""
     park_most_seconds: Annotated[float, Field(gt=0)] = 86_400.0
-    """Seconds between retries, at most."""
+    """Maximum seconds between retries."""
     poll_seconds: Annotated[float, Field(gt=0)] = 1.0
-    """Seconds between looks at the ledger when there is nothing to do."""
+    """Seconds between polls of the ledger when there is nothing to do."""
 
 
 class ReconcileSettings(Section):
     """The night."""
 
     wait_minutes: float = Field(60.0, ge=0)
-    """Minutes that a reconciliation waits for the gaps to be closed, before it reports what is left."""
+    """Minutes that a reconciliation waits for gaps to be closed before it reports what is left."""
 
 
 class RetentionSettings(Section):
-    """How long people are remembered: `cohorts purge` applies it. Topics must forget before the ledger does."""
+    """How long data about people is kept: `cohorts purge` applies it. Topics must expire before the ledger does."""
 
     journal_days: float = Field(365.0, ge=7)
     """Days that the journal, the decisions of people and the reports of reconciliations are kept."""
     student_days: float = Field(365.0, ge=7)
-    """Days that a student is remembered who has no enrolment any more and is in no cohort."""
+    """Days that a student is kept who has no enrolment any more and is in no cohort."""
     dead_letter_days: float = Field(365.0, ge=1)
     """Days that dead letters are to be kept: `cohorts purge` counts the older ones, Kafka's retention removes them."""
 
@@ -83,6 +83,6 @@ class WebSettings(Section):
     """Where metrics and health are served."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; loopback unless said otherwise."""
+    """Address to listen on; loopback by default."""
     port: int = Field(9464, ge=0, le=65535)
-    """Port of /metrics, /livez and /readyz; 0 takes a free one."""
+    """Port of /metrics, /livez and /readyz; 0 picks a free one."""

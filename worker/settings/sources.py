@@ -9,22 +9,22 @@ from worker.settings.section import Section, Uai
 
 
 class FileSourceSettings(Section):
-    """A file that somebody writes: CSV or JSON lines."""
+    """A file that another program or a person writes: CSV or JSON lines."""
 
     kind: Literal["file"]
     """A file."""
     path: Path
     """Its path."""
     encoding: Literal["utf-8", "windows-1252", "iso-8859-1"] | None = None
-    """Encoding of CSV; by default UTF-8 where the file is, else windows-1252."""
+    """Encoding of CSV; by default UTF-8 when the file is valid UTF-8, else windows-1252."""
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """Between the cells of CSV; by default what is most frequent in the line of names, of `;`, `,`, tab and `|`."""
+    """Separator of CSV; by default the most frequent in the line of names, among `;`, `,`, tab and `|`."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Name in the file = column of ours, e.g. `"Code étape" = "etape"`; `""` for a column that doesn't matter."""
+    """Name in the file = our column, e.g. `"Code étape" = "etape"`; `""` for a column to ignore."""
     constants: dict[str, str] = Field(default_factory=dict)
-    """Column of ours = what it is in every row, e.g. `system = "apogee"`, where the file has no such column."""
+    """Our column = its value in every row, e.g. `system = "apogee"`, where the file has no such column."""
     words: dict[str, dict[str, str]] = Field(default_factory=dict)
-    """Column of ours = the words in the file and ours for them, e.g. `status = { E = "active", R = "resigned" }`."""
+    """Our column = words in the file and ours for them, e.g. `status = { E = "active", R = "resigned" }`."""
 
 
 class SqlSourceSettings(Section):
@@ -35,22 +35,22 @@ class SqlSourceSettings(Section):
     url: SecretStr
     """SQLAlchemy URL, e.g. `oracle+oracledb://…` or `postgresql+psycopg://…`: COHORTS_SOURCES__<NAME>__URL."""
     query: Path | None = None
-    """File of a SELECT in place of APOGÉE's, with its columns; `:years` stands for the academic years."""
+    """File of a SELECT in place of APOGÉE's, with its columns; `:years` is replaced by the academic years."""
     uai: Uai | None = None
-    """Code UAI of the rows; may be left out when `uais` has one."""
+    """Code UAI of the rows; may be omitted when `uais` has only one."""
 
 
 class LdapSourceSettings(Section):
-    """A directory that follows SupAnn."""
+    """A SupAnn directory."""
 
     kind: Literal["ldap"]
     """A directory."""
     uri: Annotated[str, Field(pattern=r"^ldaps?://[^\s/]+$")]
-    """Address: `ldaps://HOST`, or `ldap://HOST` for StartTLS, with `:PORT` where it isn't the usual one."""
+    """Address: `ldaps://HOST`, or `ldap://HOST` for StartTLS, with `:PORT` where it isn't the default."""
     ca_file: Path | None = None
-    """Certificates of authorities to trust, PEM; by default those of the system (Debian: libldap-common)."""
+    """Certificates of the authorities to trust, PEM; by default those of the system (Debian: libldap-common)."""
     certificate_file: Path | None = None
-    """Our own certificate, PEM, for `sasl = "EXTERNAL"`."""
+    """Client certificate, PEM, for `sasl = "EXTERNAL"`."""
     key_file: Path | None = None
     """Its key, PEM."""
     bind_dn: str | None = None
@@ -58,13 +58,13 @@ class LdapSourceSettings(Section):
     password: SecretStr | None = None
     """Its password: COHORTS_SOURCES__<NAME>__PASSWORD, or a file of that name among the secrets."""
     sasl: Literal["EXTERNAL", "GSSAPI"] | None = None
-    """SASL mechanism to bind with instead: EXTERNAL by our certificate, GSSAPI by the process's Kerberos ticket."""
+    """SASL mechanism to bind with instead: EXTERNAL (client certificate) or GSSAPI (Kerberos ticket of the process)."""
     base: str
-    """DN of the branch of people, e.g. `ou=people,dc=univ-example,dc=fr`. Who is elsewhere has left."""
+    """DN of the branch of people, e.g. `ou=people,dc=univ-example,dc=fr`. A person elsewhere has left."""
     filter: str = "(supannEtuId=*)"
     """LDAP filter of the students."""
     page_size: int = Field(500, ge=1, le=10_000)
-    """Entries a page; at most what the server allows."""
+    """Entries per page; at most what the server allows."""
     timeout_seconds: float = Field(60.0, gt=0)
     """Seconds that the directory may take for a page."""
     student_id: str = "supannEtuId"
@@ -74,17 +74,17 @@ class LdapSourceSettings(Section):
     composite: str = "supannEtuInscription"
     """Attribute that ties an étape to its year and establishment; empty where none does: docs/sources/directory.md."""
     etape_prefix: str = ""
-    """What stands before the code of an étape, after its label: taken away."""
+    """Prefix to remove from the code of an étape, after its label."""
     etape_separator: str = "_"
-    """Between the code of an étape and its version, the last one counts; empty where there is no version."""
+    """Separator between the code of an étape and its version (the last occurrence); empty where there is no version."""
     component: str = "affect"
     """Key of the composite that holds the component; empty where none does."""
     component_prefix: str = ""
-    """What stands before the code of the component, e.g. `HS_`: taken away."""
+    """Prefix to remove from the code of the component, e.g. `HS_`."""
     uai: Uai | None = None
-    """Code UAI of enrolments that don't name one; may be left out when `uais` has one."""
+    """Code UAI of enrolments that don't name one; may be omitted when `uais` has only one."""
     watch_seconds: float = Field(20.0, ge=1, le=600)
-    """Seconds between two looks at what has changed, when it is watched."""
+    """Seconds between two polls for changes, when it is watched."""
 
     @model_validator(mode="after")
     def _binds_one_way(self) -> Self:

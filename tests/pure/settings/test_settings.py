@@ -232,9 +232,9 @@ def test_an_account_template_that_cannot_be_filled_is_refused(file: Path) -> Non
 @pytest.mark.parametrize(
     ("idnumber", "name", "said"),
     [
-        ("{component}", "{etape_label}", "name speaks of the étape, but idnumber gathers several"),
-        ("{component}", "{component}: {etape}", "name speaks of the étape, but idnumber gathers several"),
-        ("{year}", "{component_label}", "name speaks of the component, but idnumber gathers several"),
+        ("{component}", "{etape_label}", "name uses the étape, but idnumber groups several"),
+        ("{component}", "{component}: {etape}", "name uses the étape, but idnumber groups several"),
+        ("{year}", "{component_label}", "name uses the component, but idnumber groups several"),
     ],
 )
 def test_a_name_that_follows_the_last_etape_to_speak_is_refused(
@@ -246,7 +246,7 @@ def test_a_name_that_follows_the_last_etape_to_speak_is_refused(
 
 @pytest.mark.parametrize("mode", ["automatic", "observe"])
 def test_a_platform_that_is_read_needs_url_and_token(file: Path, mode: str) -> None:
-    said = f"platforms.ecampus: mode {mode} needs {{}}; only a manual platform does without"
+    said = f"platforms.ecampus: mode {mode} needs {{}}; only a manual platform works without"
     token = "token (COHORTS_PLATFORMS__<NAME>__TOKEN in the environment)"
     assert refusal(file, LEAST.replace("automatic", mode)) == said.format(token)
     without_url = "\n".join(line for line in LEAST.splitlines() if not line.startswith("url"))
@@ -448,7 +448,7 @@ def test_topics_are_native_unless_they_are_said_to_be_of_change_capture(file: Pa
     [
         ('formats = { enrolment = "debezium" }', "kafka: formats names enrolment, which topics doesn't"),
         ('formats = { enrolments = "avro" }', "kafka.formats.enrolments: Input should be 'native' or 'debezium'"),
-        ('capture_uai = "0751717J"', "kafka.capture_uai is 0751717J, which uais doesn't name"),
+        ('capture_uai = "0751717J"', "kafka.capture_uai is 0751717J, which is not in uais"),
     ],
 )
 def test_a_format_of_nothing_or_unknown_or_elsewhere_is_refused(file: Path, kafka: str, said: str) -> None:
@@ -459,7 +459,7 @@ def test_with_several_establishments_the_captured_one_has_to_be_said(file: Path)
     two = (
         LEAST.replace('"0141408E"', '"0141408E", "0142059M"') + TOKEN + '[kafka]\nformats = { enrolments = "debezium" }'
     )
-    assert "kafka.capture_uai says whose APOGÉE it is that is captured" in refusal(file, two)
+    assert "kafka.capture_uai must name the establishment of the captured APOGÉE" in refusal(file, two)
     assert load(written(file, two + '\ncapture_uai = "0142059M"')).capture_uai == "0142059M"
     assert load(written(file, LEAST + TOKEN)).capture_uai == "0141408E"
 

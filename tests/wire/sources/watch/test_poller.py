@@ -17,6 +17,7 @@ from worker.domain.errors import BrokerError, SettingsError, SourceIncomplete
 from worker.ledger import Ledger
 from worker.runtime import sources
 from worker.sandbox.broker import EmbeddedBroker
+from worker.settings.kafka import TopicFormat
 from worker.settings.root import Settings
 from worker.sources.watch import PollResult, Watch
 
@@ -318,3 +319,10 @@ def test_a_source_that_is_no_directory_is_refused(world: World) -> None:
         SettingsError, match=r"^no directory apogee among the sources of the settings; there are: ldap$"
     ):
         sources.watch(world.settings(), world.ledger, "apogee")
+
+
+def test_without_a_topic_of_native_messages_there_is_none_to_publish_to(world: World) -> None:
+    settings = world.settings()
+    captured = settings.kafka.model_copy(update={"formats": {world.topic: TopicFormat.DEBEZIUM}})
+    with pytest.raises(SettingsError, match=r'no topic with format "native" to publish changes to$'):
+        sources.watch(settings.model_copy(update={"kafka": captured}), world.ledger, "ldap")
