@@ -84,7 +84,7 @@ ENROLMENT: dict[str, Any] = {
     "tem_iae_prm": "O",
     "cod_cmp": "U99",
 }
-"""The columns of `enrol`, unless said otherwise."""
+"""The columns of `enrol`, by default."""
 
 
 class ApogeeDatabase:
@@ -131,7 +131,7 @@ class ApogeeDatabase:
                         copy.write_row(list(row.values()))
 
     def padded(self, folder: Path) -> SqlSource:
-        """Give a source with the university's own query, whose student numbers have all their eight digits."""
+        """Return a source with the university's own query, whose student numbers have all their eight digits."""
         apogee = (resources.files("worker.sources") / "apogee.sql").read_text(encoding="utf-8")
         columns, comma, rest = apogee.partition("ind.cod_etu,")
         assert comma
@@ -150,15 +150,15 @@ def apogee_database(url: str) -> Iterator[ApogeeDatabase]:
 
 
 def _rows(university: University) -> dict[sa.Table, list[dict[str, Any]]]:
-    """Give the rows of each table; every dictionary of one has its columns in their order."""
+    """Return the rows of each table; every dictionary of one has its columns in their order."""
     records = university._records
-    told = [
+    given = [
         (student, row)
         for student in records.students()
         for row in records._rows[student].values()
         if row.uai == university.uai and row.status != "deleted"
     ]
-    firsts = {student: row.key for student, row in reversed(told)}
+    firsts = {student: row.key for student, row in reversed(given)}
     versions = [(code, int(version)) for code, etape in university._etapes.items() for version in etape.versions]
     labels = university.labels()
     return {
@@ -176,11 +176,11 @@ def _rows(university: University) -> dict[sa.Table, list[dict[str, Any]]]:
                 "cod_cmp": row.etape.component.code,
                 "dat_mod_iae": datetime.fromtimestamp(row.at, PARIS).replace(tzinfo=None),
             }
-            for student, row in told
+            for student, row in given
         ],
         individu: [
             {"cod_ind": person, "cod_etu": int(student), "social_security": f"{person:015}"}
-            for person, student in {row.person: student for student, row in told}.items()
+            for person, student in {row.person: student for student, row in given}.items()
         ],
         etape: [{"cod_etp": code, "lib_etp": label[:60]} for code, (label, _, _) in labels.items()],
         version_etape: [

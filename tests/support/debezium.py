@@ -2,7 +2,7 @@
 
     capture = Capture(university)
     capture.initial()                             # the records of `university.initial()`, as a snapshot: op `r`
-    capture.day(university.september_day(300))    # what these messages tell, as c, u and d with tombstones
+    capture.day(university.september_day(300))    # what these messages state, as c, u and d with tombstones
     capture.snapshot()                            # all rows once more, as they are now: a snapshot that is re-emitted
 
 `Apogee` alone writes any rows. Student numbers are NUMBER(8) in APOGÉE, so without leading zeros: see `as_numbers`.
@@ -69,22 +69,22 @@ class Apogee:
         return [event, Event(table, event.key, None)]
 
     def change_key(self, table: str, key: tuple[Any, ...], row: Row, at: float) -> list[Event]:
-        """Give a row another key: for Debezium it is deleted, and another created."""
+        """Return a row another key: for Debezium it is deleted, and another created."""
         return [*self.delete(table, key, at), *self.put(table, row, at)]
 
     def snapshot(self, at: float) -> list[Event]:
-        """Give all rows as they are now."""
+        """Return all rows as they are now."""
         self._scn += 1
         events = [self._event(table, at, op="r", after=row) for (table, _), row in self._rows.items()]
         self._scn += 1
         return events
 
     def row(self, table: str, *key: object) -> Row | None:
-        """Give the row of this key."""
+        """Return the row of this key."""
         return self._rows.get((table, key))
 
     def rows(self, table: str) -> list[Row]:
-        """Give the rows of a table."""
+        """Return the rows of a table."""
         return [row for (name, _), row in self._rows.items() if name == table]
 
     def _event(self, table: str, at: float, *, op: str, before: Row | None = None, after: Row | None = None) -> Event:
@@ -121,8 +121,8 @@ class Apogee:
     def _encoded(self, row: Row | None) -> dict[str, Any] | None:
         if row is None:
             return None
-        told = {name: self._number(value) if name in NUMBERS else value for name, value in row.items()}
-        return told | {"COD_NNE_IND": SECRET, "LIB_NOM_PAT_IND": SECRET, "DAT_NAI_IND": 946_684_800_000}
+        given = {name: self._number(value) if name in NUMBERS else value for name, value in row.items()}
+        return given | {"COD_NNE_IND": SECRET, "LIB_NOM_PAT_IND": SECRET, "DAT_NAI_IND": 946_684_800_000}
 
     def _number(self, number: int | None) -> object:
         if number is None:
@@ -141,19 +141,19 @@ class Capture:
         self.now = 0.0
 
     def initial(self) -> list[Event]:
-        """Give a snapshot of the records before the first day: call it before that day."""
+        """Return a snapshot of the records before the first day: call it before that day."""
         for message in self._university.initial():
             self._write(message)
         return self.snapshot()
 
     def day(self, messages: Iterable[Message]) -> list[Event]:
-        """Give what these messages of a day tell, in the order in which it happened."""
+        """Return the changes of a day's messages, in the order in which it happened."""
         once = {message.value["id"]: message for message in messages}
         happened = sorted(once.values(), key=lambda message: (_time(message), message.value["data"].get("version", 0)))
         return [event for message in happened for event in self._write(message)]
 
     def snapshot(self) -> list[Event]:
-        """Give all rows as they are now."""
+        """Return all rows as they are now."""
         self.now += 1
         return self.apogee.snapshot(self.now)
 
@@ -207,7 +207,7 @@ class Capture:
 
 
 def as_numbers(truth: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
-    """Give the members of each étape by their numbers as APOGÉE has them."""
+    """Return the members of each étape by their numbers as APOGÉE has them."""
     return {code: frozenset(str(int(number)) for number in numbers) for code, numbers in truth.items()}
 
 

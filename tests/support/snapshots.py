@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +13,7 @@ from worker import snapshots
 from worker.domain.instants import Instant
 from worker.domain.snapshots import AcceptedSnapshot, SnapshotScope
 from worker.kafka import Headers, Record
-from worker.snapshots import AcceptanceLimits, CollectedSnapshot
+from worker.snapshots import AcceptanceLimits
 from worker.snapshots.publisher import Messages
 
 Sent = tuple[int, bytes | None, bytes, Headers]
@@ -25,8 +24,8 @@ LIMITS = AcceptanceLimits(max_age_seconds=20 * 3600, max_shrink_percent=10)
 
 
 def row(rank: int, *, year: int = YEAR, etape: str = "L1DROI", uai: str = UAI, **more: object) -> EnrolmentRow:
-    """Tell the enrolment of the student of this rank."""
-    told: dict[str, Any] = {
+    """Build the enrolment of the student of this rank."""
+    given: dict[str, Any] = {
         "enrolment_id": f"{year}:{rank}:{etape}:101:1",
         "academic_year": year,
         "student": {"student_id": f"22{rank:06}"},
@@ -36,48 +35,41 @@ def row(rank: int, *, year: int = YEAR, etape: str = "L1DROI", uai: str = UAI, *
         "source": {"system": "apogee", "uai": uai},
         "version": 7,
     }
-    return EnrolmentRow.model_validate(told | more)
+    return EnrolmentRow.model_validate(given | more)
 
 
-def told_as(**fields: object) -> EnrolmentRow:
-    """Tell the enrolment of the student of rank 1, with other fields."""
+def row_with(**fields: object) -> EnrolmentRow:
+    """Build the enrolment of the student of rank 1, with other fields."""
     return EnrolmentRow.model_validate_json(orjson.dumps(orjson.loads(line(row(1))) | fields))
 
 
 def rows(count: int, **more: Any) -> list[EnrolmentRow]:  # noqa: ANN401 - as of row
-    """Tell the enrolments of so many students."""
+    """Build the enrolments of so many students."""
     return [row(rank, **more) for rank in range(count)]
 
 
-def line(told: EnrolmentRow) -> bytes:
-    """Give a row as a line of JSON."""
-    return told.model_dump_json(exclude_none=True).encode()
-
-
-@contextmanager
-def image(told: Iterable[SnapshotRow], scope: SnapshotScope = SCOPE) -> Iterator[CollectedSnapshot]:
-    """Gather rows as the command does."""
-    with snapshots.collect(told, scope) as gathered:
-        yield gathered
+def line(given: EnrolmentRow) -> bytes:
+    """Return a row as a line of JSON."""
+    return given.model_dump_json(exclude_none=True).encode()
 
 
 def sent(
-    told: Iterable[SnapshotRow],
+    given: Iterable[SnapshotRow],
     name: str = "apogee-1",
     *,
     taken_at: Instant = TAKEN_AT,
     partitions: int = 3,
     scope: SnapshotScope = SCOPE,
 ) -> list[Sent]:
-    """Give the messages of a snapshot in the order in which they are sent."""
-    with image(told, scope) as gathered:
+    """Return the messages of a snapshot in the order in which they are sent."""
+    with snapshots.collect(given, scope) as collected:
         moment = datetime.fromtimestamp(taken_at, UTC)
-        messages = Messages(gathered, snapshot_id=name, taken_at=moment, partitions=partitions)
-        return [*messages.begins(), *messages.rows(gathered), *messages.ends()]
+        messages = Messages(collected, snapshot_id=name, taken_at=moment, partitions=partitions)
+        return [*messages.begins(), *messages.rows(collected), *messages.ends()]
 
 
 def kind(message: Sent) -> str:
-    """Say what a message is: begin, enrolment, unknown or end."""
+    """Return what a message is: begin, enrolment, unknown or end."""
     name: str = orjson.loads(message[2])["type"].split(".")[-2]
     return name
 
@@ -107,16 +99,16 @@ def records(messages: Iterable[Sent], *, skip: int = 0) -> Iterator[Record]:
 
 def accepted(counts: dict[int, int], name: str = "apogee-0", **more: Any) -> AcceptedSnapshot:  # noqa: ANN401 - any field
     """Remember a snapshot of so many rows a year, a day older than the others."""
-    told: dict[str, Any] = {
+    given: dict[str, Any] = {
         "id": name,
         "taken_at": TAKEN_AT - 86_400,
         "system": "apogee",
         "scope": SCOPE,
         "rows_by_year": counts,
     }
-    return AcceptedSnapshot(**told | more)
+    return AcceptedSnapshot(**given | more)
 
 
 def students(found: Sequence[Any]) -> list[str]:
-    """Give the students of rows, sorted."""
+    """Return the students of rows, sorted."""
     return sorted(each.student_id for each in found)

@@ -8,7 +8,7 @@ from worker.sandbox.university.university import University
 
 
 def ldif(university: University, base: str) -> Iterator[str]:
-    """Give an entry a student, with their valid enrolments of every year and establishment, however they are written.
+    """Return an entry a student, with their valid enrolments of every year and establishment, however they are written.
 
     A directory knows no payment: what isn't paid isn't shown. Nor is what is over, or whom nothing is left of.
     """
@@ -20,7 +20,7 @@ def ldif(university: University, base: str) -> Iterator[str]:
 
 
 def entry(number: str, *composites: str, base: str = "{base}", login: str | None = None) -> str:
-    """Give an entry as LDIF."""
+    """Return an entry as LDIF."""
     lines = [
         f"dn: uid=e{number},{base}",
         *(f"objectClass: {name}" for name in ("inetOrgPerson", "supannPerson", "eduPerson")),

@@ -55,8 +55,8 @@ def _count(name: str, found: PollResult) -> None:
     telemetry.WATCH_ENTRIES.labels(name).set(found.entries)
     for kind, number in found.published.items():
         telemetry.WATCH_MESSAGES.labels(name, kind).inc(number)
-    if told := found.published:
+    if published := found.published:
         log.info(
-            "changes told", source=name, entries=found.read,
-            states=told["state"], deleted=told["deleted"], rekeyed=told["rekeyed"],
+            "changes published", source=name, entries=found.read,
+            states=published["state"], deleted=published["deleted"], rekeyed=published["rekeyed"],
         )  # fmt: skip

@@ -197,7 +197,7 @@ def test_repeated_json_key_counts_once_and_the_last_one_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "sentence"),
     [
         ("nom", "nom"),
         ("n" * 60, "n" * 40),
@@ -209,8 +209,8 @@ def test_repeated_json_key_counts_once_and_the_last_one_wins() -> None:
         ("", "?"),
     ],
 )
-def test_unknown_field_is_named_only_when_it_looks_like_a_name(name: str, said: str) -> None:
-    assert str(refusal(encoded(STATE | {name: 1}))) == f"{said}: extra_forbidden"
+def test_unknown_field_is_named_only_when_it_looks_like_a_name(name: str, sentence: str) -> None:
+    assert str(refusal(encoded(STATE | {name: 1}))) == f"{sentence}: extra_forbidden"
 
 
 def test_list_of_problems_has_an_end() -> None:
@@ -257,9 +257,9 @@ def test_error_repeats_nothing_that_the_message_held(
     else:
         data, headers = encoded(changed), []
     error = refusal(data[: len(data) - cut], headers)
-    told = "".join(traceback.format_exception(error)) + repr(error.args) + repr(error.problems)
-    assert "phyrine" not in told
-    assert "29912345" not in told
-    assert "29900001" not in told
+    message_sent = "".join(traceback.format_exception(error)) + repr(error.args) + repr(error.problems)
+    assert "phyrine" not in message_sent
+    assert "29912345" not in message_sent
+    assert "29900001" not in message_sent
     assert error.__context__ is None
     assert error.__cause__ is None

@@ -46,7 +46,7 @@ def message(table: str = "INS_ADM_ETP", **parts: object) -> dict[str, Any]:
 
 
 def refusal(value: bytes) -> tuple[Problem, ...]:
-    """Say what is wrong with a message, which holds a secret that nobody sees."""
+    """Return what is wrong with a message, which holds a secret that nobody sees."""
     with pytest.raises(InvalidMessage) as caught:
         READER.read(value=value, headers=(), origin=ORIGIN)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
@@ -121,13 +121,13 @@ def test_the_place_in_the_redo_log_orders_what_one_scn_says() -> None:
         assert isinstance(change, PersonEnrolled)
         return change.enrolment.sequence
 
-    said = [
+    sentence = [
         sequence(),
         sequence(rs_id=" 0x00003d.0000187c.0010 ", ssn=9),
         sequence(rs_id=" 0x00003d.0000187c.0010 ", ssn=10),
         sequence(rs_id=" 0x00003d.00001880.0010 ", ssn=0),
     ]
-    assert said == sorted(said)
+    assert sentence == sorted(sentence)
     assert sequence(lcr_position="000a") < sequence(lcr_position="000b")
 
 
@@ -151,15 +151,15 @@ def in_every_encoding(number: int) -> dict[str, object]:
 @given(st.integers(0, 99_999_999))
 def test_numbers_are_read_in_every_encoding(number: int) -> None:
     for encoding in in_every_encoding(number).values():
-        (said,) = read(message("INDIVIDU", after=INDIVIDU | {"COD_ETU": encoding}))
-        assert isinstance(said, PersonNumbered)
-        assert said.student_id == str(number)
+        (sentence,) = read(message("INDIVIDU", after=INDIVIDU | {"COD_ETU": encoding}))
+        assert isinstance(sentence, PersonNumbered)
+        assert sentence.student_id == str(number)
 
 
 def test_a_negative_scale_adds_zeros() -> None:
-    (said,) = read(message("INDIVIDU", after=INDIVIDU | {"COD_ETU": {"scale": -3, "value": "BQ=="}}))
-    assert isinstance(said, PersonNumbered)
-    assert said.student_id == "5000"
+    (sentence,) = read(message("INDIVIDU", after=INDIVIDU | {"COD_ETU": {"scale": -3, "value": "BQ=="}}))
+    assert isinstance(sentence, PersonNumbered)
+    assert sentence.student_id == "5000"
 
 
 @pytest.mark.parametrize(
@@ -217,8 +217,8 @@ def test_a_message_without_its_row_is_refused(op: str, part: str) -> None:
 
 
 def test_a_number_is_text_without_the_zeros_that_oracle_does_not_have() -> None:
-    (said,) = read(message("INDIVIDU", after=INDIVIDU | {"COD_ETU": "00000042"}))
-    assert said == PersonNumbered(
+    (sentence,) = read(message("INDIVIDU", after=INDIVIDU | {"COD_ETU": "00000042"}))
+    assert sentence == PersonNumbered(
         uai=UAI,
         person=104233,
         student_id="42",

@@ -45,7 +45,7 @@ def written(file: Path, text: str) -> Path:
 
 
 def refusal(file: Path, text: str) -> str:
-    """What is said about a file, which is named at the start of each line, and never with the secret."""
+    """Return what is wrong with a file, which is named at the start of each line, and never with the secret."""
     with pytest.raises(SettingsError) as caught:
         load(written(file, text))
     lines = str(caught.value).splitlines()
@@ -181,15 +181,15 @@ def test_a_file_that_is_missing_or_unreadable_is_said_by_its_path(file: Path) ->
 
 
 def test_an_unknown_key_is_refused_by_its_dotted_path_with_what_is_near(file: Path) -> None:
-    said = refusal(file, LEAST + TOKEN + "limits = { conections = 3 }\n[kafka]\nzzzzzz = 1")
-    assert said.splitlines() == [
+    sentence = refusal(file, LEAST + TOKEN + "limits = { conections = 3 }\n[kafka]\nzzzzzz = 1")
+    assert sentence.splitlines() == [
         "platforms.ecampus.limits.conections: no such setting; did you mean connections?",
         "kafka.zzzzzz: no such setting",
     ]
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "sentence"),
     [
         ('"0141408E"', '"141408E"', "uais.0: String should match pattern"),
         ('["0141408E"]', "[]", "uais: Frozenset should have at least 1 item"),
@@ -200,18 +200,18 @@ def test_an_unknown_key_is_refused_by_its_dotted_path_with_what_is_near(file: Pa
         ("uais =", "uaiz =", "uaiz: no such setting; did you mean uais?"),
     ],
 )
-def test_a_wrong_value_is_refused_with_what_would_be_right(file: Path, before: str, after: str, said: str) -> None:
+def test_a_wrong_value_is_refused_with_what_would_be_right(file: Path, before: str, after: str, sentence: str) -> None:
     assert before in LEAST
-    assert said in refusal(file, LEAST.replace(before, after) + TOKEN)
+    assert sentence in refusal(file, LEAST.replace(before, after) + TOKEN)
 
 
 def test_everything_wrong_is_said_at_once(file: Path) -> None:
-    said = refusal(file, LEAST.replace("2026", "26").replace("automatic", "auto") + TOKEN)
-    assert len(said.splitlines()) == 2
+    sentence = refusal(file, LEAST.replace("2026", "26").replace("automatic", "auto") + TOKEN)
+    assert len(sentence.splitlines()) == 2
 
 
 @pytest.mark.parametrize(
-    ("where", "template", "said"),
+    ("where", "template", "sentence"),
     [
         ("idnumber", "{etape}{label}", "unknown placeholder label; there are etape, version, component, year"),
         ("idnumber", "COHORT", "needs a placeholder, one of etape, version, component, year"),
@@ -219,18 +219,18 @@ def test_everything_wrong_is_said_at_once(file: Path) -> None:
         ("name", "{year} {etape_label}", "unknown placeholder year; there are idnumber, etape"),
     ],
 )
-def test_a_template_that_cannot_be_filled_is_refused(file: Path, where: str, template: str, said: str) -> None:
+def test_a_template_that_cannot_be_filled_is_refused(file: Path, where: str, template: str, sentence: str) -> None:
     more = f'[[platforms.ecampus.cohorts]]\n{where} = "{template}"\n'
-    assert f"platforms.ecampus.cohorts.0.{where}: {said}" in refusal(file, LEAST + TOKEN + more)
+    assert f"platforms.ecampus.cohorts.0.{where}: {sentence}" in refusal(file, LEAST + TOKEN + more)
 
 
 def test_an_account_template_that_cannot_be_filled_is_refused(file: Path) -> None:
-    said = refusal(file, LEAST + TOKEN + 'account = { template = "{ine}" }')
-    assert said == "platforms.ecampus.account.template: unknown placeholder ine; there are student_id, login"
+    sentence = refusal(file, LEAST + TOKEN + 'account = { template = "{ine}" }')
+    assert sentence == "platforms.ecampus.account.template: unknown placeholder ine; there are student_id, login"
 
 
 @pytest.mark.parametrize(
-    ("idnumber", "name", "said"),
+    ("idnumber", "name", "sentence"),
     [
         ("{component}", "{etape_label}", "name uses the étape, but idnumber groups several"),
         ("{component}", "{component}: {etape}", "name uses the étape, but idnumber groups several"),
@@ -238,20 +238,20 @@ def test_an_account_template_that_cannot_be_filled_is_refused(file: Path) -> Non
     ],
 )
 def test_a_name_that_follows_the_last_etape_to_speak_is_refused(
-    file: Path, idnumber: str, name: str, said: str
+    file: Path, idnumber: str, name: str, sentence: str
 ) -> None:
     more = f'[[platforms.ecampus.cohorts]]\nidnumber = "{idnumber}"\nname = "{name}"\n'
-    assert said in refusal(file, LEAST + TOKEN + more)
+    assert sentence in refusal(file, LEAST + TOKEN + more)
 
 
 @pytest.mark.parametrize("mode", ["automatic", "observe"])
 def test_a_platform_that_is_read_needs_url_and_token(file: Path, mode: str) -> None:
-    said = f"platforms.ecampus: mode {mode} needs {{}}; only a manual platform works without"
+    sentence = f"platforms.ecampus: mode {mode} needs {{}}; only a manual platform works without"
     token = "token (COHORTS_PLATFORMS__<NAME>__TOKEN in the environment)"
-    assert refusal(file, LEAST.replace("automatic", mode)) == said.format(token)
+    assert refusal(file, LEAST.replace("automatic", mode)) == sentence.format(token)
     without_url = "\n".join(line for line in LEAST.splitlines() if not line.startswith("url"))
-    assert refusal(file, f"{without_url}\n{TOKEN}".replace("automatic", mode)) == said.format("url")
-    assert refusal(file, without_url.replace("automatic", mode)) == said.format(f"url and {token}")
+    assert refusal(file, f"{without_url}\n{TOKEN}".replace("automatic", mode)) == sentence.format("url")
+    assert refusal(file, without_url.replace("automatic", mode)) == sentence.format(f"url and {token}")
 
 
 def test_a_manual_platform_needs_neither(file: Path) -> None:
@@ -318,14 +318,14 @@ def test_a_season_may_end_on_a_leap_day(file: Path) -> None:
 @pytest.mark.parametrize("which", ["first", "last"])
 def test_a_day_that_is_in_no_calendar_is_refused_with_how_to_write_one(file: Path, which: str, wrong: str) -> None:
     right = {"first": "07-01", "last": "10-31"}[which]
-    said = refusal(file, LEAST + TOKEN + SEASON.replace(right, wrong))
-    assert said == (
+    sentence = refusal(file, LEAST + TOKEN + SEASON.replace(right, wrong))
+    assert sentence == (
         f"platforms.ecampus.guard.seasons.0.{which}: no such day of the year; write it as month-day, e.g. 07-01"
     )
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "sentence"),
     [
         ("cohort_percent = 101", "cohort_percent: Input should be less than or equal to 100"),
         ("platform_percent = -1", "platform_percent: Input should be greater than or equal to 0"),
@@ -336,13 +336,15 @@ def test_a_day_that_is_in_no_calendar_is_refused_with_how_to_write_one(file: Pat
         ("enabled = 3", "enabled: Input should be a valid boolean"),
     ],
 )
-def test_a_limit_that_is_none_is_refused(file: Path, wrong: str, said: str) -> None:
-    assert f"platforms.ecampus.guard.{said}" in refusal(file, f"{LEAST}{TOKEN}guard = {{ {wrong} }}")
+def test_a_limit_that_is_none_is_refused(file: Path, wrong: str, sentence: str) -> None:
+    assert f"platforms.ecampus.guard.{sentence}" in refusal(file, f"{LEAST}{TOKEN}guard = {{ {wrong} }}")
 
 
 def test_a_season_needs_both_its_days_and_no_limit_beyond_all(file: Path) -> None:
-    said = refusal(file, f'{LEAST}{TOKEN}[[platforms.ecampus.guard.seasons]]\nfirst = "07-01"\ncohort_percent = 200\n')
-    assert said.splitlines() == [
+    sentence = refusal(
+        file, f'{LEAST}{TOKEN}[[platforms.ecampus.guard.seasons]]\nfirst = "07-01"\ncohort_percent = 200\n'
+    )
+    assert sentence.splitlines() == [
         "platforms.ecampus.guard.seasons.0.last: Field required",
         "platforms.ecampus.guard.seasons.0.cohort_percent: Input should be less than or equal to 100",
     ]
@@ -357,8 +359,8 @@ def test_the_seasons_begin_and_end_where_the_university_is(file: Path) -> None:
 
 @pytest.mark.parametrize("wrong", ["Europe/Pariss", "Mars/Phobos", "Europe", "", "/etc/localtime", "../UTC", "a" * 300])
 def test_an_unknown_time_zone_is_refused_with_how_to_write_one(file: Path, wrong: str) -> None:
-    said = refusal(file, f'timezone = "{wrong}"\n{LEAST}{TOKEN}')
-    assert said == "timezone: no such time zone; write it as Europe/Paris, or Indian/Reunion"
+    sentence = refusal(file, f'timezone = "{wrong}"\n{LEAST}{TOKEN}')
+    assert sentence == "timezone: no such time zone; write it as Europe/Paris, or Indian/Reunion"
 
 
 # The night, strangers, years that close
@@ -366,10 +368,10 @@ def test_an_unknown_time_zone_is_refused_with_how_to_write_one(file: Path, wrong
 
 def test_members_who_are_no_students_are_kept_unless_somebody_says_otherwise(file: Path) -> None:
     assert load(written(file, LEAST + TOKEN)).platforms["ecampus"].strangers is Strangers.KEEP
-    told = load(written(file, f'{LEAST}{TOKEN}strangers = "remove"\n'))
-    assert told.platforms["ecampus"].strangers is Strangers.REMOVE
-    said = refusal(file, f'{LEAST}{TOKEN}strangers = "delete"\n')
-    assert said == "platforms.ecampus.strangers: Input should be 'keep' or 'remove'"
+    given = load(written(file, f'{LEAST}{TOKEN}strangers = "remove"\n'))
+    assert given.platforms["ecampus"].strangers is Strangers.REMOVE
+    sentence = refusal(file, f'{LEAST}{TOKEN}strangers = "delete"\n')
+    assert sentence == "platforms.ecampus.strangers: Input should be 'keep' or 'remove'"
 
 
 def test_the_memberships_of_a_closed_year_end_at_once_unless_there_is_a_time_of_grace(file: Path) -> None:
@@ -389,8 +391,8 @@ def test_a_reconciliation_waits_an_hour_for_the_gaps_to_close(file: Path) -> Non
 
 @pytest.mark.parametrize("wrong", ["-1", "inf", "nan", '"long"'])
 def test_a_wait_without_an_end_is_refused(file: Path, wrong: str) -> None:
-    said = refusal(file, f"{LEAST}{TOKEN}[reconcile]\nwait_minutes = {wrong}")
-    assert said.startswith("reconcile.wait_minutes: Input should be ")
+    sentence = refusal(file, f"{LEAST}{TOKEN}[reconcile]\nwait_minutes = {wrong}")
+    assert sentence.startswith("reconcile.wait_minutes: Input should be ")
 
 
 # What `cohorts config` shows
@@ -444,15 +446,15 @@ def test_topics_are_native_unless_they_are_said_to_be_of_change_capture(file: Pa
 
 
 @pytest.mark.parametrize(
-    ("kafka", "said"),
+    ("kafka", "sentence"),
     [
         ('formats = { enrolment = "debezium" }', "kafka: formats names enrolment, which topics doesn't"),
         ('formats = { enrolments = "avro" }', "kafka.formats.enrolments: Input should be 'native' or 'debezium'"),
         ('capture_uai = "0751717J"', "kafka.capture_uai is 0751717J, which is not in uais"),
     ],
 )
-def test_a_format_of_nothing_or_unknown_or_elsewhere_is_refused(file: Path, kafka: str, said: str) -> None:
-    assert said in refusal(file, LEAST + TOKEN + "[kafka]\n" + kafka)
+def test_a_format_of_nothing_or_unknown_or_elsewhere_is_refused(file: Path, kafka: str, sentence: str) -> None:
+    assert sentence in refusal(file, LEAST + TOKEN + "[kafka]\n" + kafka)
 
 
 def test_with_several_establishments_the_captured_one_has_to_be_said(file: Path) -> None:

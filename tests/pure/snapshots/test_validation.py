@@ -47,14 +47,14 @@ def judged(
     skip: int = 0,
 ) -> Snapshot:
     """Judge what a topic holds; `first` is where its partitions begin after the reading."""
-    told = list(messages)
-    read = [*records((each for each in told if not isinstance(each, Record)), skip=skip)]
-    read += [each for each in told if isinstance(each, Record)]
+    chosen = list(messages)
+    read = [*records((each for each in chosen if not isinstance(each, Record)), skip=skip)]
+    read += [each for each in chosen if isinstance(each, Record)]
     return newest(lambda: read, lambda: first or {}, terms)
 
 
 def refused(messages: Iterable[Sent], terms: AcceptanceCriteria = TERMS, **more: Any) -> tuple[SnapshotFault, str]:  # noqa: ANN401 - as of judged
-    """Give the fault and the sentence of the only snapshot, which is refused."""
+    """Return the fault and the sentence of the only snapshot, which is refused."""
     with pytest.raises(SnapshotRefused) as raised:
         judged(messages, terms, **more)
     [refusal] = raised.value.refusals
@@ -79,8 +79,8 @@ def changed(messages: list[Sent], old: Sent, new: Sent) -> list[Sent]:
 
 
 def test_a_whole_snapshot_gives_its_rows() -> None:
-    told = [row(1), row(2, status="resigned", payment="due", version=None)]
-    found = judged(sent(told, "apogee-1"))
+    chosen = [row(1), row(2, status="resigned", payment="due", version=None)]
+    found = judged(sent(chosen, "apogee-1"))
     assert (found.id, found.taken_at, found.system, found.scope) == ("apogee-1", TAKEN_AT, "apogee", SCOPE)
     assert (found.passed_over, found.ignored) == ((), 0)
     first, second = sorted(found.rows, key=lambda each: each.student_id)
@@ -120,7 +120,7 @@ def test_a_retry_with_the_same_bytes_changes_nothing() -> None:
 
 
 def rows_of(count: int) -> list[EnrolmentChange]:
-    """Give what a whole snapshot of so many rows gives."""
+    """Return what a whole snapshot of so many rows gives."""
     return list(judged(sent(rows(count))).rows)
 
 
@@ -249,15 +249,15 @@ def test_one_that_is_not_newer(older: float) -> None:
     last = accepted({2026: 3}, "apogee-9", taken_at=TAKEN_AT + older)
     fault, sentence = refused(sent(rows(3)), replace(TERMS, accepted=last))
     assert fault is SnapshotFault.NOT_NEWER
-    said = f"it is not newer than apogee-9, the last accepted one, taken at 2026-09-01T05:1{older // 60:.0f}:00Z"
-    assert sentence == said + WHEN
+    expected = f"it is not newer than apogee-9, the last accepted one, taken at 2026-09-01T05:1{older // 60:.0f}:00Z"
+    assert sentence == expected + WHEN
 
 
 def test_one_from_the_future() -> None:
     fault, sentence = refused(sent(rows(3), taken_at=NOW + 7_260))
     assert fault is SnapshotFault.FUTURE
-    said = "it was taken 2 h 01 min in the future: check its producer's clock"
-    assert sentence == said + " (taken at 2026-09-01T08:11:00Z)"
+    expected = "it was taken 2 h 01 min in the future: check its producer's clock"
+    assert sentence == expected + " (taken at 2026-09-01T08:11:00Z)"
     fault, sentence = refused(sent(rows(3), taken_at=NOW + 120))
     assert sentence.startswith("it was taken 2 min in the future")
 
@@ -274,31 +274,33 @@ def test_one_that_is_too_old() -> None:
 
 def test_one_of_another_university() -> None:
     scope = replace(SCOPE, uais=frozenset({UAI, FOREIGN_UAI}))
-    said = "it covers 0751717J, and the settings only 0141408E" + WHEN
-    assert refused(sent([row(1)], scope=scope)) == (SnapshotFault.SCOPE, said)
+    expected = "it covers 0751717J, and the settings only 0141408E" + WHEN
+    assert refused(sent([row(1)], scope=scope)) == (SnapshotFault.SCOPE, expected)
 
 
 def test_one_of_another_year() -> None:
     scope = replace(SCOPE, academic_years=frozenset({2024, 2025}))
-    said = "it covers 2024, 2025 only, and the active years are 2026" + WHEN
-    assert refused(sent([row(1, year=2025)], scope=scope)) == (SnapshotFault.SCOPE, said)
+    expected = "it covers 2024, 2025 only, and the active years are 2026" + WHEN
+    assert refused(sent([row(1, year=2025)], scope=scope)) == (SnapshotFault.SCOPE, expected)
 
 
 def test_one_whose_rows_lie_outside_what_it_announces() -> None:
     wide = SnapshotScope(uais=frozenset({UAI, FOREIGN_UAI}), academic_years=frozenset({2025, 2026}))
-    told = [row(1), row(2, uai=FOREIGN_UAI), row(3, year=2025), row(4, year=2025), row(5, etape="M1DROI")]
-    messages = sent(told, scope=wide)
+    chosen = [row(1), row(2, uai=FOREIGN_UAI), row(3, year=2025), row(4, year=2025), row(5, etape="M1DROI")]
+    messages = sent(chosen, scope=wide)
     scope = {"uais": [UAI], "academic_years": [2026], "etapes": ["L*"]}
     messages = [but(each, scope=scope, system="supann") if kind(each) == "begin" else each for each in messages]
-    said = "rows lie outside its scope, by their academic_year (2), etape.code (1), source.system (5), source.uai (1)"
-    assert refused(messages) == (SnapshotFault.SCOPE, said + WHEN)
+    expected = (
+        "rows lie outside its scope, by their academic_year (2), etape.code (1), source.system (5), source.uai (1)"
+    )
+    assert refused(messages) == (SnapshotFault.SCOPE, expected + WHEN)
 
 
 # What is refused: not whole
 
 
 @pytest.mark.parametrize(
-    ("survives", "said"),
+    ("survives", "expected"),
     [
         ("2 begins", "partition 2 has no begin of it"),
         ("3 begins", "partition 0 has no end of it, after 0 row(s)"),
@@ -308,29 +310,32 @@ def test_one_whose_rows_lie_outside_what_it_announces() -> None:
         ("2 ends", "partition 2 has no end of it, after 5 row(s)"),
     ],
 )
-def test_one_whose_producer_was_killed(survives: str, said: str) -> None:
+def test_one_whose_producer_was_killed(survives: str, expected: str) -> None:
     messages = sent(rows(20))
     counts = {"2 begins": 2, "3 begins": 3, "4 rows": 7, "all rows": 23, "1 end": 24, "2 ends": 25}
-    more = ": its producer did not finish, or an open transaction hides the rest" if "no end" in said else ""
-    assert refused(messages[: counts[survives]]) == (SnapshotFault.INCOMPLETE, said + more + WHEN)
+    more = ": its producer did not finish, or an open transaction hides the rest" if "no end" in expected else ""
+    assert refused(messages[: counts[survives]]) == (SnapshotFault.INCOMPLETE, expected + more + WHEN)
 
 
 def test_one_that_lacks_rows() -> None:
     messages = sent(rows(10), partitions=1)
-    told = of("enrolment", messages)
-    said = "partition 0 lacks 4 of its 10 rows: 0, 5 to 6, 9"
-    assert refused(without(messages, told[0], told[5], told[6], told[9])) == (SnapshotFault.INCOMPLETE, said + WHEN)
+    chosen = of("enrolment", messages)
+    expected = "partition 0 lacks 4 of its 10 rows: 0, 5 to 6, 9"
+    assert refused(without(messages, chosen[0], chosen[5], chosen[6], chosen[9])) == (
+        SnapshotFault.INCOMPLETE,
+        expected + WHEN,
+    )
 
 
 def test_one_that_lacks_many_rows_names_the_first_gaps() -> None:
     messages = sent(rows(20), partitions=1)
-    said = "partition 0 lacks 10 of its 20 rows: 0, 2, 4, 6, 8, …"
-    assert refused(without(messages, *of("enrolment", messages)[::2])) == (SnapshotFault.INCOMPLETE, said + WHEN)
+    expected = "partition 0 lacks 10 of its 20 rows: 0, 2, 4, 6, 8, …"
+    assert refused(without(messages, *of("enrolment", messages)[::2])) == (SnapshotFault.INCOMPLETE, expected + WHEN)
 
 
 def test_a_number_of_rows_that_somebody_made_up_is_not_counted_up_to() -> None:
-    begin, told, end = sent([row(1)], partitions=1)
-    fault, sentence = refused([begin, but(told, row=9_999_999), but(end, rows=10_000_000)])
+    begin, chosen, end = sent([row(1)], partitions=1)
+    fault, sentence = refused([begin, but(chosen, row=9_999_999), but(end, rows=10_000_000)])
     assert (fault, sentence) == (
         SnapshotFault.INCOMPLETE,
         "partition 0 lacks 9999999 of its 10000000 rows: 0 to 9999998" + WHEN,
@@ -363,11 +368,11 @@ def test_one_all_of_whose_heads_the_topic_has_forgotten() -> None:
 
 def test_one_of_which_a_partition_holds_nothing() -> None:
     messages = [each for each in sent(rows(20)) if each[0] != 2]
-    said = (
+    expected = (
         "partition 2, which now starts at offset 40, holds nothing of it: "
         "its producer did not finish, or the topic has forgotten it"
     )
-    assert refused(messages, first={2: 40}) == (SnapshotFault.INCOMPLETE, said + WHEN)
+    assert refused(messages, first={2: 40}) == (SnapshotFault.INCOMPLETE, expected + WHEN)
 
 
 def test_one_without_any_begin() -> None:
@@ -418,9 +423,9 @@ def test_a_row_that_is_there_twice_differently() -> None:
 
 def test_a_row_that_was_changed_on_the_way() -> None:
     messages = sent(rows(9), partitions=1)
-    told = of("enrolment", messages)[4]
-    other = orjson.loads(told[2])["data"]["enrolment"] | {"status": "cancelled"}
-    assert contradiction(changed(messages, told, but(told, enrolment=other))) == (
+    chosen = of("enrolment", messages)[4]
+    other = orjson.loads(chosen[2])["data"]["enrolment"] | {"status": "cancelled"}
+    assert contradiction(changed(messages, chosen, but(chosen, enrolment=other))) == (
         "the 9 rows of partition 0 don't match the digest in its end"
     )
 
@@ -459,10 +464,10 @@ def test_an_enrolment_that_is_told_twice_differently() -> None:
 
 
 def test_rows_that_break_the_contract() -> None:
-    begin, *told, end = sent(rows(9), partitions=1)
-    told[1] = but(told[1], enrolment={"student": {"student_id": "22000001"}})
-    told[2] = but(told[2], enrolment=orjson.loads(told[2][2])["data"]["enrolment"] | {"name": "Camille Exemple"})
-    fault, sentence = refused([begin, *told, but(end, digest=digest_of(told))])
+    begin, *chosen, end = sent(rows(9), partitions=1)
+    chosen[1] = but(chosen[1], enrolment={"student": {"student_id": "22000001"}})
+    chosen[2] = but(chosen[2], enrolment=orjson.loads(chosen[2][2])["data"]["enrolment"] | {"name": "Camille Exemple"})
+    fault, sentence = refused([begin, *chosen, but(end, digest=digest_of(chosen))])
     assert fault is SnapshotFault.INVALID
     assert sentence == (
         "messages under its id can't be read, the first at snapshots[0]@2: data.enrolment.enrolment_id: missing (1), "
@@ -485,16 +490,16 @@ def test_messages_under_its_id_that_are_no_row_of_it() -> None:
 # What is refused: shrunk
 
 
-def shrunk(before: AcceptedSnapshot, told: int = 89, **more: Any) -> tuple[SnapshotFault, str]:  # noqa: ANN401 - as of sent
-    return refused(sent(rows(told), **more), replace(TERMS, accepted=before))
+def shrunk(before: AcceptedSnapshot, chosen: int = 89, **more: Any) -> tuple[SnapshotFault, str]:  # noqa: ANN401 - as of sent
+    return refused(sent(rows(chosen), **more), replace(TERMS, accepted=before))
 
 
 def test_one_that_shrank_beyond_the_limit() -> None:
-    said = (
+    expected = (
         "the year 2026 has 89 rows, 11.0 % fewer than the 100 of apogee-0: at most 10 % is allowed; "
         "if that is right, raise snapshot.max_shrink_percent once"
     )
-    assert shrunk(accepted({2026: 100})) == (SnapshotFault.SHRUNK, said + WHEN)
+    assert shrunk(accepted({2026: 100})) == (SnapshotFault.SHRUNK, expected + WHEN)
 
 
 def test_one_that_lost_a_whole_year() -> None:
@@ -541,9 +546,9 @@ def test_each_refusal_is_said_newest_first_and_only_the_newest_five() -> None:
         judged(messages)
     names = [f"apogee-{number}" for number in range(6, -1, -1)]
     assert [refusal.snapshot_id for refusal in raised.value.refusals] == names
-    first, *said, last = str(raised.value).splitlines()
+    first, *expected, last = str(raised.value).splitlines()
     assert first == "no snapshot can be accepted:"
-    assert [line.split(":")[0] for line in said] == [f"snapshot {name}" for name in names[:5]]
+    assert [line.split(":")[0] for line in expected] == [f"snapshot {name}" for name in names[:5]]
     assert last == "and 2 older ones"
 
 
@@ -576,10 +581,10 @@ def test_any_message_that_is_lost_is_found_out(messages: list[Sent], data: st.Da
 
 @given(snapshots_sent, st.data())
 def test_any_message_may_be_repeated_anywhere_after_itself(messages: list[Sent], data: st.DataObject) -> None:
-    told = list(messages)
+    chosen = list(messages)
     for message in data.draw(st.lists(st.sampled_from(messages), max_size=10)):
-        told.insert(data.draw(st.integers(told.index(message) + 1, len(told))), message)
-    assert sorted(judged(told).rows, key=repr) == sorted(judged(messages).rows, key=repr)
+        chosen.insert(data.draw(st.integers(chosen.index(message) + 1, len(chosen))), message)
+    assert sorted(judged(chosen).rows, key=repr) == sorted(judged(messages).rows, key=repr)
 
 
 @given(snapshots_sent, st.data())
@@ -587,11 +592,11 @@ def test_no_row_is_lost_whatever_the_order_of_the_messages_of_several_snapshots(
     messages: list[Sent], data: st.DataObject
 ) -> None:
     older = sent(rows(15, etape="M1DROI"), "apogee-0", taken_at=TAKEN_AT - 60)
-    told = data.draw(st.permutations([*messages, *older]))
-    found = judged(told)
+    chosen = data.draw(st.permutations([*messages, *older]))
+    found = judged(chosen)
     assert (found.id, students(found.rows)) == ("apogee-1", students(judged(messages).rows))
-    last = told[max(map(told.index, of("end", messages)))]
-    assert students(judged(without(told, last)).rows) == students(judged(older).rows)
+    last = chosen[max(map(chosen.index, of("end", messages)))]
+    assert students(judged(without(chosen, last)).rows) == students(judged(older).rows)
 
 
 @given(snapshots_sent, st.data())
@@ -606,19 +611,19 @@ def test_a_producer_that_is_killed_at_any_point_is_refused_and_its_retry_accepte
 
 @given(snapshots_sent, st.data())
 def test_any_change_of_a_row_on_the_way_is_found_out(messages: list[Sent], data: st.DataObject) -> None:
-    told = data.draw(st.sampled_from(of("enrolment", messages)))
-    partition, key, value, headers = told
+    chosen = data.draw(st.sampled_from(of("enrolment", messages)))
+    partition, key, value, headers = chosen
     place = data.draw(st.integers(0, len(value) - 1))
     other = value[:place] + bytes([data.draw(st.integers(0, 255).filter(lambda byte: byte != value[place]))])
     with pytest.raises(SnapshotRefused):
-        judged(changed(messages, told, (partition, key, other + value[place + 1 :], headers)))
+        judged(changed(messages, chosen, (partition, key, other + value[place + 1 :], headers)))
 
 
 # What is gathered before it is sent
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("chosen", "expected"),
     [
         ([], "the source has no row at all: nothing was published"),
         ([row(1), row(2, year=2025)], "rows lie outside its scope, by their academic_year (1): nothing was published"),
@@ -630,13 +635,18 @@ def test_any_change_of_a_row_on_the_way_is_found_out(messages: list[Sent], data:
     ],
     ids=["empty", "another year", "contradictory", "two systems"],
 )
-def test_what_would_be_refused_is_not_even_sent(told: list[Any], said: str) -> None:
-    with pytest.raises(SourceIncomplete) as raised, collect(told, SCOPE):
+def test_what_would_be_refused_is_not_even_sent(chosen: list[Any], expected: str) -> None:
+    with pytest.raises(SourceIncomplete) as raised, collect(chosen, SCOPE):
         pass
-    assert str(raised.value) == said
+    assert str(raised.value) == expected
 
 
 def test_rows_that_are_told_twice_are_sent_once() -> None:
-    with collect([row(1), row(2), row(1)], SCOPE) as image:
-        assert (image.rows, image.repeated, image.rows_by_year, image.system) == (2, 1, {2026: 2}, "apogee")
-        assert len(list(image)) == len(list(image)) == 2
+    with collect([row(1), row(2), row(1)], SCOPE) as collected:
+        assert (collected.rows, collected.repeated, collected.rows_by_year, collected.system) == (
+            2,
+            1,
+            {2026: 2},
+            "apogee",
+        )
+        assert len(list(collected)) == len(list(collected)) == 2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import EnrolmentRow
-from tests.support.snapshots import line, row, rows, told_as
+from tests.support.snapshots import line, row, row_with, rows
 from worker.domain.errors import SettingsError, SourceIncomplete
 from worker.sources import files
 from worker.sources.tables import COLUMNS, CsvForm
@@ -35,8 +35,8 @@ def refused(content: bytes, form: CsvForm = PLAIN, *, expected: int | None = Non
     return str(raised.value)
 
 
-def lines(told: Iterable[EnrolmentRow]) -> bytes:
-    return b"".join(line(each) + b"\n" for each in told)
+def lines(rows_given: Iterable[EnrolmentRow]) -> bytes:
+    return b"".join(line(each) + b"\n" for each in rows_given)
 
 
 def text(*some: str, ending: str = "\n") -> bytes:
@@ -47,8 +47,8 @@ def text(*some: str, ending: str = "\n") -> bytes:
 
 
 def test_json_lines_are_read() -> None:
-    told = [row(1), row(2, version=None), row(3, etape="M1DROI", status="cancelled")]
-    assert read(lines(told)) == told
+    rows_given = [row(1), row(2, version=None), row(3, etape="M1DROI", status="cancelled")]
+    assert read(lines(rows_given)) == rows_given
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_json_lines_without_a_last_line_break_with_a_bom_or_with_empty_lines_are
 
 
 def test_accents_of_json_lines_are_read() -> None:
-    told = told_as(etape={"code": "L1DROI", "label": "Licence 1 Économie, à distance"})
-    assert read(lines([told])) == [told]
+    rows_given = row_with(etape={"code": "L1DROI", "label": "Licence 1 Économie, à distance"})
+    assert read(lines([rows_given])) == [rows_given]
 
 
 @pytest.mark.parametrize("trailer", [b'{"rows": 3}', b' {"rows":3} \n', b'{"rows": 3}\n\n'])
@@ -106,8 +106,8 @@ def test_rows_that_cannot_be_read_are_counted_by_field_without_their_values() ->
 
 
 def test_json_lines_in_another_encoding_cannot_be_read() -> None:
-    told = told_as(etape={"code": "L1DROI", "version": "101", "label": "Licence 1 Économie"})
-    latin = line(told).decode().encode("latin-1") + b"\n"
+    rows_given = row_with(etape={"code": "L1DROI", "version": "101", "label": "Licence 1 Économie"})
+    latin = line(rows_given).decode().encode("latin-1") + b"\n"
     assert refused(lines(rows(1)) + latin) == "1 of 2 rows can't be read, the first on line 2: value: json_invalid (1)"
 
 
@@ -123,7 +123,7 @@ def test_csv_is_read(delimiter: str, ending: str, bom: str) -> None:
 
 
 def test_every_column_is_known_by_its_name_and_by_its_path_in_the_contract() -> None:
-    told = told_as(
+    rows_given = row_with(
         student={"student_id": "00000001", "login": "e1"},
         etape={
             "code": "L1DROI",
@@ -140,7 +140,7 @@ def test_every_column_is_known_by_its_name_and_by_its_path_in_the_contract() -> 
         for delimiter in ",;":
             file = io.StringIO()
             csv.writer(file, delimiter=delimiter).writerows([list(names), cells])
-            assert read(file.getvalue().encode()) == [told]
+            assert read(file.getvalue().encode()) == [rows_given]
 
 
 def test_columns_may_come_in_any_order_and_optional_ones_may_be_missing_or_empty() -> None:
@@ -148,8 +148,13 @@ def test_columns_may_come_in_any_order_and_optional_ones_may_be_missing_or_empty
         "uai,system,status,etape,student_id,academic_year,enrolment_id,login",
         "0141408E,supann,active,L1DROI,22000001,2026,a,",
     )
-    [told] = read(content)
-    assert (told.version, told.payment, told.student.login, told.etape.label) == (None, "unknown", None, None)
+    [rows_given] = read(content)
+    assert (rows_given.version, rows_given.payment, rows_given.student.login, rows_given.etape.label) == (
+        None,
+        "unknown",
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize("trailer", ["#rows;2", "#rows;2;;;;;;;;"])
@@ -159,7 +164,7 @@ def test_a_trailer_of_csv_counts_its_rows_and_its_line_break_is_not_needed(trail
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "sentence"),
     [
         (["#rows;3"], "the file has 2 rows, and 3 were in its trailer"),
         (["#rows;"], "the trailer, on line 4, has no count"),
@@ -183,15 +188,15 @@ def test_a_trailer_of_csv_counts_its_rows_and_its_line_break_is_not_needed(trail
         ),
     ],
 )
-def test_csv_that_is_not_whole_says_why(more: list[str], said: str) -> None:
-    assert refused(text(HEAD, ONE, TWO, *more)) == said
+def test_csv_that_is_not_whole_says_why(more: list[str], sentence: str) -> None:
+    assert refused(text(HEAD, ONE, TWO, *more)) == sentence
 
 
 def test_csv_that_was_cut_in_its_last_cell_says_so_even_if_the_count_is_right() -> None:
     """Half of a version, or of a login, may look whole."""
-    said = "the last line has no line break, as if the file was cut: end it with one"
-    assert refused(text(HEAD, ONE, TWO)[:-1]) == said
-    assert refused(text(HEAD, ONE, TWO)[:-1], expected=2) == said
+    sentence = "the last line has no line break, as if the file was cut: end it with one"
+    assert refused(text(HEAD, ONE, TWO)[:-1]) == sentence
+    assert refused(text(HEAD, ONE, TWO)[:-1], expected=2) == sentence
 
 
 @pytest.mark.parametrize(
@@ -206,8 +211,8 @@ def test_csv_that_was_cut_in_its_last_cell_says_so_even_if_the_count_is_right() 
 )
 def test_a_first_line_that_names_other_columns_says_which_without_quoting_it(head: str, columns: str) -> None:
     known = ", ".join(COLUMNS)
-    said = f"the first line has columns that are not known ({columns}); known are {known}"
-    assert refused(text(head, ONE)) == said
+    sentence = f"the first line has columns that are not known ({columns}); known are {known}"
+    assert refused(text(head, ONE)) == sentence
 
 
 @pytest.mark.parametrize("again", ["status", "student.student_id"])
@@ -219,10 +224,10 @@ LABELLED = [HEAD + ";etape_label", ONE + ";Licence 1 Droit", TWO + ";Œuvres à 
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "windows-1252"])
-@pytest.mark.parametrize("said", [False, True], ids=["detected", "said"])
-def test_accents_of_csv_are_read_in_the_encodings_of_spreadsheets(encoding: str, said: bool) -> None:  # noqa: FBT001 - a case
+@pytest.mark.parametrize("named", [False, True], ids=["detected", "named"])
+def test_accents_of_csv_are_read_in_the_encodings_of_spreadsheets(encoding: str, named: bool) -> None:  # noqa: FBT001 - a case
     content = "\n".join([*LABELLED, ""]).encode(encoding)
-    found = read(content, CsvForm(encoding=encoding if said else None))
+    found = read(content, CsvForm(encoding=encoding if named else None))
     assert [each.etape.label for each in found] == ["Licence 1 Droit", "Œuvres à étudier, Économie"]
 
 
@@ -266,8 +271,8 @@ def test_without_an_id_an_enrolment_is_named_by_its_student_year_etape_and_versi
 
 
 def test_a_word_that_the_settings_do_not_translate_is_no_state() -> None:
-    said = refused(text(*EXPORT, "22000003;;2026;L1DROI;101;Z"), FOREIGN)
-    assert said == "1 of 3 rows can't be read, the first on line 4: status: literal_error (1)"
+    sentence = refused(text(*EXPORT, "22000003;;2026;L1DROI;101;Z"), FOREIGN)
+    assert sentence == "1 of 3 rows can't be read, the first on line 4: status: literal_error (1)"
 
 
 def test_a_file_that_lacks_a_column_that_the_settings_name_says_so() -> None:
@@ -324,12 +329,12 @@ def test_a_file_that_is_cut_anywhere_is_refused_or_ends_with_a_whole_row_that_a_
 ) -> None:
     json_lines = lines(rows(count)) + b'{"rows": %d}' % count, rows(count)
     table = text(HEAD, *[ONE] * count, f"#rows;{count}")[:-1], [row(1)] * count
-    content, told = data.draw(st.sampled_from([json_lines, table]))
+    content, rows_given = data.draw(st.sampled_from([json_lines, table]))
     cut = content[: data.draw(st.integers(0, len(content) - 1))]
     try:
         found = read(cut)
     except SourceIncomplete:
         return
-    assert found == told[: len(found)]
+    assert found == rows_given[: len(found)]
     if len(found) < count:
         assert refused(cut, expected=count)

@@ -21,7 +21,7 @@ L2 = (
 )
 
 
-def tell(
+def read(
     *composites: str,
     numbers: Sequence[str] = ("29900001",),
     logins: Sequence[str] = (),
@@ -41,10 +41,10 @@ def tell(
 
 
 def one(composite: str, /, **more: Any) -> EnrolmentRow:  # noqa: ANN401 - idem
-    told = tell(composite, **more)
-    assert not told.unknown
-    assert not told.left_out
-    [row] = told.rows
+    facts = read(composite, **more)
+    assert not facts.unknown
+    assert not facts.left_out
+    [row] = facts.rows
     return row
 
 
@@ -53,8 +53,8 @@ def etape(value: str, **settings: Any) -> tuple[str, str | None]:  # noqa: ANN40
     return found.code, found.version
 
 
-def why_unknown(told: EntryFacts) -> list[tuple[str | None, str]]:
-    return [(row.student_id, row.reason) for row in told.unknown]
+def why_unknown(facts: EntryFacts) -> list[tuple[str | None, str]]:
+    return [(row.student_id, row.reason) for row in facts.unknown]
 
 
 # Composites
@@ -74,8 +74,8 @@ def test_the_usual_composite_tells_an_enrolment() -> None:
 
 
 def test_each_year_keeps_its_own_etape() -> None:
-    told = tell(L1, L2, entry={"supannetuetape": ("XINFO1_101",), "supannetuanneeinscription": ("2025", "2026")})
-    assert {(row.academic_year, row.etape.code) for row in told.rows} == {(2025, "XINFO1"), (2026, "XINFO2")}
+    facts = read(L1, L2, entry={"supannetuetape": ("XINFO1_101",), "supannetuanneeinscription": ("2025", "2026")})
+    assert {(row.academic_year, row.etape.code) for row in facts.rows} == {(2025, "XINFO1"), (2026, "XINFO2")}
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_code_and_version_are_told_apart_as_configured(
     ],
 )
 def test_enrolments_elsewhere_are_left_out_and_counted(composite: str) -> None:
-    told = tell(composite)
-    assert (told.rows, told.unknown, told.left_out) == ((), (), ("foreign_etab",))
+    facts = read(composite)
+    assert (facts.rows, facts.unknown, facts.left_out) == ((), (), ("foreign_etab",))
 
 
 def test_a_merged_university_may_name_the_etapes_of_either_half() -> None:
@@ -146,7 +146,7 @@ def test_a_merged_university_may_name_the_etapes_of_either_half() -> None:
     "composite", [f"[etab={{UAI}}{OURS}][anneeinsc=2026]", "[anneeinsc=2026][etape={INCONNU}]", "[etape=]"]
 )
 def test_what_names_no_etape_is_no_enrolment_of_a_cohort(composite: str) -> None:
-    assert tell(composite, L2).left_out == ("no_etape",)
+    assert read(composite, L2).left_out == ("no_etape",)
 
 
 @pytest.mark.parametrize(
@@ -173,13 +173,13 @@ def test_what_names_no_etape_is_no_enrolment_of_a_cohort(composite: str) -> None
     ],
 )
 def test_of_what_cannot_be_understood_the_student_is_unknown_and_the_rest_is_told(composite: str, reason: str) -> None:
-    told = tell(composite, L2)
-    assert why_unknown(told) == [("29900001", reason)]
-    assert [row.etape.code for row in told.rows] == ["XINFO2"]
+    facts = read(composite, L2)
+    assert why_unknown(facts) == [("29900001", reason)]
+    assert [row.etape.code for row in facts.rows] == ["XINFO2"]
 
 
 def test_the_same_enrolment_said_twice_is_told_once() -> None:
-    assert len(tell(L2, L2.replace("{SISE}10", "{SISE}11")).rows) == 1
+    assert len(read(L2, L2.replace("{SISE}10", "{SISE}11")).rows) == 1
 
 
 # Students
@@ -191,19 +191,19 @@ def test_a_student_number_is_text_as_it_stands(number: str) -> None:
 
 
 def test_of_an_entry_with_several_numbers_nobody_is_known() -> None:
-    told = tell(L2, numbers=["29900002", "29900001"])
-    assert not told.rows
-    assert why_unknown(told) == [("29900001", "several_student_ids"), ("29900002", "several_student_ids")]
+    facts = read(L2, numbers=["29900002", "29900001"])
+    assert not facts.rows
+    assert why_unknown(facts) == [("29900001", "several_student_ids"), ("29900002", "several_student_ids")]
 
 
 def test_numbers_that_differ_by_case_are_several() -> None:
-    assert len(tell(L2, numbers=["a1", "A1"]).unknown) == 2
+    assert len(read(L2, numbers=["a1", "A1"]).unknown) == 2
 
 
 @pytest.mark.parametrize("numbers", [[], ["2" * 33], ["29\u200000\n01"], [" "]])
 def test_an_entry_without_a_number_that_can_be_one_is_counted(numbers: list[str]) -> None:
-    told = tell(L2, numbers=numbers)
-    assert (told.rows, told.unknown, told.left_out) == ((), (), ("no_student_id",))
+    facts = read(L2, numbers=numbers)
+    assert (facts.rows, facts.unknown, facts.left_out) == ((), (), ("no_student_id",))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_login_is_taken_where_there_is_exactly_one(logins: list[str], login: s
 
 
 def test_attributes_have_the_names_of_the_settings() -> None:
-    [row] = tell(
+    [row] = read(
         student_id="ucbnNumero",
         login="uid",
         composite="ucbnInscription",
@@ -242,13 +242,13 @@ def test_attributes_have_the_names_of_the_settings() -> None:
 
 def without_composite(etapes: Sequence[str], years: Sequence[str]) -> EntryFacts:
     entry = {"supannetuetape": tuple(etapes), "supannetuanneeinscription": tuple(years)}
-    return tell(composite="", entry={name: values for name, values in entry.items() if values})
+    return read(composite="", entry={name: values for name, values in entry.items() if values})
 
 
 def test_without_a_composite_one_etape_and_one_year_are_an_enrolment() -> None:
-    told = without_composite([f"{{UAI:{OURS}}}XINFO2_101"], ["2026"])
-    assert [row.enrolment_id for row in told.rows] == ["29900001:2026:XINFO2:101"]
-    assert not told.unknown
+    facts = without_composite([f"{{UAI:{OURS}}}XINFO2_101"], ["2026"])
+    assert [row.enrolment_id for row in facts.rows] == ["29900001:2026:XINFO2:101"]
+    assert not facts.unknown
 
 
 @pytest.mark.parametrize(
@@ -261,9 +261,9 @@ def test_without_a_composite_one_etape_and_one_year_are_an_enrolment() -> None:
     ],
 )
 def test_without_a_composite_several_of_either_are_ambiguous(etapes: list[str], years: list[str]) -> None:
-    told = without_composite(etapes, years)
-    assert not told.rows
-    assert why_unknown(told) == [("29900001", "ambiguous_year")]
+    facts = without_composite(etapes, years)
+    assert not facts.rows
+    assert why_unknown(facts) == [("29900001", "ambiguous_year")]
 
 
 def test_without_a_composite_an_escape_is_none() -> None:
@@ -272,7 +272,7 @@ def test_without_a_composite_an_escape_is_none() -> None:
 
 @pytest.mark.parametrize("years", [[], ["2026"]])
 def test_without_a_composite_who_has_no_etape_has_no_enrolment(years: list[str]) -> None:
-    assert without_composite([], years) == EntryFacts(rows=(), unknown=(), left_out=tell().left_out)
+    assert without_composite([], years) == EntryFacts(rows=(), unknown=(), left_out=read().left_out)
 
 
 def test_without_a_composite_etapes_of_others_are_left_out() -> None:
@@ -303,6 +303,6 @@ def test_any_text_is_read_or_refused_and_never_loses_a_bracket(text: str) -> Non
 
 @given(st.lists(st.text(), max_size=3), st.lists(st.text(), max_size=3))
 def test_whatever_an_entry_holds_its_student_is_told_unknown_or_counted(numbers: list[str], texts: list[str]) -> None:
-    told = tell(*texts, numbers=numbers)
-    understood = len(told.rows) + len(told.unknown) + len(told.left_out)
+    facts = read(*texts, numbers=numbers)
+    understood = len(facts.rows) + len(facts.unknown) + len(facts.left_out)
     assert understood or not texts

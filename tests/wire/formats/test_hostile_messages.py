@@ -130,10 +130,10 @@ def test_what_another_university_says_leads_nowhere(messages: Topic) -> None:
     messages.produce(STATE)
     messages.ingest(1)
     before = content(messages.ledger)
-    said = [name for name in corpus("messages") if name.endswith("another-university")]
-    for name in said:
+    sentence = [name for name in corpus("messages") if name.endswith("another-university")]
+    for name in sentence:
         messages.produce(*message(corpus("messages")[name]))
-    messages.ingest(1 + len(said))
+    messages.ingest(1 + len(sentence))
     after = content(messages.ledger)
     assert {name for name in after if after[name] != before[name]} == {"enrolment", "position"}
 

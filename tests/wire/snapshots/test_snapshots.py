@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 from schemas import EnrolmentRow, UnknownRow
 from tests.support.builders import UAI
 from tests.support.servers.kafka import Kafka, settled
-from tests.support.snapshots import LIMITS, SCOPE, YEAR, Sent, accepted, image, kind, row, rows, sent, students, told_as
+from tests.support.snapshots import LIMITS, SCOPE, YEAR, Sent, accepted, kind, row, row_with, rows, sent, students
 from tests.wire.kafka.test_broker_contract import embedded_differs
 from worker import kafka as gate
 from worker import snapshots
@@ -53,7 +53,7 @@ def publish(
     taken_at: datetime = TAKEN_AT,
     progress: Callable[[Iterable[bytes]], Iterable[bytes]] = iter,
 ) -> None:
-    with image(rows(count)) as gathered:
+    with snapshots.collect(rows(count), SCOPE) as gathered:
         publisher = snapshots.Publisher(properties, topic)
         publisher.publish(gathered, snapshot_id=name, taken_at=taken_at, progress=progress)
     assert publisher.partitions == PARTITIONS
@@ -123,7 +123,8 @@ def test_what_a_source_could_not_tell_is_published_and_accepted_too(
 def test_begin_and_end_are_in_every_partition_and_the_rows_of_a_student_in_one(
     properties: Properties, snapshots_topic: str
 ) -> None:
-    with image([row(rank, etape=etape) for rank in range(50) for etape in ("L1DROI", "L2DROI")]) as gathered:
+    rows_of_two = [row(rank, etape=etape) for rank in range(50) for etape in ("L1DROI", "L2DROI")]
+    with snapshots.collect(rows_of_two, SCOPE) as gathered:
         snapshots.Publisher(properties, snapshots_topic).publish(gathered, snapshot_id="apogee-1", taken_at=TAKEN_AT)
     found = list(gate.read_to_end(properties, snapshots_topic))
     by_partition = [[each for each in found if each.partition == number] for number in range(PARTITIONS)]
@@ -143,8 +144,8 @@ def test_a_retried_producer_changes_nothing(properties: Properties, snapshots_to
 
 
 def test_two_producers_that_interleave_are_judged_each_by_itself(properties: Properties, snapshots_topic: str) -> None:
-    def meanwhile(told: Iterable[bytes]) -> Iterator[bytes]:
-        for number, each in enumerate(told):
+    def meanwhile(given: Iterable[bytes]) -> Iterator[bytes]:
+        for number, each in enumerate(given):
             if number == 25:
                 publish(properties, snapshots_topic, 30, "apogee-2", taken_at=TAKEN_AT.replace(microsecond=1))
             yield each
@@ -174,25 +175,25 @@ KILLED = {
 def test_those_whose_producers_were_killed_are_refused_and_their_retries_accepted(
     properties: Properties, snapshots_topic: str
 ) -> None:
-    told = {name: messages(20, name, after=number / 1000) for number, name in enumerate(KILLED)}
-    send(properties, snapshots_topic, (each for name in KILLED for each in told[name][: KILLED[name][0]]))
+    given = {name: messages(20, name, after=number / 1000) for number, name in enumerate(KILLED)}
+    send(properties, snapshots_topic, (each for name in KILLED for each in given[name][: KILLED[name][0]]))
     with pytest.raises(SnapshotRefused) as raised:
         latest(properties, snapshots_topic)
     found = {refusal.snapshot_id: refusal for refusal in raised.value.refusals}
     assert {refusal.fault for refusal in found.values()} == {SnapshotFault.INCOMPLETE}
     more = ": its producer did not finish, or an open transaction hides the rest"
-    for name, (_, said) in KILLED.items():
-        assert found[name].sentence == said + (more if "end" in said else "") + WHEN
+    for name, (_, sentence) in KILLED.items():
+        assert found[name].sentence == sentence + (more if "end" in sentence else "") + WHEN
 
     for name in KILLED:
-        send(properties, snapshots_topic, told[name])
+        send(properties, snapshots_topic, given[name])
         accepted = latest(properties, snapshots_topic)
         assert (accepted.id, len(accepted.rows)) == (name, 20)
 
 
 def test_no_end_is_sent_by_a_producer_that_is_stopped_in_its_rows(properties: Properties, snapshots_topic: str) -> None:
-    def killed(told: Iterable[bytes]) -> Iterator[bytes]:
-        for number, each in enumerate(told):
+    def killed(given: Iterable[bytes]) -> Iterator[bytes]:
+        for number, each in enumerate(given):
             if number == 10:
                 raise KilledError
             yield each
@@ -207,8 +208,11 @@ def test_no_end_is_sent_by_a_producer_that_is_stopped_in_its_rows(properties: Pr
 def test_no_end_is_sent_when_rows_were_not_acknowledged(properties: Properties, snapshots_topic: str) -> None:
     """A row beyond the greatest size of a message, as a broker that is configured too small meets it."""
     small = {**properties, "message.max.bytes": 1_000, "batch.size": 1_000}
-    long = told_as(enrolment_id="1" * 128, etape={"code": "L1DROI", "label": "é" * 255})
-    with image([*rows(20), long]) as gathered, pytest.raises(BrokerError, match="MSG_SIZE_TOO_LARGE"):
+    long = row_with(enrolment_id="1" * 128, etape={"code": "L1DROI", "label": "é" * 255})
+    with (
+        snapshots.collect([*rows(20), long], SCOPE) as gathered,
+        pytest.raises(BrokerError, match="MSG_SIZE_TOO_LARGE"),
+    ):
         snapshots.Publisher(small, snapshots_topic).publish(gathered, snapshot_id="apogee-1", taken_at=TAKEN_AT)
     assert refused(properties, snapshots_topic)[0] is SnapshotFault.INCOMPLETE
 
@@ -217,11 +221,11 @@ def test_no_end_is_sent_when_rows_were_not_acknowledged(properties: Properties, 
 
 
 def test_one_that_lacks_rows_is_refused(properties: Properties, snapshots_topic: str) -> None:
-    told = messages(20)
-    lost = [each for each in told if kind(each) == "enrolment" and each[0] == 1][2:4]
-    send(properties, snapshots_topic, [each for each in told if each not in lost])
-    said = "partition 1 lacks 2 of its 7 rows: 2 to 3" + WHEN
-    assert refused(properties, snapshots_topic) == (SnapshotFault.INCOMPLETE, said)
+    given = messages(20)
+    lost = [each for each in given if kind(each) == "enrolment" and each[0] == 1][2:4]
+    send(properties, snapshots_topic, [each for each in given if each not in lost])
+    sentence = "partition 1 lacks 2 of its 7 rows: 2 to 3" + WHEN
+    assert refused(properties, snapshots_topic) == (SnapshotFault.INCOMPLETE, sentence)
 
 
 def test_rows_that_are_repeated_change_nothing(properties: Properties, snapshots_topic: str) -> None:
@@ -251,11 +255,11 @@ def test_one_whose_head_was_forgotten_is_refused(broker: Broker, properties: Pro
     publish(properties, snapshots_topic, 20)
     forget_first(broker, snapshots_topic, 1)
     first = gate.first_offsets(properties, snapshots_topic)[1]
-    said = (
+    sentence = (
         f"its begin is no longer in partition 1, which now starts at offset {first}: "
         "the topic must keep its messages for longer"
     )
-    assert refused(properties, snapshots_topic) == (SnapshotFault.FORGOTTEN, said + WHEN)
+    assert refused(properties, snapshots_topic) == (SnapshotFault.FORGOTTEN, sentence + WHEN)
 
 
 def test_one_whose_head_was_forgotten_while_it_was_being_read_is_refused(
@@ -285,20 +289,20 @@ def test_a_topic_that_forgets_faster_than_it_is_read_is_refused(
         raise PositionLost(f"Records of {topic} were removed while it was being read")
 
     monkeypatch.setattr(gate, "read_to_end", overtaken)
-    said = f"Records of {snapshots_topic} were removed while it was being read"
+    sentence = f"Records of {snapshots_topic} were removed while it was being read"
     more = ": the topic must keep its messages for longer"
-    assert refused(properties, snapshots_topic) == (SnapshotFault.FORGOTTEN, said + more)
+    assert refused(properties, snapshots_topic) == (SnapshotFault.FORGOTTEN, sentence + more)
 
 
 # Transactions
 
 
-def transaction(properties: Properties, topic: str, told: Iterable[Sent]) -> Producer:
+def transaction(properties: Properties, topic: str, given: Iterable[Sent]) -> Producer:
     """Send within a transaction and leave it open."""
     producer = Producer({**properties, "transactional.id": topic})
     producer.init_transactions(PATIENCE)
     producer.begin_transaction()
-    for partition, key, value, headers in told:
+    for partition, key, value, headers in given:
         producer.produce(topic, value, key, partition, headers=list(headers))
     assert producer.flush(PATIENCE) == 0
     return producer
@@ -309,14 +313,14 @@ def transaction(properties: Properties, topic: str, told: Iterable[Sent]) -> Pro
 def test_a_hanging_transaction_hides_the_end_until_it_is_over(
     properties: Properties, snapshots_topic: str, outcome: str
 ) -> None:
-    told = messages(20)
-    send(properties, snapshots_topic, told[:13])
-    producer = transaction(properties, snapshots_topic, told[13:])
-    said = (
+    given = messages(20)
+    send(properties, snapshots_topic, given[:13])
+    producer = transaction(properties, snapshots_topic, given[13:])
+    sentence = (
         "partition 0 has no end of it, after 4 row(s): "
         "its producer did not finish, or an open transaction hides the rest" + WHEN
     )
-    assert refused(properties, snapshots_topic) == (SnapshotFault.INCOMPLETE, said)
+    assert refused(properties, snapshots_topic) == (SnapshotFault.INCOMPLETE, sentence)
     if outcome == "committed":
         producer.commit_transaction(PATIENCE)
         settled(properties, snapshots_topic)
@@ -324,7 +328,7 @@ def test_a_hanging_transaction_hides_the_end_until_it_is_over(
     else:
         producer.abort_transaction(PATIENCE)
         settled(properties, snapshots_topic)
-        assert refused(properties, snapshots_topic) == (SnapshotFault.INCOMPLETE, said)
+        assert refused(properties, snapshots_topic) == (SnapshotFault.INCOMPLETE, sentence)
 
 
 @embedded_differs("it delivers the records of open transactions", raises=pytest.fail.Exception)

@@ -55,10 +55,10 @@ def test_a_directory_of_35_000_students_makes_a_snapshot_of_the_cohorts_that_its
     base = f"ou=people,{SUFFIX}"
     with needed(), real_slapd(ldif(university, base)) as directory:
         reading = source(directory, base).read(SCOPE)
-        with snapshots.collect(reading, SCOPE) as image:
-            rows: list[SnapshotRow] = [EnrolmentRow.model_validate_json(row) for row in image]
+        with snapshots.collect(reading, SCOPE) as collected:
+            rows: list[SnapshotRow] = [EnrolmentRow.model_validate_json(row) for row in collected]
     assert members(rows) == university.truth()
-    assert (image.system, image.repeated, image.unknown) == ("supann", 0, {})
+    assert (collected.system, collected.repeated, collected.unknown) == ("supann", 0, {})
     assert reading.left_out["other_year"] > 1_000
     assert reading.left_out["foreign_etab"] > 100
     assert set(reading.left_out) == {"other_year", "foreign_etab"}
@@ -83,8 +83,8 @@ def test_two_entries_of_one_student_add_up_and_the_first_login_counts(slapd: Sla
     second = entry("22600001", composite("XINFO2_101"), composite("XPHYS2_101"), login="exemple1")
     base = slapd.branch([first, second.replace("uid=e22600001,", "uid=other,").replace("uid: e22600001", "uid: other")])
     rows, left_out = read(slapd, base)
-    with snapshots.collect(rows, SCOPE) as image:
-        assert image.rows == 3
+    with snapshots.collect(rows, SCOPE) as collected:
+        assert collected.rows == 3
     assert left_out == {"repeated": 1}
     logins = {row.etape.code: row.student.login for row in rows if isinstance(row, EnrolmentRow)}
     assert logins == {"XINFO2": "camille1", "XMATH2": "camille1", "XPHYS2": "exemple1"}
@@ -104,17 +104,17 @@ def test_codes_that_a_directory_takes_for_the_same_lead_to_one_cohort(slapd: Sla
 
 
 def test_a_directory_without_the_composite_is_read_by_its_single_values(slapd: Slapd) -> None:
-    def said(number: str, etapes: list[str], years: list[int]) -> str:
+    def sentence(number: str, etapes: list[str], years: list[int]) -> str:
         values = [f"supannEtuEtape: {etape}" for etape in etapes]
         values += [f"supannEtuAnneeInscription: {year}" for year in years]
         return "\n".join([entry(number).rstrip(), *values])
 
     base = slapd.branch(
         [
-            said("22600001", ["XINFO2_101"], [2026]),
-            said("22600002", ["XINFO1_101", "XINFO2_101"], [2025, 2026]),
-            said("22600003", ["XINFO1_101"], [2025]),
-            said("22600004", [], []),
+            sentence("22600001", ["XINFO2_101"], [2026]),
+            sentence("22600002", ["XINFO1_101", "XINFO2_101"], [2025, 2026]),
+            sentence("22600003", ["XINFO1_101"], [2025]),
+            sentence("22600004", [], []),
         ]
     )
     rows, left_out = read(slapd, base, composite="")

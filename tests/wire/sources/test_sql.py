@@ -19,7 +19,8 @@ from tests.support.apogee_database import ApogeeDatabase, apogee_database, indiv
 from tests.support.builders import FOREIGN_UAI, UAI
 from tests.support.paths import ROOT
 from tests.support.servers import free_ports
-from tests.support.snapshots import SCOPE, image
+from tests.support.snapshots import SCOPE
+from worker import snapshots
 from worker.domain.errors import SettingsError, SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
 from worker.runtime import sources
@@ -76,7 +77,7 @@ def real(postgres_url: str) -> Iterator[ApogeeDatabase]:
 
 
 class Query:
-    """A query of the university's own: one row, with the cells that it is told."""
+    """A query of the university's own: one row, with the given cells."""
 
     def __init__(self, path: Path, url: str) -> None:
         self._path = path
@@ -137,8 +138,8 @@ def test_an_enrolment_is_told_with_its_student_number_its_labels_and_its_words(a
 def test_every_status_and_payment_is_told_whether_it_counts_or_not(
     query: Query, word: str, status: str, code: str | None, payment: str
 ) -> None:
-    told = query.read(eta_iae=f"'{word}'", eta_pmt_iae=f"'{code}'" if code else "NULL")
-    assert told == [row(status=status, payment=payment)]
+    read_rows = query.read(eta_iae=f"'{word}'", eta_pmt_iae=f"'{code}'" if code else "NULL")
+    assert read_rows == [row(status=status, payment=payment)]
 
 
 def test_second_etapes_versions_and_occurrences_are_enrolments_of_their_own(apogee: ApogeeDatabase) -> None:
@@ -146,7 +147,7 @@ def test_second_etapes_versions_and_occurrences_are_enrolments_of_their_own(apog
     apogee.enrol(cod_etp="XMATH1", tem_iae_prm="N")
     apogee.enrol(cod_vrs_vet=221)
     apogee.enrol(num_occ_iae=2)
-    assert {told.enrolment_id for told in enrolments(source(apogee))} == {
+    assert {read_rows.enrolment_id for read_rows in enrolments(source(apogee))} == {
         "2026:104233:XINFO1:101:1",
         "2026:104233:XMATH1:101:1",
         "2026:104233:XINFO1:221:1",
@@ -158,30 +159,30 @@ def test_all_years_of_the_scope_are_read_and_no_other(apogee: ApogeeDatabase) ->
     for year in ("2024", "2025", "2026", "2027"):
         apogee.enrol(cod_anu=year)
     both = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({2025, 2026}))
-    assert {told.academic_year for told in enrolments(source(apogee), both)} == {2025, 2026}
-    assert {told.academic_year for told in enrolments(source(apogee))} == {2026}
+    assert {read_rows.academic_year for read_rows in enrolments(source(apogee), both)} == {2025, 2026}
+    assert {read_rows.academic_year for read_rows in enrolments(source(apogee))} == {2026}
 
 
 def test_a_label_is_that_of_the_version_else_that_of_the_etape(apogee: ApogeeDatabase) -> None:
     apogee.enrol()
     for label in (None, "", "   "):
         apogee.execute("UPDATE version_etape SET lib_web_vet = :label", label=label)
-        assert [told.etape.label for told in enrolments(source(apogee))] == ["L1 INFO"]
+        assert [read_rows.etape.label for read_rows in enrolments(source(apogee))] == ["L1 INFO"]
     apogee.execute("DELETE FROM version_etape")
-    assert [told.etape.label for told in enrolments(source(apogee))] == ["L1 INFO"]
+    assert [read_rows.etape.label for read_rows in enrolments(source(apogee))] == ["L1 INFO"]
 
 
 def test_an_enrolment_whose_etape_or_component_is_not_described_is_told_all_the_same(apogee: ApogeeDatabase) -> None:
     apogee.enrol(cod_etp="NEW", cod_cmp="NEW")
     apogee.enrol(cod_etp="NONE", cod_cmp=None)
-    found = {told.etape.code: told.etape for told in enrolments(source(apogee))}
+    found = {read_rows.etape.code: read_rows.etape for read_rows in enrolments(source(apogee))}
     assert found["NEW"].label is None
     assert found["NEW"].component is not None
     assert found["NEW"].component.label is None
     assert found["NONE"].component is None
 
 
-# What it can't tell
+# What it doesn't know
 
 
 def test_an_enrolment_without_a_student_number_is_counted_and_its_person_is_not_taken_for_one(
@@ -190,7 +191,7 @@ def test_an_enrolment_without_a_student_number_is_counted_and_its_person_is_not_
     apogee.person(7, None)
     for person in (104233, 7, 8):  # nobody has opened a file for 8
         apogee.enrol(cod_ind=person)
-    with image(source(apogee).read(SCOPE)) as gathered:
+    with snapshots.collect(source(apogee).read(SCOPE), SCOPE) as gathered:
         assert (gathered.rows, gathered.unknown) == (1, Counter({"no_student_number": 2}))
         assert sorted(gathered)[1:] == [
             b'{"enrolment_id":"2026:7:XINFO1:101:1","reason":"no_student_number"}\n',
@@ -276,11 +277,11 @@ def test_an_empty_string_is_null(query: Query, nothing: str) -> None:
 
 
 def test_a_label_never_makes_an_enrolment_unknown(query: Query) -> None:
-    [told] = query.read(lib_etape="'Licence\r\n1\tDroit '", lib_cmp="'" + "é" * 300 + "'")
-    assert isinstance(told, EnrolmentRow)
-    assert told.etape.label == "Licence 1 Droit"
-    assert told.etape.component is not None
-    assert told.etape.component.label == "é" * 255
+    [read_rows] = query.read(lib_etape="'Licence\r\n1\tDroit '", lib_cmp="'" + "é" * 300 + "'")
+    assert isinstance(read_rows, EnrolmentRow)
+    assert read_rows.etape.label == "Licence 1 Droit"
+    assert read_rows.etape.component is not None
+    assert read_rows.etape.component.label == "é" * 255
 
 
 def test_dates_in_the_hour_that_october_has_twice_change_nothing(real: ApogeeDatabase, tmp_path: Path) -> None:
@@ -296,7 +297,7 @@ def test_dates_in_the_hour_that_october_has_twice_change_nothing(real: ApogeeDat
         url = sa.make_url(real.url).update_query_dict({"options": f"-c TimeZone={zone}"})
         for text in (apogee, more):
             source = Query(tmp_path / "query.sql", url.render_as_string(hide_password=False)).source(text)
-            assert {told.enrolment_id: told.etape.code for told in enrolments(source)} == expected
+            assert {read_rows.enrolment_id: read_rows.etape.code for read_rows in enrolments(source)} == expected
 
 
 # The query
@@ -309,7 +310,8 @@ def test_rows_that_a_join_repeats_count_once(apogee: ApogeeDatabase, tmp_path: P
         apogee.execute("INSERT INTO vdi_fractionner_vet VALUES ('XINFO1', :diploma)", diploma=diploma)
     text = (resources.files("worker.sources") / "apogee.sql").read_text(encoding="utf-8")
     joined = text.replace("WHERE", "JOIN vdi_fractionner_vet vdi ON vdi.cod_etp = iae.cod_etp WHERE")
-    with image(Query(tmp_path / "query.sql", apogee.url).source(joined).read(SCOPE)) as gathered:
+    reading = Query(tmp_path / "query.sql", apogee.url).source(joined).read(SCOPE)
+    with snapshots.collect(reading, SCOPE) as gathered:
         assert (gathered.rows, gathered.repeated) == (1, 2)
 
 
@@ -358,8 +360,8 @@ def test_a_scope_of_another_university_is_refused_since_absence_would_end_its_en
     apogee: ApogeeDatabase,
 ) -> None:
     scope = SnapshotScope(uais=frozenset({UAI, FOREIGN_UAI}), academic_years=frozenset({2026}))
-    said = f"apogee holds only {UAI}, and was asked for all enrolments of {UAI}, {FOREIGN_UAI}"
-    assert refused(source(apogee), scope) == said
+    sentence = f"apogee holds only {UAI}, and was asked for all enrolments of {UAI}, {FOREIGN_UAI}"
+    assert refused(source(apogee), scope) == sentence
 
 
 def test_the_query_is_one_that_oracle_reads(tmp_path: Path) -> None:
@@ -389,14 +391,14 @@ def test_rows_are_those_of_one_instant_whatever_is_committed_while_they_are_read
     first = next(rows)
     real.execute(sa.update(ins_adm_etp).values(eta_iae="A"))
     real.execute(sa.update(individu).values(cod_etu=None))
-    told = [first, *rows]
-    assert len(told) == many + 1
-    assert {each.status for each in told if isinstance(each, EnrolmentRow)} == {"active"}
+    read_rows = [first, *rows]
+    assert len(read_rows) == many + 1
+    assert {each.status for each in read_rows if isinstance(each, EnrolmentRow)} == {"active"}
     assert {each.reason for each in read(source(real)) if isinstance(each, UnknownRow)} == {"no_student_number"}
 
 
 def many_rows(real: ApogeeDatabase, tmp_path: Path, **cells: str) -> SqlSource:
-    """Give a source of 10,000 rows, n from 1, which the database makes while they are read."""
+    """Return a source of 10,000 rows, n from 1, which the database makes while they are read."""
     columns = ", ".join(f"{cell} AS {name}" for name, cell in {**COLUMNS, "cod_ind": "n", **cells}.items())
     text = f"SELECT {columns} FROM generate_series(1, 10000) n WHERE '2026' IN (:years)"  # noqa: S608 - the tests' own words
     return Query(tmp_path / "query.sql", real.url).source(text)
@@ -413,9 +415,9 @@ def test_rows_are_read_as_a_stream_and_an_error_among_them_says_after_how_many(
 
 
 def test_a_value_that_the_database_quotes_in_its_error_is_not_repeated(real: ApogeeDatabase, tmp_path: Path) -> None:
-    said = refused(many_rows(real, tmp_path, cod_etu="CAST('Exemple' || n AS INTEGER)"))
-    assert said.startswith("copy: the database failed after 0 rows (22P02: ")
-    assert "Exemple" not in said
+    sentence = refused(many_rows(real, tmp_path, cod_etu="CAST('Exemple' || n AS INTEGER)"))
+    assert sentence.startswith("copy: the database failed after 0 rows (22P02: ")
+    assert "Exemple" not in sentence
 
 
 def test_a_connection_that_is_lost_on_the_way_makes_it_incomplete(real: ApogeeDatabase, tmp_path: Path) -> None:
@@ -443,14 +445,14 @@ def test_a_statement_that_takes_too_long_says_so(real: ApogeeDatabase, tmp_path:
 
 def test_a_query_cannot_write(real: ApogeeDatabase, tmp_path: Path) -> None:
     real.execute("CREATE FUNCTION gone() RETURNS integer LANGUAGE sql AS 'DELETE FROM individu; SELECT 29900001'")
-    said = refused(many_rows(real, tmp_path, cod_etu="gone()"))
-    assert said.startswith("copy: the database failed after 0 rows (25006: ")
+    sentence = refused(many_rows(real, tmp_path, cod_etu="gone()"))
+    assert sentence.startswith("copy: the database failed after 0 rows (25006: ")
     real.enrol()
     assert read(source(real)) == [row()]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         ("ORA-01555: snapshot too old: rollback segment number 9", "raise its UNDO_RETENTION"),
         ("ORA-01013: user requested cancel of current operation", "raise the account's time limit"),
@@ -460,10 +462,10 @@ def test_a_query_cannot_write(real: ApogeeDatabase, tmp_path: Path) -> None:
         ("DPY-4011: the database or network closed the connection", "check that it runs"),
     ],
 )
-def test_an_error_of_oracle_says_its_code_and_what_to_do(text: str, said: str) -> None:
+def test_an_error_of_oracle_says_its_code_and_what_to_do(text: str, sentence: str) -> None:
     why = sql._why(sa.exc.DatabaseError("SELECT", {}, Exception(text)))
     assert why.startswith(text.partition(":")[0] + ": ")
-    assert said in why
+    assert sentence in why
     assert "Exemple" not in why
 
 
@@ -515,8 +517,8 @@ def test_a_database_that_cannot_be_reached_says_so_and_never_its_password(url: s
     if "oracledb" in url:
         pytest.importorskip("oracledb")
     [port] = free_ports(1)
-    said = refused(SqlSource("apogee", url.format(port), uai=UAI))
-    assert said.startswith(f"apogee: the database can't be reached: {reason}")
+    sentence = refused(SqlSource("apogee", url.format(port), uai=UAI))
+    assert sentence.startswith(f"apogee: the database can't be reached: {reason}")
 
 
 @pytest.mark.parametrize("url", ["s3cret", "nothing://u:s3cret@host/x", "postgresql://u:s3cret@host:port/x"])
@@ -532,8 +534,8 @@ def test_a_driver_that_is_missing_is_named_with_what_to_install(monkeypatch: pyt
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SettingsError) as raised:
         SqlSource("apogee", "oracle+oracledb://u:s3cret@host/?service_name=X", uai=UAI)
-    said = "sources.apogee.url: oracledb is missing: pip install 'etape-cohorts[oracle]'"
-    assert str(raised.value) == said
+    sentence = "sources.apogee.url: oracledb is missing: pip install 'etape-cohorts[oracle]'"
+    assert str(raised.value) == sentence
     with pytest.raises(SettingsError, match="pymysql is missing: install pymysql"):
         SqlSource("apogee", "mysql+pymysql://u:s3cret@host/x", uai=UAI)
 
@@ -589,8 +591,8 @@ def test_the_settings_name_the_database_and_the_query(apogee: ApogeeDatabase, tm
     query = tmp_path / "query.sql"
     columns = ", ".join(f"{cell} AS {name}" for name, cell in {**COLUMNS, "cod_etp": "'OWN'"}.items())
     query.write_text(f"SELECT {columns} WHERE '2026' IN (:years)", encoding="utf-8")
-    [told] = enrolments(sources.source(settings(url=apogee.url, query=query), "apogee"))
-    assert told.etape.code == "OWN"
+    [read_rows] = enrolments(sources.source(settings(url=apogee.url, query=query), "apogee"))
+    assert read_rows.etape.code == "OWN"
 
 
 def test_of_several_universities_a_database_speaks_for_its_own() -> None:

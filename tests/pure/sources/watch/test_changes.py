@@ -15,7 +15,7 @@ YEARS, NOW = frozenset({2026}), 1_795_600_000.0
 ENTRIES, STUDENTS, ETAPES = ("a", "b", "c"), ("22000001", "22000002"), ("L1DROI", "L2DROI")
 
 
-def said(student: str, etapes: frozenset[str]) -> list[EnrolmentRow]:
+def stated(student: str, etapes: frozenset[str]) -> list[EnrolmentRow]:
     return [
         row(1, etape=etape, student={"student_id": student}, enrolment_id=f"{student}:{etape}", version=None)
         for etape in sorted(etapes)
@@ -23,7 +23,7 @@ def said(student: str, etapes: frozenset[str]) -> list[EnrolmentRow]:
 
 
 def entry(uuid: str, student: str, etapes: frozenset[str], *, second: int, gone: bool = False) -> KnownEntry:
-    rows = [] if gone else said(student, etapes)
+    rows = [] if gone else stated(student, etapes)
     return KnownEntry(
         uuid=uuid,
         csn=f"20261125{second // 3600:02}{second // 60 % 60:02}{second % 60:02}.000000Z#000000#000#000000",
@@ -89,8 +89,8 @@ def test_what_is_unknown_adds_and_takes_nothing_back() -> None:
     before = entry("a", STUDENTS[0], frozenset({"L1DROI"}), second=1)
     unknown = entry("a", STUDENTS[0], frozenset({"L2DROI"}), second=2)
     after = changes.following(before, unknown, unknown=True)
-    told = changes.compare({"a": before}, {"a": after}, highest=0, at=3.0, years=YEARS).changes
-    assert [change.kind for change in told] == ["state"]
+    found = changes.compare({"a": before}, {"a": after}, highest=0, at=3.0, years=YEARS).changes
+    assert [change.kind for change in found] == ["state"]
 
 
 def test_an_enrolment_of_a_year_that_was_closed_is_not_said_to_be_over() -> None:
@@ -105,5 +105,5 @@ def test_another_attribute_of_the_student_number_merges_nobody() -> None:
     after = entry("a", STUDENTS[1], frozenset({"L1DROI"}), second=1)
     for terms, kinds in (("t", ["rekeyed", "state", "deleted"]), ("others", ["state", "deleted"])):
         read = {"a": replace(after, terms=terms)}
-        told = changes.compare({"a": before}, read, highest=0, at=NOW, years=YEARS).changes
-        assert [change.kind for change in told] == kinds
+        found = changes.compare({"a": before}, read, highest=0, at=NOW, years=YEARS).changes
+        assert [change.kind for change in found] == kinds

@@ -64,7 +64,7 @@ class World:
         return [schemas.EVENTS.validate_json(record.value or b"") for record in records]
 
     def enrolled(self) -> set[tuple[str, str]]:
-        """Give étape and student of what the newest message on each enrolment says to be so."""
+        """Return étape and student of what the newest message on each enrolment says to be so."""
         newest: dict[str, EnrolmentState | EnrolmentDeleted] = {}
         for event in self.events():
             if isinstance(event, EnrolmentState | EnrolmentDeleted):
@@ -107,8 +107,8 @@ def test_the_first_look_tells_everything_and_the_next_one_nothing(world: World) 
     assert world.poll().published == {"state": 2}
     assert world.enrolled() == {("L1DROI", ONE), ("L1DROI", TWO)}
     assert {event.data.source.system for event in world.events()} == {"supann"}
-    look = world.poll()
-    assert (look.entries, look.read, look.published) == (2, 0, {})
+    result = world.poll()
+    assert (result.entries, result.read, result.published) == (2, 0, {})
 
 
 def test_another_etape_a_further_one_and_a_new_student_are_told(world: World) -> None:
@@ -125,8 +125,8 @@ def test_another_etape_a_further_one_and_a_new_student_are_told(world: World) ->
 def test_a_change_that_is_none_of_ours_is_read_and_not_told(world: World) -> None:
     world.poll()
     world.replace(ONE, "mail", "another@example.fr")
-    look = world.poll()
-    assert (look.read, look.published) == (1, {})
+    result = world.poll()
+    assert (result.read, result.published) == (1, {})
 
 
 def test_another_login_is_told(world: World) -> None:
@@ -140,8 +140,8 @@ def test_another_login_is_told(world: World) -> None:
 def test_whoever_two_looks_in_a_row_miss_has_left(world: World, leaves: Callable[[World, str], None]) -> None:
     world.poll()
     leaves(world, ONE)
-    look = world.poll()
-    assert (look.missed, look.published) == (1, {})
+    result = world.poll()
+    assert (result.missed, result.published) == (1, {})
     assert world.poll().published == {"deleted": 1}
     assert world.enrolled() == {("L1DROI", TWO)}
     [deleted] = [event for event in world.events() if isinstance(event, EnrolmentDeleted)]
@@ -156,8 +156,8 @@ def test_whoever_is_back_at_the_next_look_has_not_left(world: World) -> None:
     assert world.poll().missed == 1
     world.move(ONE, world.base, elsewhere)
     for _ in range(2):
-        look = world.poll()
-        assert (look.missed, look.published) == (0, {})
+        result = world.poll()
+        assert (result.missed, result.published) == (0, {})
 
 
 def test_whoever_comes_back_after_having_left_is_enrolled_again(world: World) -> None:
