@@ -49,7 +49,7 @@ def latest(
     Such a snapshot is whole and consistent, newer than `accepted` and within the limits; it covers no university
     besides `uais` and at least one of `years`. A newer one that is refused doesn't hide it.
     Memory holds the rows of one snapshot (60 MB for 50,000), and some 150 bytes for each row of every snapshot that
-    its announcement doesn't already rule out.
+    isn't ruled out by its announcement (twice that for the one whose rows are read).
 
     Raises SnapshotRefused with the reason for each, and BrokerError when the topic can't be read.
     """
