@@ -15,7 +15,7 @@ from worker.ledger.status import read_status
 from worker.moodle import MoodleReader
 from worker.runtime import topics
 from worker.runtime.ledger import open_ledger
-from worker.runtime.platforms import wire
+from worker.runtime.platforms import transport
 from worker.settings.platforms import GUARD_OFF, PlatformSettings
 from worker.settings.root import Settings
 
@@ -122,7 +122,7 @@ def _platform(name: str, platform: PlatformSettings) -> Iterator[CheckResult]:
         return
     if is_in_the_clear(platform.url):
         yield CheckResult(level=Level.WARNING, subject=f"{name} url", sentence=IN_THE_CLEAR)
-    connection = wire(name, platform)
+    connection = transport(name, platform)
     try:
         yield from _moodle(name, platform, MoodleReader(connection))
     except MoodleError as error:
