@@ -134,8 +134,8 @@ SITUATIONS = [
         cohort="XINF01",
         platform=None,
         answer=(Why.COHORT_UNKNOWN,),
-        french="Cohorte inconnue : aucune inscription, de qui que ce soit, n'y a jamais donné droit. Code mal saisi, étape "
-        "sans inscrits, ou cohorte créée à la main sur Moodle. Peut-être s'agit-il de : XINFO1.",
+        french="Cohorte inconnue : aucune inscription, de qui que ce soit, n'y a jamais donné droit. Code mal saisi, "
+        "étape sans inscrits, ou cohorte créée à la main sur Moodle. Peut-être s'agit-il de : XINFO1.",
         english="Unknown cohort: no enrolment, of anybody, has ever led to it. A mistyped code, an étape without "
         "students, or a cohort made by hand on Moodle. Perhaps: XINFO1.",
     ),
@@ -229,8 +229,8 @@ SITUATIONS = [
         name="several accounts",
         setup=parked_on("ecampus", Reason.AMBIGUOUS_ACCOUNT),
         answer=(Why.TO_ADD, *LEADS_THERE, Why.SEEN_ABSENT, Why.AMBIGUOUS_ACCOUNT, Why.COHORT_TO_CREATE, *PARKED),
-        french="Sur ecampus, plusieurs comptes Moodle ont le même nom d'utilisateur, 29900001 : l'administrateur ne doit",
-        english="Several Moodle accounts have the same username, 29900001: the administrator of ecampus must leave only",
+        french="Sur ecampus, plusieurs comptes Moodle ont le même nom d'utilisateur, 29900001 : l'administrateur",
+        english="Several Moodle accounts have the same username, 29900001: the administrator of ecampus must",
     ),
     Situation(
         name="a name that no account can have",
@@ -320,7 +320,8 @@ SITUATIONS = [
         setup=told_so(payment=Payment.DUE),
         also=frozenset({Why.PAYMENT}),
         answer=(Why.NEVER_MEMBER, Why.WOULD_LEAD, Why.NOTHING_TO_DO),
-        french="L'inscription à XINFO1 (2026-2027) y donnerait droit, mais n'est pas prise en compte : droits (non payés).",
+        french="L'inscription à XINFO1 (2026-2027) y donnerait droit, mais n'est pas prise en compte : droits "
+        "(non payés).",
         english="The enrolment in XINFO1 (2026-2027) would lead to it, but doesn't count: fees (unpaid).",
     ),
     Situation(
@@ -368,7 +369,8 @@ SITUATIONS = [
         setup=another_source_says_otherwise,
         also=frozenset({Why.OVERRULED, Why.STATUS}),
         answer=(Why.NOT_MEMBER, *LEFT, Why.NOTHING_TO_DO),
-        french="Remplacée : supann a transmis une information plus récente sur cette inscription (le 1er septembre 2026 à 08:11).",
+        french="Remplacée : supann a transmis une information plus récente sur cette inscription (le 1er septembre "
+        "2026 à 08:11).",
         english="Superseded: supann has reported on this enrolment since (on 1 September 2026 at 08:11).",
     ),
     Situation(
@@ -529,7 +531,8 @@ SITUATIONS = [
             Why.NOT_MEMBER, Why.NO_RULE, Why.ENDED_SINCE, Why.COHORT_CREATED, Why.ADDED, Why.REMOVED, Why.SEEN_ABSENT,
             Why.NOTHING_TO_DO,
         ),
-        french="Plus rien n'y donne droit : avec les réglages actuels, l'étape XINFO1 ne correspond plus à cette cohorte.",
+        french="Plus rien n'y donne droit : avec les réglages actuels, l'étape XINFO1 ne correspond plus à cette "
+        "cohorte.",
         english="Nothing leads to it any more: under the current settings, étape XINFO1 doesn't.",
     ),
     Situation(
@@ -686,7 +689,8 @@ ecampus, cohorte XINFO1 « Cohorte XINFO1 »
   - Cohorte créée par ce service le 1er septembre 2026 à 08:10.
   - Ajout effectué sur Moodle le 1er septembre 2026 à 08:10 (compte n° 29900001).
   - Présence constatée sur Moodle le 1er septembre 2026 à 08:10.
-  - Rien d'autre n'est prévu. Si un cours n'affiche pas cette personne, vérifier sa méthode d'inscription « Synchronisation des cohortes ».
+  - Rien d'autre n'est prévu. Si un cours n'affiche pas cette personne, vérifier sa méthode d'inscription \
+« Synchronisation des cohortes ».
 """
     )
 
@@ -704,13 +708,14 @@ Ce que disent les sources
 
 ecampus, cohorte XINFO1 « Cohorte XINFO1 »
   Ne doit pas être membre, et l'est encore.
-  - L'inscription à XINFO1 (2026-2027) y donnerait droit, mais n'est pas prise en compte : son état (close par démission).
+  - L'inscription à XINFO1 (2026-2027) y donnerait droit, mais n'est pas prise en compte : son état (close par \
+démission).
   - N'a plus à y figurer depuis le 1er septembre 2026 à 09:10 : démission (enrolments[0]@2).
   - Cohorte créée par ce service le 1er septembre 2026 à 08:10.
   - Ajout effectué sur Moodle le 1er septembre 2026 à 08:10 (compte n° 29900001).
   - Présence constatée sur Moodle le 1er septembre 2026 à 08:10.
-  - Retrait retenu par le garde-fou : trop de retraits à la fois dans cette cohorte. Une personne doit en décider (`cohorts held`, puis \
-`cohorts approve` ou `cohorts reject`).
+  - Retrait retenu par le garde-fou : trop de retraits à la fois dans cette cohorte. Une personne doit en décider \
+(`cohorts held`, puis `cohorts approve` ou `cohorts reject`).
 """
     )
 
