@@ -164,20 +164,20 @@ class Worker:
         gauges.refresh(ledger, guarded, time.time())
 
     def _wait(self, threads: Sequence[Future[None]]) -> None:
-        self._supervisor.tell("READY=1")
+        self._supervisor.notify("READY=1")
         while not self._stop.is_set() and self._signal is None:
             if wait(threads, timeout=0.2, return_when=FIRST_COMPLETED).done:
                 return
             if self._supervisor.expects_beat():
                 if stuck := self._health.stuck():
-                    log.error("stuck: the supervisor will end this process", loops=stuck)
+                    log.error("loops are stuck; the supervisor will restart this process", loops=stuck)
                 else:
-                    self._supervisor.tell("WATCHDOG=1")
+                    self._supervisor.notify("WATCHDOG=1")
         if self._signal is not None:
             log.info("stopping", signal=signal.Signals(self._signal).name)
 
     def _end(self, threads: Sequence[Future[None]]) -> None:
-        self._supervisor.tell("STOPPING=1")
+        self._supervisor.notify("STOPPING=1")
         self.stop()
         for thread in join(threads):
             thread.result()
