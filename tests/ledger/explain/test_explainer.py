@@ -1,4 +1,4 @@
-"""Why is (isn't) this student in that cohort: prepared situations, and what is to be answered."""
+"""Why is (isn't) this student in that cohort: prepared situations, and the expected answers."""
 
 import json
 import re
@@ -80,7 +80,7 @@ ZONE = ZoneInfo("Europe/Paris")
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What happened, what is asked, and what is to be answered.
+    """What happened, what is asked, and the expected answer.
 
     `answer` is every code about the cohort, in order; `also` are codes about the student or their enrolments.
     """
@@ -780,9 +780,11 @@ def test_both_languages_say_the_same_values() -> None:
         return sorted(re.findall(r"\{(\w+)\}", sentence))
 
     for ours, theirs in ((french.sentences, english.sentences), (french.headings, english.headings)):
-        assert {key: values(said) for key, said in ours.items()} == {key: values(said) for key, said in theirs.items()}
-    assert {kind: set(said) for kind, said in french.values.items()} == {
-        kind: set(said) for kind, said in english.values.items()
+        assert {key: values(sentence) for key, sentence in ours.items()} == {
+            key: values(sentence) for key, sentence in theirs.items()
+        }
+    assert {kind: set(texts) for kind, texts in french.values.items()} == {
+        kind: set(texts) for kind, texts in english.values.items()
     }
 
 
@@ -790,9 +792,9 @@ def test_both_languages_say_the_same_values() -> None:
 
 
 def test_explain_agrees_with_the_ledger_about_every_student_of_a_university(ledger: Ledger) -> None:
-    living = University(seed=11, students=120, etapes=15)
-    said = [*living.initial(), *living.september_day(150), *living.september_day(60)]
-    changes = [cloudevents.parse(value=m.payload(), origin=f"enrolments[0]@{i}") for i, m in enumerate(said)]
+    university = University(seed=11, students=120, etapes=15)
+    messages = [*university.initial(), *university.september_day(150), *university.september_day(60)]
+    changes = [cloudevents.parse(value=m.payload(), origin=f"enrolments[0]@{i}") for i, m in enumerate(messages)]
     Random(11).shuffle(changes)
     recorder(ledger).record([Received(change=change, published_at=NOW) for change in changes], now=NOW)
     members = {(cohort, who) for cohort, some in status.desired(ledger, "ecampus").items() for who in some}

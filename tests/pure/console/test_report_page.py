@@ -60,7 +60,7 @@ UNREAD = PlatformReport(name="collegium", mode="automatic", error="Moodle did no
 PRELUDE = PlatformReport(name="prelude", mode="manual")
 
 
-def of(*platforms: PlatformReport, state: RunState = RunState.DONE) -> Report:
+def report_of(*platforms: PlatformReport, state: RunState = RunState.DONE) -> Report:
     return replace(CALM, platforms=platforms, state=state)
 
 
@@ -130,22 +130,22 @@ def test_a_reconciliation_by_day_is_not_called_a_night() -> None:
 
 @pytest.mark.parametrize("language", Language)
 def test_every_state_has_its_headline(language: Language) -> None:
-    assert len({shown(of(state=state), language, "h1") for state in RunState}) == len(RunState)
+    assert len({shown(report_of(state=state), language, "h1") for state in RunState}) == len(RunState)
 
 
 @pytest.mark.parametrize(
     ("report", "tone"),
     [
         (CALM, "good"),
-        (of(ECAMPUS, PRELUDE), "good"),
-        (of(HELD), "attention"),
-        (of(ECAMPUS, UNREAD, state=RunState.PARTIAL), "attention"),
-        (of(replace(ECAMPUS, waiting=3), state=RunState.PARTIAL), "attention"),
-        (of(state=RunState.RUNNING), "running"),
-        (of(state=RunState.REFUSED), "bad"),
-        (of(state=RunState.FAILED), "bad"),
-        (of(state=RunState.ABANDONED), "bad"),
-        (of(replace(ECAMPUS, guard=replace(GUARD, enabled=False))), "bad"),
+        (report_of(ECAMPUS, PRELUDE), "good"),
+        (report_of(HELD), "attention"),
+        (report_of(ECAMPUS, UNREAD, state=RunState.PARTIAL), "attention"),
+        (report_of(replace(ECAMPUS, waiting=3), state=RunState.PARTIAL), "attention"),
+        (report_of(state=RunState.RUNNING), "running"),
+        (report_of(state=RunState.REFUSED), "bad"),
+        (report_of(state=RunState.FAILED), "bad"),
+        (report_of(state=RunState.ABANDONED), "bad"),
+        (report_of(replace(ECAMPUS, guard=replace(GUARD, enabled=False))), "bad"),
     ],
 )
 def test_the_colour_says_how_it_went(report: Report, tone: str) -> None:
@@ -155,10 +155,10 @@ def test_the_colour_says_how_it_went(report: Report, tone: str) -> None:
 
 def test_only_a_run_that_left_nothing_to_a_person_says_that_nobody_has_anything_to_do() -> None:
     for report in (
-        of(HELD),
-        of(UNREAD, state=RunState.PARTIAL),
-        of(state=RunState.REFUSED),
-        of(state=RunState.RUNNING),
+        report_of(HELD),
+        report_of(UNREAD, state=RunState.PARTIAL),
+        report_of(state=RunState.REFUSED),
+        report_of(state=RunState.RUNNING),
     ):
         assert "Aucune intervention n'est nécessaire" not in shown(report, FR)
         assert "No action is needed" not in shown(report, EN)
@@ -166,7 +166,7 @@ def test_only_a_run_that_left_nothing_to_a_person_says_that_nobody_has_anything_
 
 def test_what_waits_for_a_person_comes_with_the_most_urgent_first() -> None:
     off = replace(HELD, name="sante", guard=replace(GUARD, enabled=False))
-    found = report_page.waiting(of(HELD, UNREAD, off, state=RunState.FAILED))
+    found = report_page.waiting(report_of(HELD, UNREAD, off, state=RunState.FAILED))
     assert [(item.task, item.platform and item.platform.name) for item in found] == [
         (Task.GUARD_OFF, "sante"),
         (Task.FAILED, None),
@@ -177,7 +177,7 @@ def test_what_waits_for_a_person_comes_with_the_most_urgent_first() -> None:
 
 
 def test_the_head_sums_up_all_platforms_that_were_read() -> None:
-    report = of(ECAMPUS, replace(ECAMPUS, name="sante", parked=4, waiting=1), UNREAD, state=RunState.PARTIAL)
+    report = report_of(ECAMPUS, replace(ECAMPUS, name="sante", parked=4, waiting=1), UNREAD, state=RunState.PARTIAL)
     assert "14 ajouts et 6 retraits effectués ; 824 membres relus dans 24 cohortes, sur 2 plateformes." in shown(
         report, FR, "header"
     )
@@ -232,8 +232,8 @@ def test_a_refused_snapshot_says_why_and_how_to_go_on() -> None:
 
 def test_newer_snapshots_that_were_passed_over_are_told_beside_the_accepted_one() -> None:
     report = replace(CALM, refusals=(refusal("3 rows are missing"),))
-    said = "Elle est incomplète : sa publication a été interrompue. snapshot b: 3 rows are missing"
-    assert f"Plus récentes, mais écartées {said}" in shown(report, FR)
+    sentence = "Elle est incomplète : sa publication a été interrompue. snapshot b: 3 rows are missing"
+    assert f"Plus récentes, mais écartées {sentence}" in shown(report, FR)
     assert "Plus récentes" not in shown(CALM, FR)
 
 
@@ -250,7 +250,7 @@ def test_every_kind_of_drift_has_its_words(language: Language) -> None:
     for kind in Drift:
         for number in (1, 3):
             cohort = CohortReport(idnumber="L1DROI", drift={kind: number})
-            text = shown(of(replace(ECAMPUS, drift={kind: number}, details=(cohort,))), language, "ul")
+            text = shown(report_of(replace(ECAMPUS, drift={kind: number}, details=(cohort,))), language, "ul")
             assert text.startswith(f"{number} ")
             sentences.add(text.removeprefix(f"{number} "))
             assert not re.search("missing|gone_account|vanished", text), "words, not codes"
@@ -264,10 +264,10 @@ def test_no_drift_is_said_too() -> None:
 
 @pytest.mark.parametrize(("language", "hash_"), [(FR, "EMPREINTE"), (EN, "HASH")])
 def test_held_removals_stand_on_top_with_how_to_go_on(language: Language, hash_: str) -> None:
-    assert "212 " in shown(of(HELD), language, "header")
-    assert "cohorts held" in shown(of(HELD), language, "header")
+    assert "212 " in shown(report_of(HELD), language, "header")
+    assert "cohorts held" in shown(report_of(HELD), language, "header")
     for command in ("cohorts held", f"cohorts approve {hash_}", f"cohorts reject {hash_}"):
-        assert command in shown(of(HELD), language, "main")
+        assert command in shown(report_of(HELD), language, "main")
 
 
 def test_the_guard_tells_its_figures_even_when_it_passed() -> None:
@@ -275,18 +275,20 @@ def test_the_guard_tells_its_figures_even_when_it_passed() -> None:
     assert "3 retraits effectués et 2 à venir, pour 20 autorisés sur la plateforme." in shown(CALM, FR)
     assert "passed 412 memberships, worst cohort L2DROI, 3%." in shown(CALM, EN)
     assert "3 removals done and 2 to come, of 20 allowed on the platform." in shown(CALM, EN)
-    assert "retient 212 retraits 412 membres, la cohorte la plus touchée est L1DROI, 71,4 %." in shown(of(HELD), FR)
-    nobody = of(replace(ECAMPUS, guard=replace(GUARD, worst_cohort=None)))
+    assert "retient 212 retraits 412 membres, la cohorte la plus touchée est L1DROI, 71,4 %." in shown(
+        report_of(HELD), FR
+    )
+    nobody = report_of(replace(ECAMPUS, guard=replace(GUARD, worst_cohort=None)))
     assert "412 memberships, no cohort loses a member." in shown(nobody, EN)
 
 
 def test_a_guard_whose_figures_are_missing_is_not_passed_over_in_silence() -> None:
-    assert "Ses chiffres ne figurent pas dans ce rapport." in shown(of(replace(ECAMPUS, guard=None)), FR)
+    assert "Ses chiffres ne figurent pas dans ce rapport." in shown(report_of(replace(ECAMPUS, guard=None)), FR)
 
 
 @pytest.mark.parametrize(("language", "cry"), [(FR, "LE GARDE-FOU EST DÉSACTIVÉ"), (EN, "THE GUARD IS OFF")])
 def test_a_guard_that_is_off_is_said_loudly(language: Language, cry: str) -> None:
-    off = of(replace(ECAMPUS, guard=replace(GUARD, enabled=False)))
+    off = report_of(replace(ECAMPUS, guard=replace(GUARD, enabled=False)))
     assert cry in shown(off, language, "header")
     assert cry in shown(off, language, "main")
     assert {"alarm"} in _Page(render(off, language, PARIS)).classes()
@@ -296,7 +298,7 @@ def test_a_guard_that_is_off_is_said_loudly(language: Language, cry: str) -> Non
 
 
 def test_a_platform_that_could_not_be_read_fails_for_itself_alone() -> None:
-    text = shown(of(UNREAD, ECAMPUS, state=RunState.PARTIAL), EN, "main")
+    text = shown(report_of(UNREAD, ECAMPUS, state=RunState.PARTIAL), EN, "main")
     collegium, ecampus = text.split("ecampus")
     assert "Moodle did not answer within 60 s" in collegium
     assert "Not verified this time" in collegium
@@ -305,14 +307,14 @@ def test_a_platform_that_could_not_be_read_fails_for_itself_alone() -> None:
 
 
 def test_a_manual_platform_is_never_written_and_may_be_unread() -> None:
-    assert "A manual platform: this service never writes there." in shown(of(PRELUDE), EN)
-    assert "Not read, and nothing was written there." in shown(of(PRELUDE), EN)
+    assert "A manual platform: this service never writes there." in shown(report_of(PRELUDE), EN)
+    assert "Not read, and nothing was written there." in shown(report_of(PRELUDE), EN)
     watched = replace(PRELUDE, read=True, foreign=51)
-    assert "51 cohorts aren't ours. Their names and members were compared" in shown(of(watched), EN)
+    assert "51 cohorts aren't ours. Their names and members were compared" in shown(report_of(watched), EN)
 
 
 def test_an_observed_platform_says_what_would_be_done() -> None:
-    report = of(replace(ECAMPUS, mode="observe", parked=9))
+    report = report_of(replace(ECAMPUS, mode="observe", parked=9))
     assert "9 changements seraient faits si la plateforme n'était pas en observation." in shown(report, FR, "main")
     assert "mis de côté" not in shown(report, FR, "main")
     assert "mis de côté" not in shown(report, FR, "header"), "nothing of it goes on by itself"
@@ -330,32 +332,34 @@ def test_an_observed_platform_says_what_would_be_done() -> None:
     ],
 )
 def test_a_platform_bears_its_state_beside_its_name(platform: PlatformReport, french: str, english: str) -> None:
-    assert shown(of(platform), FR, "main").startswith(f"{platform.name} {french} ")
-    assert shown(of(platform), EN, "main").startswith(f"{platform.name} {english} ")
+    assert shown(report_of(platform), FR, "main").startswith(f"{platform.name} {french} ")
+    assert shown(report_of(platform), EN, "main").startswith(f"{platform.name} {english} ")
 
 
 def test_strangers_are_kept_unless_the_settings_have_them_removed() -> None:
     kept = replace(ECAMPUS, strangers=5)
-    assert "5 membres de ces cohortes ne sont rattachés à aucun étudiant connu : conservés." in shown(of(kept), FR)
-    assert "to be removed, as the settings say." in shown(of(replace(kept, strangers_removed=True)), EN)
+    assert "5 membres de ces cohortes ne sont rattachés à aucun étudiant connu : conservés." in shown(
+        report_of(kept), FR
+    )
+    assert "to be removed, as the settings say." in shown(report_of(replace(kept, strangers_removed=True)), EN)
 
 
 def test_gaps_that_are_left_wait_for_nobody() -> None:
-    report = of(replace(ECAMPUS, waiting=3, parked=1), state=RunState.PARTIAL)
+    report = report_of(replace(ECAMPUS, waiting=3, parked=1), state=RunState.PARTIAL)
     assert "3 changements sont à venir" in shown(report, FR, "main")
     assert "1 ajout est mis de côté" in shown(report, FR, "main")
     assert report_page.waiting(report) == []
 
 
 def test_cohorts_are_listed_with_held_ones_first() -> None:
-    text = shown(of(HELD), FR, "tbody")
+    text = shown(report_of(HELD), FR, "tbody")
     assert text.index("L9DROI") < text.index("L2DROI")
     assert "Cohorte par cohorte" not in shown(CALM, FR)
 
 
 def test_removals_can_be_undone_and_the_page_says_how() -> None:
     assert "cohorts undo 41" in shown(CALM, FR, "footer")
-    assert "cohorts undo" not in shown(of(replace(ECAMPUS, removed=0)), FR)
+    assert "cohorts undo" not in shown(report_of(replace(ECAMPUS, removed=0)), FR)
 
 
 # Proof of the untouched
@@ -377,7 +381,7 @@ def test_what_others_changed_is_listed_and_is_not_ours() -> None:
         ForeignChange(moodle_id=955, idnumber="", what=ForeignEvent.DELETED, journalled=0),
         ForeignChange(moodle_id=956, idnumber="CFA", what=ForeignEvent.NAME, journalled=0),
     )
-    report = of(replace(ECAMPUS, foreign_changes=changes))
+    report = report_of(replace(ECAMPUS, foreign_changes=changes))
     assert report_page.waiting(report) == []
     french = shown(report, FR)
     assert "3 ont changé entre-temps. Le journal ne contient aucune écriture sur ces cohortes" in french
@@ -390,7 +394,7 @@ def test_what_others_changed_is_listed_and_is_not_ours() -> None:
 
 def test_an_entry_of_ours_about_a_cohort_that_is_not_ours_is_said_loudly() -> None:
     change = ForeignChange(moodle_id=812, idnumber="BU", what=ForeignEvent.MEMBERS, journalled=2)
-    report = of(replace(ECAMPUS, foreign_changes=(change,)))
+    report = report_of(replace(ECAMPUS, foreign_changes=(change,)))
     assert report_page.tone(report) is report_page.Tone.BAD
     assert "OUR JOURNAL HAS 2 ENTRIES" in shown(report, EN, "main")
     assert "others did it" not in shown(report, EN)
@@ -399,9 +403,9 @@ def test_an_entry_of_ours_about_a_cohort_that_is_not_ours_is_said_loudly() -> No
 
 @pytest.mark.parametrize("state", [RunState.RUNNING, RunState.FAILED, RunState.ABANDONED, RunState.REFUSED])
 def test_nothing_is_claimed_to_be_untouched_before_it_was_compared(state: RunState) -> None:
-    assert "none has changed" not in shown(of(ECAMPUS, state=state), EN)
-    assert "Not verified this time" in shown(of(ECAMPUS, state=state), EN)
-    unread_at_the_end = of(replace(ECAMPUS, error="503"), state=RunState.PARTIAL)
+    assert "none has changed" not in shown(report_of(ECAMPUS, state=state), EN)
+    assert "Not verified this time" in shown(report_of(ECAMPUS, state=state), EN)
+    unread_at_the_end = report_of(replace(ECAMPUS, error="503"), state=RunState.PARTIAL)
     assert "none has changed" not in shown(unread_at_the_end, EN)
 
 
@@ -426,7 +430,7 @@ EVERYTHING = Report(
 
 @pytest.mark.parametrize("language", Language)
 def test_html_in_an_idnumber_stays_text(language: Language) -> None:
-    evil = of(
+    evil = report_of(
         replace(
             HELD,
             name=EVIL,
@@ -492,7 +496,7 @@ def test_english_numbers_are_set_the_english_way() -> None:
      (EN, 0, "0 removals done"), (EN, 1, "1 removal done"), (EN, 2, "2 removals done")],
 )  # fmt: skip
 def test_one_is_not_many(language: Language, removed: int, text: str) -> None:
-    assert text in shown(of(replace(ECAMPUS, removed=removed)), language, "header")
+    assert text in shown(report_of(replace(ECAMPUS, removed=removed)), language, "header")
 
 
 # Two languages
