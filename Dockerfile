@@ -1,10 +1,10 @@
-# Pin the base by its digest, which only the registry knows:
+# Pin the base image by its digest, which only the registry knows:
 #   docker buildx imagetools inspect python:3.13-slim-trixie
 #   docker build --build-arg PYTHON=python:3.13-slim-trixie@sha256:… .
 ARG PYTHON=python:3.13-slim-trixie
 
-# Two environments: /build makes the wheels and stays here, /opt/cohorts runs them. Every package is locked by its hash.
-# python-ldap has no wheel: it is compiled here, and links with the libldap that is installed below.
+# Two environments: /build makes the wheels and stays in this stage, /opt/cohorts runs them. Every package is locked by its hash.
+# python-ldap has no wheel: it is compiled here, and linked with the libldap that is installed below.
 FROM ${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN apt-get update \
@@ -39,7 +39,7 @@ ENV PATH=/opt/cohorts/bin:$PATH \
     COHORTS_CONFIG=/etc/etape-cohorts/cohorts.toml \
     COHORTS_WEB__HOST=0.0.0.0
 EXPOSE 9464
-# Of the worker: a loop that doesn't come round makes it fail, the absence of Kafka or of a Moodle doesn't.
+# For the worker: a stuck loop makes it fail; an outage of Kafka or of a Moodle doesn't.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=5m \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:9464/livez', timeout=5)"]
 ENTRYPOINT ["cohorts"]

@@ -26,15 +26,15 @@ def test_explain_answers_why_and_why_not_in_both_languages_and_as_json(install: 
         return done.stdout
 
     french = explained(number(0))
-    assert f"Étudiant {number(0)}, le " in french
-    assert f"  - Dit par {here.topic}[0]@0, au " in french
+    assert f"Numéro étudiant {number(0)}, situation au " in french
+    assert f"  - Source : {here.topic}[0]@0 ; état au " in french
     assert "ecampus, cohorte L1DROI « UFR Droit: Licence 1 Droit »\n  Doit être membre, et l'est.\n" in french
-    assert "  - Ajout fait sur Moodle le " in french
-    assert "prelude est tenue à la main" in french
+    assert "  - Ajout effectué sur Moodle le " in french
+    assert "prelude est gérée à la main" in french
 
     missing = explained(number(1), "--platform", "ecampus", "--cohort", "L1DROI", "--lang", "en")
     assert "  Must be a member, and isn't yet.\n" in missing
-    assert f"  - No Moodle account whose username is e{number(1)} (looked for on " in missing
+    assert f"  - No Moodle account whose username is e{number(1)} (searched on " in missing
     assert "prelude" not in missing
 
     gone = json.loads(explained(number(2), "--platform", "ecampus", "--json"))
@@ -47,7 +47,7 @@ def test_explain_answers_why_and_why_not_in_both_languages_and_as_json(install: 
     assert answer["state"]["code"] == "not_member"
     assert {"would_lead", "ended_since", "removed"} <= {finding["code"] for finding in answer["findings"]}
 
-    assert "Aucune source ne dit rien du numéro 2000001." in explained("2000001")
+    assert "Aucune source ne connaît le numéro 2000001." in explained("2000001")
     assert "Cohorte inconnue" in explained(number(0), "--cohort", "L1DRO1")
-    assert "Il y a : ecampus, prelude." in explained(number(0), "--platform", "nowhere", code=2)
+    assert "Plateformes connues : ecampus, prelude." in explained(number(0), "--platform", "nowhere", code=2)
     assert here.run("explain", number(0), "--lang", "de").returncode == 2

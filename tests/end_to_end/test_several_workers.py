@@ -29,7 +29,7 @@ pytestmark = pytest.mark.end_to_end
 SEED, PARTITIONS, HOUR = 29, 6, 3600.0
 STUDENTS, ETAPES, CHANGES = 3_000, 120, 150
 TIMEOUT = 1.5
-STOPPED = 2 * TIMEOUT + 30 + 1  # seconds that outlast a lease (parts.lanes), and any session
+STOPPED = 2 * TIMEOUT + 30 + 1  # seconds that outlast a lease (build.lanes) and any session
 COST = Cost(call=0.15, added=0.001, removed=0.001, looked_up=0.0002, created=0.0003)
 SLOW = replace(COST, call=0.6)
 """So that workers are mostly in calls when they are stopped."""

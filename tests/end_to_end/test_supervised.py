@@ -75,7 +75,7 @@ def test_a_watchdog_hears_nothing_while_a_loop_is_stuck(install: Install, listen
         worker._health.beat("ecampus-0", within=-1)  # overdue at once
 
         def stuck() -> int:
-            return sum(line["event"].startswith("stuck") and line["loops"] == ["ecampus-0"] for line in logs)
+            return sum(line["event"].startswith("loops are stuck") and line["loops"] == ["ecampus-0"] for line in logs)
 
         eventually(stuck)
         listener.rest()

@@ -50,14 +50,16 @@ def main() -> None:
 
 def _hurry() -> None:
     """Wait for seconds where the worker waits for minutes; what settings say is left to them."""
-    parts = ("runtime.worker", "sync.converge.lane", "sync.converge.accounts", "ledger.database", "ledger.clock_skew")
-    worker, lane, accounts, database, clock_skew = (import_module(f"worker.{name}") for name in parts)
+    parts = (
+        "runtime.consumption", "sync.converge.lane", "sync.converge.accounts", "ledger.database", "ledger.clock_skew",
+    )  # fmt: skip
+    consumption, lane, accounts, database, clock_skew = (import_module(f"worker.{name}") for name in parts)
     lane.UNAVAILABLE = lane.Backoff(first=0.5, most=5.0)  # type: ignore[attr-defined] # any module
     lane.DENIED_RETRY_SECONDS = lane.RETRY_AFTER_MOST_SECONDS = 5.0  # type: ignore[attr-defined]
     accounts.SIGHT_SECONDS = 2.0  # type: ignore[attr-defined]
     database.BUSY_SECONDS = 5  # type: ignore[attr-defined]
     clock_skew.APART_SECONDS = 3.0  # type: ignore[attr-defined]
-    worker.TOPICS_SECONDS = 2.0  # type: ignore[attr-defined]
+    consumption.TOPICS_SECONDS = 2.0  # type: ignore[attr-defined]
 
 
 def _mistake_time(file: Path) -> None:

@@ -22,7 +22,7 @@ DASHBOARDS = {
 
 
 def text(name: str) -> str:
-    """Give what a file must hold."""
+    """Return what a file must contain."""
     page = DASHBOARDS[name]().build()
     for number, panel in enumerate(page.panels or (), start=1):
         panel.id_val = number

@@ -20,8 +20,8 @@ def page() -> Dashboard:
         )
         .with_panel(
             number(
-                "Dernier tour de lecture",
-                "Age of each worker's heartbeat: the consuming loop comes round ten times a second.",
+                "Dernière lecture",
+                "Age of each worker's heartbeat: the consuming loop runs ten times a second.",
                 "time() - cohorts_last_poll_timestamp_seconds",
                 legend="{{instance}}", unit="s", steps=((None, GREEN), (60, ORANGE), (300, RED)), none="Aucun processus",
                 width=8,
@@ -37,8 +37,8 @@ def page() -> Dashboard:
         )
         .with_panel(
             number(
-                "Lettres mortes (24 h)",
-                "Messages of the last 24 hours that could not be read: `cohorts dead-letters list`.",
+                "Messages rejetés (24 h)",
+                "Messages of the last 24 hours that went to the dead letters: `cohorts dead-letters list`.",
                 "round(sum(increase(cohorts_dead_letters_total[24h])))",
                 steps=NONE_IS_FINE,
             )
@@ -46,15 +46,15 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "Messages lus",
-                "Messages a second by what became of them: applied, stale (an older version), tombstone, invalid.",
+                "Messages per second by outcome: applied, stale (an older version), tombstone, invalid.",
                 {"sum by (outcome) (rate(cohorts_changes_total[$__rate_interval]))": "{{outcome}}"},
                 unit="cps", stacked=True,
             )
         )
         .with_panel(
             graph(
-                "Retard et sa tendance",
-                "The lag, and by how much it grows or shrinks a minute over half an hour.",
+                "Retard et tendance",
+                "The lag, and how much it grows or shrinks per minute, over half an hour.",
                 {
                     "topic:cohorts_lag_messages:sum": "{{topic}}",
                     "deriv(topic:cohorts_lag_messages:sum[30m]) * 60": "{{topic}} par minute",
@@ -84,25 +84,25 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "Entrées de l'annuaire",
-                "Entries in each directory that `cohorts watch` looks at.",
+                "Entries in each directory that `cohorts watch` reads.",
                 {"max by (source) (cohorts_watch_entries)": "{{source}}"},
             )
         )
         .with_panel(
             graph(
                 "Changements de l'annuaire par heure",
-                "Messages told of each directory (state, deleted, rekeyed), and looks that failed.",
+                "Messages published from each directory (state, deleted, rekeyed), and reads that failed.",
                 {
                     "sum by (source, kind) (increase(cohorts_watch_messages_total[1h]))": "{{source}} {{kind}}",
-                    "sum by (source) (increase(cohorts_watch_failures_total[1h]))": "{{source}} regards manqués",
+                    "sum by (source) (increase(cohorts_watch_failures_total[1h]))": "{{source}} lectures en échec",
                 },
             )
         )
         .with_row(row("Registre → Moodle"))
         .with_panel(
             graph(
-                "Écarts ouverts",
-                "Memberships that differ between what must be and what Moodle shows, by what they wait for.",
+                "Écarts en cours",
+                "Memberships that differ between what is desired and what Moodle shows, by what they wait for.",
                 {f"max by (platform, state) (cohorts_gaps{{{P}}})": "{{platform}} {{state}}"},
                 stacked=True,
             )
@@ -110,7 +110,7 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "Changements appliqués par heure",
-                "By the way they came: message, night, decision, parked (waited for an account), approved.",
+                "By how they came: message, night, decision, parked (waited for an account), approved.",
                 {
                     f"sum by (action, way) (increase(cohorts_change_to_moodle_seconds_count{{{P}}}[1h]))": (
                         "{{action}} ({{way}})"
@@ -122,7 +122,7 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "Changements en retard",
-                "Announced by a message, older than 5 minutes or 24 hours, and not on Moodle though they could be.",
+                "Announced by a message, older than 5 minutes or 24 hours, and not on Moodle although they could be.",
                 {f"max by (platform, le) (cohorts_late_changes{{{P}}})": "{{platform}} > {{le}} s"},
                 width=24,
             )

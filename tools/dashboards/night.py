@@ -1,4 +1,4 @@
-"""Reconciliations, drift, guard, held."""
+"""Reconciliations, drift, the guard, held removals."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
@@ -22,12 +22,12 @@ from tools.dashboards.panels import (
 def page() -> Dashboard:
     """Build the page."""
     return (
-        dashboard("etape-cohorts-night", "Cohortes — Nuit", "Reconciliations, drift, guard, held.", since="now-7d")
+        dashboard("etape-cohorts-night", "Cohortes — Nuit", "Reconciliations, drift, the guard, held removals.", since="now-7d")
         .with_row(row("Réconciliations"))
         .with_panel(
             number(
-                "Dernière de chaque sorte",
-                "How long ago the last reconciliation ended that ended so.",
+                "Dernière, par issue",
+                "How long ago the last reconciliation with each outcome ended.",
                 f"time() - max by (state) ({ENDED})",
                 legend="{{state}}", unit="s", none="Aucune", width=10,
             )
@@ -35,14 +35,14 @@ def page() -> Dashboard:
         .with_panel(
             number(
                 "Durée",
-                "How long the last one of each kind took.",
+                "How long the last one with each outcome took.",
                 'max by (state) (cohorts_reconciliation_duration_seconds{state=~"done|partial"})',
                 legend="{{state}}", unit="s", none="Aucune",
             )
         )
         .with_panel(
             number(
-                "Images refusées",
+                "Extractions refusées",
                 "Snapshots that the last reconciliation refused: `cohorts snapshot show` says why.",
                 "max(cohorts_snapshot_refusals)",
                 steps=NONE_IS_FINE,
@@ -50,7 +50,7 @@ def page() -> Dashboard:
         )
         .with_panel(
             number(
-                "Âge de l'image",
+                "Âge de l'extraction",
                 "How long ago the last accepted snapshot was taken.",
                 "time() - max(cohorts_snapshot_taken_timestamp_seconds)",
                 unit="s", none="Aucune", steps=((None, GREEN), (30 * HOURS, ORANGE), (3 * DAYS, RED)), width=6,
@@ -58,7 +58,7 @@ def page() -> Dashboard:
         )
         .with_panel(
             graph(
-                "Inscriptions dans l'image",
+                "Inscriptions dans l'extraction",
                 "Enrolments in the last accepted snapshot, by academic year.",
                 {"max by (year) (cohorts_snapshot_rows)": "{{year}}"},
             )
@@ -66,12 +66,12 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "Âge de la dernière réconciliation",
-                "It grows to a day and falls back; beyond 25 hours a night was missed.",
+                "It grows to a day and drops; beyond 25 hours, a night was missed.",
                 {f"time() - {SUCCEEDED}": "âge"},
                 unit="s", steps=((None, GREEN), (25 * HOURS, RED)),
             )
         )
-        .with_row(row("Ce que la dernière a trouvé"))
+        .with_row(row("Résultats de la dernière réconciliation"))
         .with_panel(
             number(
                 "Lue jusqu'au bout",
@@ -82,23 +82,23 @@ def page() -> Dashboard:
         )
         .with_panel(
             number(
-                "Cohortes étrangères changées",
-                "Cohorts that aren't ours and changed while it ran: by others, as the journal proves.",
+                "Cohortes non gérées modifiées",
+                "Cohorts that aren't ours and changed during the run: others changed them, as the journal proves.",
                 f"max by (platform) (cohorts_reconciliation_foreign_changes{{{P}}})",
                 legend="{{platform}}", steps=NONE_IS_FINE, width=8,
             )
         )
         .with_panel(
             number(
-                "Membres inconnus",
-                "Members of our cohorts whom we can't tie to a student; reported, and kept unless settings say otherwise.",
+                "Membres non rattachés",
+                "Members of our cohorts who can't be matched to a student; reported, and kept unless the settings say otherwise.",
                 f"max by (platform) (cohorts_reconciliation_strangers{{{P}}})",
                 legend="{{platform}}", width=8,
             )
         )
         .with_panel(
             graph(
-                "Dérive",
+                "Écarts constatés",
                 "Differences that no message announced, by kind: missing, extra, deleted accounts, renamed, vanished.",
                 {f"max by (platform, kind) (cohorts_reconciliation_drift{{{P}}})": "{{platform}} {{kind}}"},
                 stacked=True,
@@ -106,7 +106,7 @@ def page() -> Dashboard:
         )
         .with_panel(
             graph(
-                "Ce qu'elle a changé",
+                "Changements effectués",
                 "Memberships that the last reconciliation added and removed.",
                 {f"max by (platform, action) (cohorts_reconciliation_changes{{{P}}})": "{{platform}} {{action}}"},
             )
@@ -128,12 +128,12 @@ def page() -> Dashboard:
                 "Garde-fou",
                 "Whether removals are guarded.",
                 f"min by (platform) (cohorts_guard_enabled{{{P}}})",
-                legend="{{platform}}", words={0: ("Coupé", RED), 1: ("Actif", GREEN)}, width=6,
+                legend="{{platform}}", words={0: ("Désactivé", RED), 1: ("Actif", GREEN)}, width=6,
             )
         )
         .with_panel(
             number(
-                "Retenus",
+                "Retraits retenus",
                 "Removals that wait for a person: `cohorts held`, then `cohorts approve` or `cohorts reject`.",
                 f'max by (platform) (cohorts_gaps{{state="held", {P}}})',
                 legend="{{platform}}", steps=NONE_IS_FINE, width=6,
@@ -141,8 +141,8 @@ def page() -> Dashboard:
         )
         .with_panel(
             number(
-                "Le plus ancien retenu",
-                "How long ago the oldest change was published whose removal is held.",
+                "Plus ancien retrait retenu",
+                "Age of the oldest change whose removal is held.",
                 f"platform:cohorts_oldest_held_age_seconds:max{{{P}}}",
                 legend="{{platform}}", unit="s", none="Aucun", steps=((None, GREEN), (DAYS, ORANGE)), width=6,
             )
@@ -150,7 +150,7 @@ def page() -> Dashboard:
         .with_panel(
             number(
                 "Cohorte la plus touchée",
-                "Largest share of a cohort that would leave it, seen at the end of the last reconciliation.",
+                "Largest share of one cohort that would be removed, as of the end of the last reconciliation.",
                 f"max by (platform) (cohorts_guard_worst_cohort_ratio{{{P}}})",
                 legend="{{platform}}", unit="percentunit", width=6,
             )
@@ -158,7 +158,7 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "Retraits et limite",
-                "Removals of 24 hours (removed), to come (pending) and held, against what the platform's limit allows.",
+                "Removals of the last 24 hours (removed), to come (pending) and held, and the platform's limit.",
                 {
                     f"max by (platform, state) (cohorts_guard_removals{{{P}}})": "{{platform}} {{state}}",
                     f"max by (platform) (cohorts_guard_limit_removals{{{P}}})": "{{platform}} limite",

@@ -45,7 +45,7 @@ SUCCEEDED = f'max({ENDED}{{state=~"done|partial"}})'
 
 
 def dashboard(uid: str, title: str, description: str, *, since: str, platforms: bool = True) -> build.Dashboard:
-    """Begin a dashboard, with the choice of a data source and, unless said otherwise, of platforms."""
+    """Begin a dashboard, with a choice of data source and, by default, of platforms."""
     others = build.DashboardLink("Cohortes d'étape").tags(["etape-cohorts"]).as_dropdown(as_dropdown=True)
     page = (
         build.Dashboard(title)
@@ -93,7 +93,7 @@ def number(
     width: int = 4,
     height: int = 4,
 ) -> stat.Panel:
-    """Show what is now as large figures, one a series; `words` are text and colour in place of a value."""
+    """Show current values as large figures, one per series; `words` are text and colour in place of a value."""
     panel = (
         stat.Panel()
         .title(title)
@@ -126,7 +126,7 @@ def graph(
     width: int = 12,
     height: int = 8,
 ) -> timeseries.Panel:
-    """Show what was, over time; `queries` are legends by expression."""
+    """Show values over time; `queries` are legends by expression."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -160,7 +160,7 @@ def graph(
 def listing(
     title: str, description: str, expr: str, columns: Mapping[str, str], *, none: str, width: int, height: int = 8
 ) -> table.Panel:
-    """Show the labels of what is now, a line each; `columns` are their titles, in order."""
+    """Show the labels of current series, one per line; `columns` are their titles, in order."""
     kept = DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": list(columns)}})
     named = DataTransformerConfig(
         id_val="organize",

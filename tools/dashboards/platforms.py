@@ -13,8 +13,8 @@ def page() -> Dashboard:
         )
         .with_panel(
             number(
-                "Réponse",
-                "How the platform answered last: nothing is lost while it doesn't; a refusal needs a person.",
+                "État",
+                "How the platform last answered. Nothing is lost while it doesn't; a refusal needs a person.",
                 f"max by (platform) (cohorts_platform_up{{{P}}}) + 2 * max by (platform) (cohorts_platform_denied{{{P}}})",
                 legend="{{platform}}",
                 words={0: ("Ne répond pas", ORANGE), 1: ("Répond", GREEN), 2: ("Refuse", RED)},
@@ -31,7 +31,7 @@ def page() -> Dashboard:
         )
         .with_panel(
             number(
-                "Appartenances voulues",
+                "Appartenances attendues",
                 "Desired memberships.",
                 f"max by (platform) (cohorts_memberships{{{P}}})",
                 legend="{{platform}}", width=8,
@@ -47,7 +47,7 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "En attente, par raison",
-                "Parked and retrying memberships by reason. Those of accounts end when the account is made.",
+                "Parked and retrying memberships by reason. Those without an account end when it is created.",
                 {f"max by (platform, reason) (cohorts_gap_reasons{{{P}}}) > 0": "{{platform}} {{reason}}"},
                 stacked=True,
             )
@@ -55,7 +55,7 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "En attente d'un compte",
-                "Memberships parked for want of an account, and as it was a day before.",
+                "Memberships parked because there is no account, and the same a day before.",
                 {
                     f"platform:cohorts_parked_for_account:sum{{{P}}}": "{{platform}}",
                     f"platform:cohorts_parked_for_account:sum{{{P}}} offset 1d": "{{platform}} la veille",
@@ -65,7 +65,7 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "Appels",
-                "Calls a second by outcome: ok, or the code of the error.",
+                "Calls per second by outcome: ok, or the error code.",
                 {
                     f"sum by (platform, outcome) (rate(cohorts_moodle_calls_total{{{P}}}[$__rate_interval]))": (
                         "{{platform}} {{outcome}}"

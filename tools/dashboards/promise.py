@@ -26,7 +26,7 @@ def page() -> Dashboard:
         .with_panel(
             number(
                 "Est-ce que tout va bien ?",
-                "The worst alert that fires now. The list beside says which; the runbook says what to do.",
+                "The worst alert that is firing. The list beside it says which; the runbook says what to do.",
                 f'max({alerts}, severity="page"}} * 2) or max({alerts}, severity="warning"}}) or vector(0)',
                 words={
                     0: ("Tout va bien", GREEN),
@@ -40,7 +40,7 @@ def page() -> Dashboard:
         .with_panel(
             listing(
                 "Alertes en cours",
-                "What fires now, on which platform. Each has a section of its name in the runbook.",
+                "What is firing, and on which platform. The runbook has a section for each.",
                 f"{alerts}}}",
                 {"severity": "Gravité", "alertname": "Alerte", "platform": "Plateforme", "topic": "Topic"},
                 none="Aucune",
@@ -49,7 +49,7 @@ def page() -> Dashboard:
         )
         .with_panel(
             number(
-                "En 5 minutes",
+                "En moins de 5 minutes",
                 f"{kept}5 minutes. The promise is 95 %.",
                 f'1 - platform_le:cohorts_changes_late:ratio7d{{le="300.0", {P}}}',
                 legend="{{platform}}", unit="percentunit", steps=((None, RED), (0.95, GREEN)), none="Aucun changement",
@@ -58,7 +58,7 @@ def page() -> Dashboard:
         )
         .with_panel(
             number(
-                "En 24 heures",
+                "En moins de 24 heures",
                 f"{kept}24 hours. The promise is 99.9 %.",
                 f'1 - platform_le:cohorts_changes_late:ratio7d{{le="86400.0", {P}}}',
                 legend="{{platform}}", unit="percentunit", steps=((None, RED), (0.999, GREEN)),
@@ -68,7 +68,7 @@ def page() -> Dashboard:
         .with_panel(
             number(
                 "Plus ancien changement en attente",
-                "Age of the oldest change that Moodle could hold and doesn't. At 24 hours the promise is broken.",
+                "Age of the oldest change that could be on Moodle and isn't. At 24 hours the promise is broken.",
                 f"platform:cohorts_oldest_gap_age_seconds:max{{{P}}}",
                 legend="{{platform}}", unit="s", none="Aucun",
                 steps=((None, GREEN), (12 * HOURS, ORANGE), (20 * HOURS, RED)),
@@ -93,7 +93,7 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "Part en retard",
-                "Of the changes of each hour, those that were late or still are, by promise.",
+                "Share of each hour's changes that were late or still are, by promise.",
                 {f"platform_le:cohorts_changes_late:ratio1h{{{P}}}": "{{platform}} > {{le}} s"},
                 unit="percentunit",
             )
@@ -101,7 +101,7 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "Délai des changements annoncés",
-                "Time from publication to Moodle, of what messages announced and nothing held up.",
+                "Time from publication to Moodle, of changes announced by messages and held up by nothing.",
                 {
                     f'histogram_quantile({q}, sum by (platform, le) (increase(cohorts_change_to_moodle_seconds_bucket{{way="message", {P}}}[1h])))': (
                         f"{{{{platform}}}} {name}"

@@ -12,7 +12,7 @@ from worker.domain.rules import Mode
 from worker.domain.sanitize import printable
 from worker.moodle import MoodleReader
 from worker.runtime.ledger import opened
-from worker.runtime.platforms import wire
+from worker.runtime.platforms import transport
 from worker.sync import adoption
 
 family = typer.Typer()
@@ -30,11 +30,11 @@ def adopt(
     policy = next((p for p in settings.policy().platforms if p.name == platform), None)
     if policy is None or policy.mode is Mode.MANUAL:
         raise SettingsError(f"{platform} is not an automatic platform; see platforms in {path}")
-    transport = wire(platform, settings.platforms[platform])
+    connection = transport(platform, settings.platforms[platform])
     with opened(settings) as ledger, out.status(f"Reading {platform}"):
-        candidates = adoption.candidates(ledger, policy, MoodleReader(transport), globs or ["*"])
+        candidates = adoption.candidates(ledger, policy, MoodleReader(connection), globs or ["*"])
         adopted = adoption.adopt(ledger, policy, candidates, by=person()) if apply else 0
-    transport.close()
+    connection.close()
     table = Table("idnumber", "name", "members", "desired and there", "to be added", "others (they stay)")
     for candidate in candidates:
         table.add_row(

@@ -1,4 +1,4 @@
-"""A report as a page for the people of digital learning: one HTML file that needs nothing else, in two languages.
+"""A report as a page for the digital-learning team: one HTML file that needs nothing else, in two languages.
 
 The sentences are in `templates/fr.jinja` and `templates/en.jinja`, the layout in `report.html` and `platform.html`.
 """
@@ -25,9 +25,9 @@ class Tone(StrEnum):
 
     GOOD = "good"
     ATTENTION = "attention"
-    """A person has to decide or mend something; nothing is in danger."""
+    """A person has to decide or fix something; nothing is in danger."""
     BAD = "bad"
-    """Nothing was done, or the protection of memberships isn't what it must be."""
+    """Nothing was done, or memberships are less protected than they must be."""
     RUNNING = "running"
 
 
@@ -35,7 +35,7 @@ class Task(StrEnum):
     """What waits for a person, the most urgent first."""
 
     OURS = "ours"
-    """Our journal has entries about a cohort that isn't ours: this must never be."""
+    """Our journal has entries about a cohort that isn't ours: this must never happen."""
     GUARD_OFF = "guard_off"
     REFUSED = "refused"
     FAILED = "failed"
@@ -60,12 +60,12 @@ class Waiting:
 
     @property
     def loud(self) -> bool:
-        """Whether it is said in red."""
+        """Whether it is shown in red."""
         return self.task in _LOUD
 
 
 def waiting(report: Report) -> list[Waiting]:
-    """Give what waits for a person, the most urgent first."""
+    """Return what waits for a person, the most urgent first."""
     order = list(Task)
     return sorted(_waiting(report), key=lambda item: order.index(item.task))
 
@@ -85,7 +85,7 @@ def _waiting(report: Report) -> Iterator[Waiting]:
 
 
 def tone(report: Report) -> Tone:
-    """Say how the night went, at a glance."""
+    """Return how the night went, at a glance."""
     tasks = waiting(report)
     if any(item.loud for item in tasks):
         return Tone.BAD
@@ -100,7 +100,7 @@ def proven(report: Report, platform: PlatformReport) -> bool:
 
 
 def render(report: Report, language: Language, zone: ZoneInfo) -> str:
-    """Give the page as HTML. It shows instants by the clock of `zone`, and loads nothing from anywhere."""
+    """Return the page as HTML. It shows instants in local time of `zone`, and loads nothing from anywhere."""
 
     def local(instant: Instant) -> datetime:
         return datetime.fromtimestamp(instant, zone)
@@ -151,7 +151,7 @@ def _environment(language: Language) -> Environment:
 
 
 def _duration(seconds: float) -> str:
-    """A length of time to two units, the same in both languages: `42 s`, `11 min 04 s`, `4 h 12 min`."""
+    """Write a length of time with two units, the same in both languages: `42 s`, `11 min 04 s`, `4 h 12 min`."""
     whole = round(seconds)
     minutes, hours = whole // 60, whole // 3600
     if hours:

@@ -11,6 +11,7 @@ from worker.ledger.student_view import AccountFact, CohortFact, DecisionFact, Me
 
 _A_PERSON_MUST = {Why.FOREIGN_COHORT, Why.OBSERVE, Why.HELD_COHORT, Why.HELD_PLATFORM}
 """While one of these holds, nothing happens by itself."""
+_NO_OBSTACLES = {Why.APPROVED, Why.COHORT_TO_CREATE}
 _OF_ACCOUNTS = {Why(reason) for reason in OF_ACCOUNTS}
 _DOWN = {
     PlatformState.UNAVAILABLE.value: Why.PLATFORM_UNAVAILABLE,
@@ -32,20 +33,24 @@ class BlockedMembership:
     """What a person decided about its removal."""
 
 
-def holds(gap: BlockedMembership, now: Instant) -> Iterator[Finding]:
-    """Say everything that it waits for; when that is nothing, that it is to be done now."""
-    seen = False
-    for source in (_ownership(gap), _guard(gap, now), _platform(gap), _item(gap), _cohort(gap, now), _delay(gap, now)):
-        for finding in source:
-            seen = seen or finding.code not in {Why.APPROVED, Why.COHORT_TO_CREATE}
-            yield finding
-    if not seen:
-        yield found(Why.READY)
+def blockers(gap: BlockedMembership, now: Instant) -> list[Finding]:
+    """Return everything that it waits for; when that is nothing, that it is to be done now."""
+    findings = [
+        *_ownership(gap),
+        *_guard(gap, now),
+        *_platform(gap),
+        *_last_attempt(gap),
+        *_cohort(gap, now),
+        *_delay(gap, now),
+    ]
+    if {finding.code for finding in findings} <= _NO_OBSTACLES:
+        findings.append(found(Why.READY))
+    return findings
 
 
-def what_next(gap: BlockedMembership, held_by: Sequence[Finding], now: Instant) -> Iterator[Finding]:
-    """Say when it is tried next and when it was promised, unless it is for a person to decide."""
-    codes = {finding.code for finding in held_by}
+def what_next(gap: BlockedMembership, blocked_by: Sequence[Finding], now: Instant) -> Iterator[Finding]:
+    """Yield when it is tried next and when it is due, unless it is for a person to decide."""
+    codes = {finding.code for finding in blocked_by}
     if codes & _A_PERSON_MUST:
         return
     at = max(gap.row.next_attempt_at, gap.cohort.next_attempt_at, gap.cohort.lease_until)
@@ -93,8 +98,7 @@ def _platform(gap: BlockedMembership) -> Iterator[Finding]:
         )
 
 
-def _item(gap: BlockedMembership) -> Iterator[Finding]:
-    """Say what became of the last attempt."""
+def _last_attempt(gap: BlockedMembership) -> Iterator[Finding]:
     row, account = gap.row, gap.account
     field = gap.policy.account_field.value
     if row.reason in OF_ACCOUNTS:
@@ -114,8 +118,10 @@ def _item(gap: BlockedMembership) -> Iterator[Finding]:
 def _cohort(gap: BlockedMembership, now: Instant) -> Iterator[Finding]:
     cohort = gap.cohort
     if cohort.state == CohortState.WANTED and gap.row.desired:
-        refused = cohort.attempts > 0
-        yield (found(Why.COHORT_REFUSED, attempts=cohort.attempts) if refused else found(Why.COHORT_TO_CREATE))
+        if cohort.attempts > 0:
+            yield found(Why.COHORT_REFUSED, attempts=cohort.attempts)
+        else:
+            yield found(Why.COHORT_TO_CREATE)
     if cohort.lease_until > now:
         code = Why.COHORT_RESTING if cohort.lease_holder is None else Why.COHORT_BUSY
         yield found(code, until=cohort.lease_until)

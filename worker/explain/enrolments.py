@@ -1,56 +1,68 @@
 """What the rules make of each enrolment, and where it leads. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, Verdict, WantedCohort, canonical, eligibility
+from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, Verdict, canonical, eligibility
 from worker.domain.states import Status
-from worker.explain.findings import Finding, Why, found
+from worker.explain.findings import CohortKey, Finding, Value, Why, found
 from worker.ledger.student_view import Fact, StudentView
 
-_OVER = {Status.DELETED, Status.ABSENT}
+_ENDED = {Status.DELETED, Status.ABSENT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class EnrolmentVerdict:
     """One enrolment as one source tells it: whether it counts, and the cohorts that it leads to if it does."""
 
     fact: Fact
     component: str | None
     """The enrolment's own or, failing that, its étape's."""
-    verdict: Finding
-    cohorts: tuple[WantedCohort, ...]
+    finding: Finding
+    cohorts: tuple[CohortKey, ...]
 
     @property
     def counts(self) -> bool:
         """Whether it makes memberships."""
-        return self.verdict.code is Why.COUNTS
+        return self.finding.code is Why.COUNTS
+
+    @property
+    def identity(self) -> Mapping[str, Value]:
+        """The values by which a sentence names the enrolment."""
+        fact = self.fact
+        return {
+            "enrolment": fact.enrolment_id,
+            "etape": fact.etape,
+            "year": fact.academic_year,
+            "system": fact.system,
+        }
 
 
-def judged(story: StudentView, mapper: Mapper) -> list[Judged]:
-    """Judge every enrolment of the student, by the rules that the ledger derives with."""
+def judge(view: StudentView, mapper: Mapper) -> list[EnrolmentVerdict]:
+    """Judge every enrolment of the student, by the rules that the ledger derives memberships with."""
     latest: dict[tuple[str, str], Fact] = {}
-    for fact in sorted(story.facts, key=lambda fact: (fact.changed_at, fact.system)):
+    for fact in sorted(view.facts, key=lambda fact: (fact.changed_at, fact.system)):
         latest[fact.uai, fact.enrolment_id] = fact
-    components = {etape.code: etape.component for etape in story.etapes}
-    results = []
-    for fact in story.facts:
-        if fact.student_id in story.numbers:
-            component = fact.component or components.get(fact.etape or "")
-            rules_by = latest[fact.uai, fact.enrolment_id]
-            verdict = _verdict(fact, component, mapper.policy) if rules_by is fact else _overruled(rules_by, story)
-            cohorts = mapper.cohorts(fact, component)
-            results.append(Judged(fact=fact, component=component, verdict=verdict, cohorts=cohorts))
-    return results
+    components = {etape.code: etape.component for etape in view.etapes}
+    verdicts = []
+    for fact in view.facts:
+        if fact.student_id not in view.numbers:
+            continue
+        component = fact.component or components.get(fact.etape or "")
+        deciding = latest[fact.uai, fact.enrolment_id]
+        finding = _eligibility(fact, component, mapper.policy) if deciding is fact else _overruled(deciding, view)
+        cohorts = tuple(CohortKey(wanted.platform, wanted.idnumber) for wanted in mapper.cohorts(fact, component))
+        verdicts.append(EnrolmentVerdict(fact=fact, component=component, finding=finding, cohorts=cohorts))
+    return verdicts
 
 
-def _overruled(by: Fact, story: StudentView) -> Finding:
-    if by.student_id in story.numbers:
-        return found(Why.OVERRULED, system=by.system, at=by.changed_at)
-    return found(Why.ANOTHERS, system=by.system, at=by.changed_at, number=by.student_id)
+def _overruled(deciding: Fact, view: StudentView) -> Finding:
+    if deciding.student_id in view.numbers:
+        return found(Why.OVERRULED, system=deciding.system, at=deciding.changed_at)
+    return found(Why.ANOTHERS, system=deciding.system, at=deciding.changed_at, number=deciding.student_id)
 
 
-def _verdict(  # noqa: PLR0911 - one for each
+def _eligibility(  # noqa: PLR0911 - one for each
     fact: Fact, component: str | None, policy: Policy
 ) -> Finding:
     status = found(Why.STATUS, status=fact.status, statuses=tuple(sorted(policy.statuses)))
@@ -60,7 +72,7 @@ def _verdict(  # noqa: PLR0911 - one for each
         case Verdict.FOREIGN_UAI:
             return found(Why.FOREIGN_UAI, uai=fact.uai, uais=tuple(sorted(policy.uais)))
         case Verdict.NO_ETAPE:  # a deletion needn't say of which étape
-            return status if fact.status in _OVER else found(Why.NO_ETAPE)
+            return status if fact.status in _ENDED else found(Why.NO_ETAPE)
         case Verdict.STATUS:
             return status
         case Verdict.YEAR_NOT_ACTIVE:
@@ -71,49 +83,52 @@ def _verdict(  # noqa: PLR0911 - one for each
             return found(Why.EXCLUDED, etape=fact.etape, component=component)
 
 
-def confirmed(item: Judged, story: StudentView) -> Iterator[Finding]:
-    """Say which accepted snapshot holds the enrolment still, if one was taken after the fact."""
-    fact = item.fact
-    if fact.status in _OVER or item.verdict.code in {Why.OVERRULED, Why.ANOTHERS}:
+def confirmation(verdict: EnrolmentVerdict, view: StudentView) -> Iterator[Finding]:
+    """Yield which accepted snapshot still holds the enrolment, if one was taken after the fact."""
+    fact = verdict.fact
+    if fact.status in _ENDED or verdict.finding.code in {Why.OVERRULED, Why.ANOTHERS}:
         return
-    for image in story.images:
-        if image.taken_at < fact.changed_at or fact.origin.startswith(f"snapshot {image.id}"):
+    for snapshot in view.images:
+        if snapshot.taken_at < fact.changed_at or fact.origin.startswith(f"snapshot {snapshot.id}"):
             return
-        if image.speaks_of(
+        if snapshot.speaks_of(
             uai=fact.uai,
             academic_year=fact.academic_year,
             etape=fact.etape,
             student_id=fact.student_id,
             enrolment_id=fact.enrolment_id,
         ):
-            yield found(Why.CONFIRMED, snapshot=image.id, at=image.taken_at)
+            yield found(Why.CONFIRMED, snapshot=snapshot.id, at=snapshot.taken_at)
             return
 
 
-def routes(item: Judged, policy: Policy, platforms: Iterable[PlatformPolicy]) -> Iterator[Finding]:
-    """Say where an enrolment that counts leads, platform by platform, or why not there."""
-    if not item.counts or item.fact.etape is None:
+def routes(verdict: EnrolmentVerdict, policy: Policy, platforms: Iterable[PlatformPolicy]) -> Iterator[Finding]:
+    """Yield where an enrolment that counts leads, platform by platform, or why not there."""
+    if not verdict.counts or verdict.fact.etape is None:
         return
-    code = canonical(item.fact.etape, policy.aliases)
-    if code != item.fact.etape:
-        yield found(Why.ALIAS, etape=item.fact.etape, into=code)
+    etape = canonical(verdict.fact.etape, policy.aliases)
+    if etape != verdict.fact.etape:
+        yield found(Why.ALIAS, etape=verdict.fact.etape, into=etape)
     for platform in platforms:
-        there = tuple(cohort.idnumber for cohort in item.cohorts if cohort.platform == platform.name)
-        if platform.mode is Mode.MANUAL:
-            yield found(Why.PLATFORM_MANUAL, platform=platform.name)
-        elif there:
-            yield found(Why.LEADS, platform=platform.name, cohorts=there)
-        elif admits(platform, code, item.component):
-            templates = tuple(template.idnumber for template in platform.templates)
-            yield found(Why.NO_IDNUMBER, platform=platform.name, templates=templates)
-        elif item.component is None and _asks_for_component(platform, code):
-            yield found(Why.COMPONENT_UNKNOWN, platform=platform.name, etape=code)
-        else:
-            yield found(Why.NO_ROUTE, platform=platform.name, etape=code, component=item.component)
+        yield _route(verdict, etape, platform)
+
+
+def _route(verdict: EnrolmentVerdict, etape: str, platform: PlatformPolicy) -> Finding:
+    idnumbers = tuple(key.idnumber for key in verdict.cohorts if key.platform == platform.name)
+    if platform.mode is Mode.MANUAL:
+        return found(Why.PLATFORM_MANUAL, platform=platform.name)
+    if idnumbers:
+        return found(Why.LEADS, platform=platform.name, cohorts=idnumbers)
+    if admits(platform, etape, verdict.component):
+        templates = tuple(template.idnumber for template in platform.templates)
+        return found(Why.NO_IDNUMBER, platform=platform.name, templates=templates)
+    if verdict.component is None and _asks_for_component(platform, etape):
+        return found(Why.COMPONENT_UNKNOWN, platform=platform.name, etape=etape)
+    return found(Why.NO_ROUTE, platform=platform.name, etape=etape, component=verdict.component)
 
 
 def admits(platform: PlatformPolicy, etape: str, component: str | None) -> bool:
-    """Say whether a route of the platform takes the étape."""
+    """Whether a route of the platform takes the étape."""
     return any(route.admits(etape, component) for route in platform.routes)
 
 

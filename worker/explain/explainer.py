@@ -1,4 +1,4 @@
-"""A story, the rules and the clock -> an explanation. Pure.
+"""A student's view, the rules and the clock -> an explanation. Pure.
 
 Why a membership must be so comes from the same rules as the ledger's, applied anew to the same facts; how it stands
 comes from the ledger.
@@ -10,11 +10,11 @@ from difflib import get_close_matches
 
 from worker.domain.instants import Instant
 from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, canonical
-from worker.explain.blockers import BlockedMembership, holds, what_next
-from worker.explain.enrolments import Judged, admits, confirmed, judged, routes
-from worker.explain.findings import Answer, Explanation, Finding, JudgedEnrolment, Why, found
-from worker.explain.history import Past, Place
-from worker.ledger.student_view import AccountFact, CohortFact, MembershipFact, Number, StudentView
+from worker.explain.blockers import BlockedMembership, blockers, what_next
+from worker.explain.enrolments import EnrolmentVerdict, admits, confirmation, judge, routes
+from worker.explain.findings import Answer, CohortKey, Explanation, Finding, JudgedEnrolment, Why, found
+from worker.explain.history import History
+from worker.ledger.student_view import AccountFact, CohortFact, MembershipFact, StudentView
 
 NEAR = 10
 """Cohorts that are named when the one asked for is nowhere."""
@@ -28,210 +28,218 @@ _STATES = {
     (False, False): Why.NOT_MEMBER,
     (False, None): Why.REMOVING_UNCERTAIN,
 }
+"""By desired and observed."""
 
 
 def explain(
-    story: StudentView, policy: Policy, *, now: Instant, platform: str | None = None, cohort: str | None = None
+    view: StudentView, policy: Policy, *, now: Instant, platform: str | None = None, cohort: str | None = None
 ) -> Explanation:
     """Answer for all platforms and all cohorts that concern the student, or for those that are asked for.
 
-    `cohort` is an idnumber or a name, and the one that the story was read for.
+    `cohort` is an idnumber or a name, and the one that the view was read for.
     """
-    platforms = [place for place in policy.platforms if platform in {None, place.name}]
+    platforms = [known for known in policy.platforms if platform in {None, known.name}]
     if not platforms:
-        names = tuple(place.name for place in policy.platforms)
+        names = tuple(known.name for known in policy.platforms)
         about = (found(Why.PLATFORM_UNKNOWN, platform=platform, platforms=names),)
-        return Explanation(student=story.asked, numbers=story.numbers, at=now, about=about)
-    judge = _Judge(story, policy, platforms, cohort, now)
+        return Explanation(student=view.asked, numbers=view.numbers, at=now, about=about)
+    explainer = _Explainer(view, policy, platforms, cohort, now)
     return Explanation(
-        student=story.asked,
-        numbers=story.numbers,
+        student=view.asked,
+        numbers=view.numbers,
         at=now,
-        about=tuple(judge.about()),
-        enrolments=tuple(judge.enrolments()),
-        answers=tuple(judge.answers()),
+        about=tuple(explainer.about()),
+        enrolments=tuple(explainer.enrolments()),
+        answers=tuple(explainer.answers()),
     )
 
 
-class _Judge:
+class _Explainer:
     def __init__(
-        self, story: StudentView, policy: Policy, platforms: Sequence[PlatformPolicy], asked: str | None, now: Instant
+        self, view: StudentView, policy: Policy, platforms: Sequence[PlatformPolicy], asked: str | None, now: Instant
     ) -> None:
-        self._story, self._policy, self._platforms, self._asked, self._now = story, policy, platforms, asked, now
-        self._judged = judged(story, Mapper(policy))
-        self._labels = {etape.code: etape.label for etape in story.etapes}
-        self._components = {etape.code: etape.component for etape in story.etapes}
-        self._cohorts: dict[Place, CohortFact] = {(c.platform, c.idnumber): c for c in story.cohorts}
-        self._past = Past(story, self._cohorts, policy.aliases)
-        by_id = {c.id: (c.platform, c.idnumber) for c in story.cohorts}
-        self._rows: dict[Place, list[MembershipFact]] = defaultdict(list)
-        for row in sorted(story.memberships, key=lambda row: row.student_id != story.survivor):
-            self._rows[by_id[row.cohort_id]].append(row)
-        self._leading: dict[Place, list[Judged]] = defaultdict(list)
-        for item in self._judged:
-            for wanted in item.cohorts:
-                self._leading[wanted.platform, wanted.idnumber].append(item)
+        self._view, self._policy, self._platforms, self._asked, self._now = view, policy, platforms, asked, now
+        self._names = {platform.name for platform in platforms}
+        self._verdicts = judge(view, Mapper(policy))
+        self._labels = {etape.code: etape.label for etape in view.etapes}
+        self._components = {etape.code: etape.component for etape in view.etapes}
+        keys = {cohort.id: CohortKey(cohort.platform, cohort.idnumber) for cohort in view.cohorts}
+        self._cohorts = {keys[cohort.id]: cohort for cohort in view.cohorts}
+        self._history = History(view, self._cohorts, policy.aliases)
+        self._memberships: dict[CohortKey, list[MembershipFact]] = defaultdict(list)
+        """Those under the surviving number first."""
+        for row in sorted(view.memberships, key=lambda row: row.student_id != view.survivor):
+            self._memberships[keys[row.cohort_id]].append(row)
+        self._leading: dict[CohortKey, list[EnrolmentVerdict]] = defaultdict(list)
+        for verdict in self._verdicts:
+            for key in verdict.cohorts:
+                self._leading[key].append(verdict)
 
     # The student, and what sources say.
 
     def about(self) -> Iterator[Finding]:
-        """Say what is known of the number itself."""
-        story = self._story
-        if not (self._judged or story.known_numbers or story.memberships):
-            taken_at = story.images[0].taken_at if story.images else None
-            yield found(Why.STUDENT_UNKNOWN, number=story.asked, taken_at=taken_at)
+        """Yield what is known of the number itself."""
+        view = self._view
+        if not (self._verdicts or view.known_numbers or view.memberships):
+            taken_at = view.images[0].taken_at if view.images else None
+            yield found(Why.STUDENT_UNKNOWN, number=view.asked, taken_at=taken_at)
             return
-        for number in story.known_numbers:
+        for number in view.known_numbers:
             if number.merged_into is not None:
                 code = Why.MERGE_SET_ASIDE if number.survivor is None else Why.NUMBER_MERGED
                 yield found(code, number=number.student_id, into=number.merged_into, at=number.merged_at)
         yield from self._login()
-        if not self._judged:
-            yield found(Why.NO_ENROLMENT, number=story.survivor)
+        if not self._verdicts:
+            yield found(Why.NO_ENROLMENT, number=view.survivor)
 
     def _login(self) -> Iterator[Finding]:
-        numbers = {number.student_id: number for number in self._story.known_numbers if number.login is not None}
-        number: Number | None = numbers.get(self._story.survivor)
+        with_login = {number.student_id: number for number in self._view.known_numbers if number.login is not None}
+        number = with_login.get(self._view.survivor)
         if number is not None:
             yield found(Why.LOGIN, login=number.login, at=number.login_at)
         elif any("{login}" in platform.account_template for platform in self._platforms):
-            yield found(Why.LOGIN_UNKNOWN, number=self._story.survivor, former=next(iter(sorted(numbers)), None))
+            former = min(with_login, default=None)
+            yield found(Why.LOGIN_UNKNOWN, number=self._view.survivor, former=former)
 
     def enrolments(self) -> Iterator[JudgedEnrolment]:
-        """Say what each source says, what the rules make of it, and where it leads."""
-        for item in self._judged:
+        """Yield what each source says, what the rules make of it, and where it leads."""
+        for verdict in self._verdicts:
             findings = (
-                *confirmed(item, self._story),
-                item.verdict,
-                *routes(item, self._policy, self._platforms),
+                *confirmation(verdict, self._view),
+                verdict.finding,
+                *routes(verdict, self._policy, self._platforms),
             )
-            yield JudgedEnrolment(fact=item.fact, label=self._labels.get(item.fact.etape or ""), findings=findings)
+            fact = verdict.fact
+            yield JudgedEnrolment(fact=fact, label=self._labels.get(fact.etape or ""), findings=findings)
 
     # Cohorts.
 
     def answers(self) -> Iterator[Answer]:
-        """Say how things stand, cohort by cohort."""
-        places = self._places()
+        """Yield how things stand, cohort by cohort."""
+        keys = self._cohorts_to_explain()
         for platform in self._platforms:
-            here = sorted(place for place in places if place[0] == platform.name)
-            for place in here:
-                yield self._answer(platform, place)
-            if here:
-                continue
-            if platform.mode is Mode.MANUAL:
-                yield self._nowhere(platform.name, found(Why.PLATFORM_MANUAL, platform=platform.name))
-            elif self._asked is None:
-                yield self._nowhere(platform.name, found(Why.NOTHING_LEADS))
-            elif len(self._platforms) == 1:
-                yield self._nowhere(platform.name, self._unknown())
-        if self._asked is not None and not places and len(self._platforms) > 1:
-            yield self._nowhere(None, self._unknown())
+            on_platform = sorted(key for key in keys if key.platform == platform.name)
+            for key in on_platform:
+                yield self._answer(platform, key)
+            if not on_platform:
+                yield from self._no_cohort(platform)
+        if self._asked is not None and not keys and len(self._platforms) > 1:
+            yield Answer(platform=None, cohort=self._asked, name=None, state=self._unknown_cohort(self._asked))
 
-    def _places(self) -> set[Place]:
-        names = {platform.name for platform in self._platforms}
-        if self._asked is None:
-            expected = {
-                place
-                for place, items in self._leading.items()
-                if any(item.verdict.code not in _OF_OTHER_TIMES for item in items)
-            }
-            places = self._rows.keys() | expected
-        else:
-            asked = {self._asked, canonical(self._asked, self._policy.aliases)}
-            places = {place for place, cohort in self._cohorts.items() if cohort.id in self._story.named}
-            places |= {place for place in self._leading if place[1] in asked}
-        return {place for place in places if place[0] in names}
+    def _cohorts_to_explain(self) -> set[CohortKey]:
+        keys = self._expected_cohorts() if self._asked is None else self._cohorts_named(self._asked)
+        return {key for key in keys if key.platform in self._names}
 
-    def _nowhere(self, platform: str | None, state: Finding) -> Answer:
-        return Answer(platform=platform, cohort=self._asked, name=None, state=state)
+    def _expected_cohorts(self) -> set[CohortKey]:
+        """Return those that the student is or was in, and those that an enrolment of now leads to."""
+        current = [verdict for verdict in self._verdicts if verdict.finding.code not in _OF_OTHER_TIMES]
+        return {*self._memberships, *(key for verdict in current for key in verdict.cohorts)}
 
-    def _unknown(self) -> Finding:
-        names = {platform.name for platform in self._platforms}
-        asked = self._asked or ""
-        idnumbers = sorted({idnumber for name, idnumber in self._story.idnumbers if name in names})
-        near = idnumbers if len(idnumbers) <= NEAR else get_close_matches(asked, idnumbers, n=NEAR)
-        elsewhere = sorted({c.platform for c in self._story.cohorts if c.id in self._story.named} - names)
-        return found(Why.COHORT_UNKNOWN, cohort=asked, near=tuple(near), elsewhere=tuple(elsewhere))
+    def _cohorts_named(self, asked: str) -> set[CohortKey]:
+        idnumbers = {asked, canonical(asked, self._policy.aliases)}
+        named = {key for key, cohort in self._cohorts.items() if cohort.id in self._view.named}
+        return named | {key for key in self._leading if key.idnumber in idnumbers}
 
-    def _answer(self, platform: PlatformPolicy, place: Place) -> Answer:
-        cohort, rows = self._cohorts.get(place), self._rows[place]
-        row = rows[0] if rows else None
-        name = (cohort.moodle_name or cohort.wanted_name) if cohort is not None else None
-        history = tuple(self._past.history(place, row)) if row is not None else ()
+    def _no_cohort(self, platform: PlatformPolicy) -> Iterator[Answer]:
         if platform.mode is Mode.MANUAL:
             state = found(Why.PLATFORM_MANUAL, platform=platform.name)
-            return Answer(platform=place[0], cohort=place[1], name=name, state=state, findings=history)
-        state = found(_STATES[row.desired, row.observed] if row is not None else Why.NEVER_MEMBER)
-        reasons = self._reasons(platform, place, cohort, rows)
-        findings = (*reasons, *history, *self._next(platform, cohort, row))
-        return Answer(platform=place[0], cohort=place[1], name=name, state=state, findings=findings)
+        elif self._asked is None:
+            state = found(Why.NOTHING_LEADS)
+        elif len(self._platforms) == 1:
+            state = self._unknown_cohort(self._asked)
+        else:
+            return
+        yield Answer(platform=platform.name, cohort=self._asked, name=None, state=state)
+
+    def _unknown_cohort(self, asked: str) -> Finding:
+        idnumbers = sorted({idnumber for platform, idnumber in self._view.idnumbers if platform in self._names})
+        near = idnumbers if len(idnumbers) <= NEAR else get_close_matches(asked, idnumbers, n=NEAR)
+        platforms = {cohort.platform for cohort in self._view.cohorts if cohort.id in self._view.named}
+        elsewhere = tuple(sorted(platforms - self._names))
+        return found(Why.COHORT_UNKNOWN, cohort=asked, near=tuple(near), elsewhere=elsewhere)
+
+    def _answer(self, platform: PlatformPolicy, key: CohortKey) -> Answer:
+        cohort, rows = self._cohorts.get(key), self._memberships.get(key, [])
+        row = rows[0] if rows else None
+        name = (cohort.moodle_name or cohort.wanted_name) if cohort is not None else None
+        history = () if row is None else tuple(self._history.events(key, row))
+        if platform.mode is Mode.MANUAL:
+            state, findings = found(Why.PLATFORM_MANUAL, platform=platform.name), history
+        else:
+            state = found(_STATES[row.desired, row.observed] if row is not None else Why.NEVER_MEMBER)
+            findings = (*self._reasons(platform, key, rows), *history, *self._next(platform, cohort, row))
+        return Answer(platform=key.platform, cohort=key.idnumber, name=name, state=state, findings=findings)
 
     # Why it must be so.
 
-    def _reasons(
-        self, platform: PlatformPolicy, place: Place, cohort: CohortFact | None, rows: Sequence[MembershipFact]
-    ) -> Iterator[Finding]:
-        leading = self._leading.get(place, [])
-        because = [item for item in leading if item.counts]
-        row = rows[0] if rows else None
-        for item in because:
-            yield _about(Why.BECAUSE, item)
-        if not because:
-            yield from self._why_not(platform, cohort, leading)
-        if row is not None:
-            yield self._past.since(place, row)
-        if bool(because) != (row is not None and row.desired) and (row is None or row.kept is None):
+    def _reasons(self, platform: PlatformPolicy, key: CohortKey, rows: Sequence[MembershipFact]) -> Iterator[Finding]:
+        leading = self._leading.get(key, [])
+        counting = [verdict for verdict in leading if verdict.counts]
+        for verdict in counting:
+            yield found(Why.BECAUSE, **verdict.identity)
+        if not counting:
+            yield from self._why_not(platform, self._cohorts.get(key), leading)
+        if rows:
+            yield self._history.since(key, rows[0])
+        if _rules_differ(rows[0] if rows else None, desired=bool(counting)):
             yield found(Why.RULES_DIFFER)
         for former in rows[1:]:
             if former.desired or former.observed is not False:
                 yield found(Why.FORMER_NUMBER, number=former.student_id)
 
     def _why_not(
-        self, platform: PlatformPolicy, cohort: CohortFact | None, leading: Sequence[Judged]
+        self, platform: PlatformPolicy, cohort: CohortFact | None, leading: Sequence[EnrolmentVerdict]
     ) -> Iterator[Finding]:
-        spoken = [item for item in leading if item.verdict.code is not Why.OVERRULED]
-        for item in spoken:
-            yield _about(Why.WOULD_LEAD, item)
-        if spoken or cohort is None:
-            return
-        code, aliases = cohort.etape, self._policy.aliases
-        if code is None:
-            yield found(Why.NO_LEADING_ENROLMENT, etapes=None, component=cohort.component)
-            return
-        former = sorted(old for old in aliases if canonical(old, aliases) == code)
-        excluded = code in aliases or not admits(platform, code, self._components.get(code))
-        if excluded or cohort.template >= len(platform.templates):
-            yield found(Why.NO_RULE, etape=code, into=aliases.get(code))
-        else:
-            yield found(Why.NO_LEADING_ENROLMENT, etapes=(code, *former), component=None)
+        valid_otherwise = [verdict for verdict in leading if verdict.finding.code is not Why.OVERRULED]
+        for verdict in valid_otherwise:
+            finding = verdict.finding
+            yield found(Why.WOULD_LEAD, **{**verdict.identity, "verdict": finding.code.value, **finding.values})
+        if not valid_otherwise and cohort is not None:
+            yield self._nothing_leads(platform, cohort)
+
+    def _nothing_leads(self, platform: PlatformPolicy, cohort: CohortFact) -> Finding:
+        """Return why no enrolment of the student's leads to a cohort: theirs are others, or no rule does any more."""
+        etape, aliases = cohort.etape, self._policy.aliases
+        if etape is None:
+            return found(Why.NO_LEADING_ENROLMENT, etapes=None, component=cohort.component)
+        admitted = etape not in aliases and admits(platform, etape, self._components.get(etape))
+        if not admitted or cohort.template >= len(platform.templates):
+            return found(Why.NO_RULE, etape=etape, into=aliases.get(etape))
+        former = sorted(code for code in aliases if canonical(code, aliases) == etape)
+        return found(Why.NO_LEADING_ENROLMENT, etapes=(etape, *former), component=None)
 
     # What holds it, and what comes next.
 
     def _next(
         self, platform: PlatformPolicy, cohort: CohortFact | None, row: MembershipFact | None
     ) -> Iterator[Finding]:
-        if cohort is None or row is None or row.desired is row.observed:
-            yield found(Why.LOOK_IN_COURSE if row is not None and row.desired else Why.NOTHING_TO_DO)
-            return
-        nobody = AccountFact(platform=platform.name, key=None)
-        gap = BlockedMembership(
+        if cohort is None or row is None:
+            yield found(Why.NOTHING_TO_DO)
+        elif row.desired is row.observed:
+            yield found(Why.LOOK_IN_COURSE if row.desired else Why.NOTHING_TO_DO)
+        else:
+            gap = self._blocked(platform, cohort, row)
+            blocked_by = blockers(gap, self._now)
+            yield from blocked_by
+            yield from what_next(gap, blocked_by, self._now)
+
+    def _blocked(self, platform: PlatformPolicy, cohort: CohortFact, row: MembershipFact) -> BlockedMembership:
+        view = self._view
+        platforms = {fact.name: fact for fact in view.platforms}
+        accounts = {fact.platform: fact for fact in view.accounts}
+        decisions = {decision.hash: decision for decision in view.decisions}
+        return BlockedMembership(
             policy=platform,
             cohort=cohort,
             row=row,
-            platform=next((p for p in self._story.platforms if p.name == platform.name), None),
-            account=next((a for a in self._story.accounts if a.platform == platform.name), nobody),
-            decision=next((d for d in self._story.decisions if d.hash == row.approved), None),
+            platform=platforms.get(platform.name),
+            account=accounts.get(platform.name, AccountFact(platform=platform.name, key=None)),
+            decision=decisions.get(row.approved or ""),
         )
-        held_by = tuple(holds(gap, self._now))
-        yield from held_by
-        yield from what_next(gap, held_by, self._now)
 
 
-def _about(code: Why, item: Judged) -> Finding:
-    fact = item.fact
-    verdict = {} if code is Why.BECAUSE else {"verdict": item.verdict.code.value, **item.verdict.values}
-    return found(
-        code,
-        **{"enrolment": fact.enrolment_id, "etape": fact.etape, "year": fact.academic_year, "system": fact.system}
-        | verdict,
-    )
+def _rules_differ(row: MembershipFact | None, *, desired: bool) -> bool:
+    """Whether the rules in force desire otherwise than the ledger; what a person had kept isn't theirs to decide."""
+    if row is None:
+        return desired
+    return row.kept is None and row.desired is not desired

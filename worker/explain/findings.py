@@ -1,8 +1,9 @@
-"""The values of an explanation. Codes are stable and have no language; `words` has a sentence for each."""
+"""The values of an explanation. Codes are stable and have no language; `phrases` has a sentence for each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from worker.domain.instants import Instant
 from worker.ledger.student_view import Fact
@@ -111,6 +112,13 @@ class Why(StrEnum):
     LOOK_IN_COURSE = "look_in_course"
 
 
+class CohortKey(NamedTuple):
+    """What names a cohort."""
+
+    platform: str
+    idnumber: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing that was found, with the values that its sentence needs."""
@@ -120,7 +128,7 @@ class Finding:
 
 
 def found(code: Why, **values: Value) -> Finding:
-    """Write a finding briefly."""
+    """Build a finding from a code and its values."""
     return Finding(code=code, values=values)
 
 
@@ -160,7 +168,7 @@ class Explanation:
     answers: tuple[Answer, ...] = ()
 
     def codes(self) -> set[Why]:
-        """Give every code that occurs in it."""
-        groups = [self.about, *(said.findings for said in self.enrolments)]
+        """Return every code that occurs in it."""
+        groups = [self.about, *(enrolment.findings for enrolment in self.enrolments)]
         groups += [(answer.state, *answer.findings) for answer in self.answers]
         return {finding.code for group in groups for finding in group}

@@ -37,32 +37,35 @@ class _Writer:
         if explanation.enrolments:
             yield ""
             yield self._headings["sources"]
-        for said in explanation.enrolments:
-            yield from self._said(said)
+        for enrolment in explanation.enrolments:
+            yield from self._enrolment(enrolment)
         for answer in explanation.answers:
             yield from self._answer(answer)
 
-    def _said(self, said: JudgedEnrolment) -> Iterator[str]:
-        fact = said.fact
-        enrolment: dict[str, Value] = {
-            "etape": fact.etape or self._headings["unsaid"],
-            "label": said.label,
+    def _enrolment(self, enrolment: JudgedEnrolment) -> Iterator[str]:
+        fact = enrolment.fact
+        contents: dict[str, Value] = {
+            "etape": fact.etape or self._headings["no_etape"],
+            "label": enrolment.label,
             "version": fact.etape_version,
             "year": fact.academic_year,
             "system": fact.system,
             "status": fact.status,
             "payment": fact.payment,
         }
-        told: dict[str, Value] = {"origin": fact.origin, "changed_at": fact.changed_at, "recorded_at": fact.recorded_at}
-        yield "  " + self._fill(self._headings["enrolment"], enrolment)
-        yield "  - " + self._fill(self._headings["told"], told)
-        yield from (f"  - {self._sentence(finding)}" for finding in said.findings)
+        source: dict[str, Value] = {
+            "origin": fact.origin,
+            "changed_at": fact.changed_at,
+            "recorded_at": fact.recorded_at,
+        }
+        yield "  " + self._fill(self._headings["enrolment"], contents)
+        yield "  - " + self._fill(self._headings["source"], source)
+        yield from (f"  - {self._sentence(finding)}" for finding in enrolment.findings)
 
     def _answer(self, answer: Answer) -> Iterator[str]:
-        heading = "cohort" if answer.platform is None else "platform" if answer.cohort is None else "place"
         where: dict[str, Value] = {"platform": answer.platform, "cohort": answer.cohort, "name": answer.name}
         yield ""
-        yield self._fill(self._headings[heading], where)
+        yield self._fill(self._headings[_heading(answer)], where)
         yield f"  {self._sentence(answer.state)}"
         yield from (f"  - {self._sentence(finding)}" for finding in answer.findings)
 
@@ -84,3 +87,9 @@ class _Writer:
         if name in _YEARS and isinstance(value, int):
             return f"{value}-{value + 1}"
         return self._words.values.get(name, {}).get(str(value), printable(str(value)))
+
+
+def _heading(answer: Answer) -> str:
+    if answer.platform is None:
+        return "cohort"
+    return "platform" if answer.cohort is None else "place"

@@ -13,7 +13,7 @@ from worker.ledger.runs import Runs
 from worker.moodle import MoodleReader, MoodleWriter
 from worker.runtime.ledger import recorder
 from worker.runtime.messages import latest_snapshot
-from worker.runtime.platforms import wire
+from worker.runtime.platforms import transport
 from worker.settings.platforms import Strangers
 from worker.settings.root import Settings
 from worker.sync.converge.backoff import Backoff
@@ -22,43 +22,43 @@ from worker.sync.platform_run import ReconciledPlatform
 from worker.sync.reconcile import Progress, Reconciliation
 
 RUN_LEASE_SECONDS = 900.0
-"""A reconciliation that doesn't come round within this time is taken for dead; on the same host, it is seen at once."""
+"""A reconciliation that doesn't renew its lease within this time is taken for dead; on the same host, at once."""
 PROCESS_ID = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-"""This process. In a container that is restarted, host and number are those of the dead one."""
+"""This process. The random end tells it from its predecessor, whose host and pid are the same in a container."""
 
 
 def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: ExitStack) -> Iterator[tuple[str, Lane]]:
     """Build the lanes of every platform that is not manual: one more than connections, one where nothing is written.
 
-    While calls run, the lane to spare prepares the next one: no connection waits for the ledger.
+    While calls run, the spare lane prepares the next one: no connection waits for the ledger.
     """
     backoff = Backoff(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
     for policy in settings.policy().platforms:
         platform = settings.platforms[policy.name]
         if policy.mode is Mode.MANUAL:
             continue
-        transport = wire(policy.name, platform)
-        stack.callback(transport.close)
+        connection = transport(policy.name, platform)
+        stack.callback(connection.close)
         writes = policy.mode is Mode.AUTOMATIC
-        writer = MoodleWriter(transport, policy.mode, instance=ledger.instance) if writes else None
-        reader = writer or MoodleReader(transport)
+        writer = MoodleWriter(connection, policy.mode, instance=ledger.instance) if writes else None
+        reader = writer or MoodleReader(connection)
         for number in range(platform.limits.connections + 1 if writes else 1):
             holder = f"{PROCESS_ID}:{policy.name}-{number}"
-            # Renewed before a call, it is longer than one can last: a cohort isn't taken over while one may be running.
+            # Renewed before each call, and longer than a call can last: no cohort is taken over during one.
             lease = 2 * platform.limits.timeout_seconds + 30
             queue = WorkQueue(ledger, policy.name, holder, lease=lease, guard=settings.guard(policy.name))
             yield holder, Lane(policy, queue, reader, writer, backoff=backoff, stop=stop)
 
 
 def is_dead(holder: str) -> bool:
-    """Whether a process of this host, as it is named in a lease, is no more; of other hosts we can't tell."""
-    host, number, mark = holder.rsplit(":", 2)
+    """Whether a process of this host, as it is named in a lease, has ended; of other hosts we can't tell."""
+    host, pid, mark = holder.rsplit(":", 2)
     if host != socket.gethostname():
         return False
-    if int(number) == os.getpid():
+    if int(pid) == os.getpid():
         return mark != PROCESS_ID.rsplit(":", 1)[1]
     try:
-        os.kill(int(number), 0)
+        os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
     except PermissionError:
@@ -81,9 +81,9 @@ def reconciliation(
         platform = settings.platforms[policy.name]
         reader = None
         if platform.url is not None and platform.token is not None:
-            transport = wire(policy.name, platform)
-            stack.callback(transport.close)
-            reader = MoodleReader(transport)
+            connection = transport(policy.name, platform)
+            stack.callback(connection.close)
+            reader = MoodleReader(connection)
         platforms.append(
             ReconciledPlatform(
                 policy=policy,

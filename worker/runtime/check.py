@@ -1,4 +1,4 @@
-"""Is everything in place? One finding a line, with the remedy."""
+"""Is everything in place? One result per line, with the remedy."""
 
 import time
 from collections import Counter
@@ -15,7 +15,7 @@ from worker.ledger.status import read_status
 from worker.moodle import MoodleReader
 from worker.runtime import topics
 from worker.runtime.ledger import open_ledger
-from worker.runtime.platforms import wire
+from worker.runtime.platforms import transport
 from worker.settings.platforms import GUARD_OFF, PlatformSettings
 from worker.settings.root import Settings
 
@@ -36,7 +36,7 @@ IN_THE_CLEAR = "http:// sends the token and the students' accounts unencrypted; 
 
 
 class Level(StrEnum):
-    """What a finding asks for."""
+    """How bad a result is."""
 
     OK = "ok"
     WARNING = "warning"
@@ -45,7 +45,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """One line: what was looked at, what was found, and what to do about it."""
+    """One line: what was checked, what was found, and what to do about it."""
 
     level: Level
     subject: str
@@ -53,7 +53,7 @@ class CheckResult:
 
 
 def check(settings: Settings) -> Iterator[CheckResult]:
-    """Look at the broker, the ledger and every platform; one that fails doesn't keep the others from being seen."""
+    """Check the broker, the ledger and every platform; one that fails doesn't keep the others from being checked."""
     yield from _kafka(settings)
     try:
         ledger = open_ledger(settings)
@@ -68,9 +68,9 @@ def check(settings: Settings) -> Iterator[CheckResult]:
 
 def _kafka(settings: Settings) -> Iterator[CheckResult]:
     needed = [*settings.kafka.topics, settings.kafka.dead_letters]
-    of_the_night = settings.kafka.snapshots
+    snapshots = settings.kafka.snapshots
     try:
-        cluster = kafka.describe(settings.kafka.properties(), [*needed, of_the_night])
+        cluster = kafka.describe(settings.kafka.properties(), [*needed, snapshots])
     except BrokerError as error:
         yield CheckResult(
             level=Level.FAILURE,
@@ -79,11 +79,11 @@ def _kafka(settings: Settings) -> Iterator[CheckResult]:
         )
         return
     yield CheckResult(level=Level.OK, subject="kafka", sentence=f"{cluster.brokers} broker(s), cluster {cluster.id}")
-    for name in [*needed, of_the_night]:
+    for name in [*needed, snapshots]:
         topic = cluster.topics.get(name)
         if topic is not None:
             yield CheckResult(level=Level.OK, subject=f"kafka {name}", sentence=f"{topic.partitions} partition(s)")
-        elif name == of_the_night:
+        elif name == snapshots:
             sentence = f"no such topic; the first reconciliation needs a snapshot; create it ({kafka.ABSENCE})"
             yield CheckResult(level=Level.WARNING, subject=f"kafka {name}", sentence=sentence)
         else:
@@ -92,17 +92,17 @@ def _kafka(settings: Settings) -> Iterator[CheckResult]:
     yield from _topics(settings, cluster.topics)
 
 
-def _topics(settings: Settings, there: Mapping[str, kafka.Topic]) -> Iterator[CheckResult]:
-    """Judge how topics are kept, where the broker is a real one: the embedded one gives its topics no ids."""
-    names = [name for name, topic in there.items() if topic.id is not None]
+def _topics(settings: Settings, existing: Mapping[str, kafka.Topic]) -> Iterator[CheckResult]:
+    """Check the settings of topics, where the broker is a real one: the embedded one gives its topics no ids."""
+    names = [name for name, topic in existing.items() if topic.id is not None]
     try:
-        found = kafka.topic_settings(settings.kafka.properties(), names)
+        in_force = kafka.topic_settings(settings.kafka.properties(), names)
     except BrokerError as error:
         yield CheckResult(level=Level.WARNING, subject="kafka topics", sentence=str(error))
         return
     uses, several = topics.uses(settings.kafka), settings.ledger.serves_several
     for name in names:
-        for sentence in topics.shortcomings(uses[name], there[name], found[name], several=several):
+        for sentence in topics.shortcomings(uses[name], existing[name], in_force[name], several=several):
             yield CheckResult(level=Level.WARNING, subject=f"kafka {name} settings", sentence=sentence)
 
 
@@ -122,7 +122,7 @@ def _platform(name: str, platform: PlatformSettings) -> Iterator[CheckResult]:
         return
     if is_in_the_clear(platform.url):
         yield CheckResult(level=Level.WARNING, subject=f"{name} url", sentence=IN_THE_CLEAR)
-    connection = wire(name, platform)
+    connection = transport(name, platform)
     try:
         yield from _moodle(name, platform, MoodleReader(connection))
     except MoodleError as error:
@@ -133,8 +133,8 @@ def _platform(name: str, platform: PlatformSettings) -> Iterator[CheckResult]:
 
 def is_in_the_clear(url: str) -> bool:
     """Whether what is sent to this address can be read on the network."""
-    where = urlsplit(url)
-    return where.scheme == "http" and where.hostname not in {"localhost", "127.0.0.1", "::1"}
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname not in {"localhost", "127.0.0.1", "::1"}
 
 
 def _moodle(name: str, platform: PlatformSettings, reader: MoodleReader) -> Iterator[CheckResult]:
@@ -148,25 +148,27 @@ def _moodle(name: str, platform: PlatformSettings, reader: MoodleReader) -> Iter
         if set(missing) & set(READING):
             return
     else:
-        sentence = f"{len(needed)} of {len(needed)} needed are granted"
+        sentence = f"all {len(needed)} that are needed are granted"
         yield CheckResult(level=Level.OK, subject=f"{name} functions", sentence=sentence)
-    yield _sight(name, reader)
+    yield _accounts(name, reader)
     yield from _idnumbers(name, reader)
 
 
-def _sight(name: str, reader: MoodleReader) -> CheckResult:
+def _accounts(name: str, reader: MoodleReader) -> CheckResult:
     subject = f"{name} accounts"
     match reader.sees_people():
         case True:
             return CheckResult(level=Level.OK, subject=subject, sentence="a cohort's member is visible to the token")
         case False:
             sentence = (
-                "the token finds nobody, not even the members of cohorts (a missing right, not missing people); "
+                "the token finds no accounts, not even those of cohorts' members: it lacks the right to see them; "
                 "give its role moodle/user:viewdetails and moodle/user:viewalldetails at system level"
             )
             return CheckResult(level=Level.FAILURE, subject=subject, sentence=sentence)
         case None:
-            sentence = "no cohort has a member yet, so the right to see accounts could not be tried; check again later"
+            sentence = (
+                "no cohort has a member yet, so the right to see accounts could not be checked; check again later"
+            )
             return CheckResult(level=Level.WARNING, subject=subject, sentence=sentence)
 
 
@@ -176,7 +178,7 @@ def _idnumbers(name: str, reader: MoodleReader) -> Iterator[CheckResult]:
     twice = sorted(idnumber for idnumber, times in uses.items() if times > 1)
     if twice:
         shown = ", ".join(twice[:10]) + (f" and {len(twice) - 10} more" if len(twice) > 10 else "")  # noqa: PLR2004 - a line's worth
-        sentence = f"idnumbers carried by several cohorts, which stay untouched: {shown}; make them unique on Moodle"
+        sentence = f"idnumbers used by several cohorts, which stay untouched: {shown}; make them unique on Moodle"
         yield CheckResult(level=Level.WARNING, subject=f"{name} cohorts", sentence=sentence)
     else:
         sentence = f"{len(cohorts)} cohorts, no duplicate idnumber"

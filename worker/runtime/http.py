@@ -19,24 +19,24 @@ START_SECONDS = 10.0
 
 
 class Health:
-    """Heartbeats of the loops, and what stops the worker from being ready. Threads share it."""
+    """The loops' heartbeats, and what keeps the worker from being ready. Threads share it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._beats: dict[str, tuple[float, float]] = {}
         self.obstacles: dict[str, str] = {}
-        """What a person must look at, by part; empty when all is well."""
+        """What a person must look at, by loop; empty when all is well."""
 
     def beat(self, loop: str, *, within: float) -> None:
-        """Note that a loop came round; it is stuck if it doesn't come again within so many seconds."""
+        """Note that a loop is alive; it is stuck if the next beat doesn't come within so many seconds."""
         self._beats[loop] = (self._clock(), within)
 
     def forget(self, loop: str) -> None:
-        """A loop ended on purpose."""
+        """Expect no more beats of a loop: it ended on purpose."""
         self._beats.pop(loop, None)
 
     def stuck(self) -> list[str]:
-        """Loops whose heartbeat is overdue."""
+        """Return the loops whose heartbeat is overdue."""
         now = self._clock()
         return [loop for loop, (at, within) in list(self._beats.items()) if now - at > within]
 
@@ -44,7 +44,7 @@ class Health:
 def application(health: Health, refresh: Callable[[], None]) -> Starlette:
     """Serve /metrics, /livez and /readyz. `refresh` brings the gauges up to date before they are read.
 
-    Neither Kafka's nor Moodle's absence makes a worker dead or unready: an outage must not restart the fleet.
+    A worker stays alive and ready without Kafka or Moodle: an outage must not restart the fleet.
     """
 
     async def metrics(_request: Request) -> Response:
@@ -62,14 +62,14 @@ def application(health: Health, refresh: Callable[[], None]) -> Starlette:
     )
 
 
-def _verdict(troubles: Mapping[str, str]) -> Response:
-    lines = [f"{part}: {trouble}" for part, trouble in sorted(troubles.items())]
+def _verdict(problems: Mapping[str, str]) -> Response:
+    lines = [f"{loop}: {problem}" for loop, problem in sorted(problems.items())]
     return PlainTextResponse("\n".join(lines or ["ok"]) + "\n", 503 if lines else 200)
 
 
 @contextlib.contextmanager
 def serving(app: Starlette, *, host: str, port: int) -> Iterator[str]:
-    """Serve in a thread for as long as the context lasts; gives the address, with the port that was taken."""
+    """Serve in a thread for as long as the context lasts; yields the address, with the port in use."""
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, access_log=False,
         lifespan="off", ws="none", http="h11", loop="asyncio",
@@ -83,8 +83,8 @@ def serving(app: Starlette, *, host: str, port: int) -> Iterator[str]:
             raise SettingsError(f"web.port: cannot listen on {host}:{port}; is the port taken?")
         time.sleep(0.01)
     try:
-        taken = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://{host}:{taken}"
+        port_in_use = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://{host}:{port_in_use}"
     finally:
         server.should_exit = True
         thread.join(START_SECONDS)

@@ -11,7 +11,7 @@ from worker.settings.root import Settings
 
 
 def formats(settings: Settings) -> dict[str, Format]:
-    """Say how each topic of messages is read."""
+    """Return how each topic of messages is read."""
     native, debezium = Native(), Debezium(settings.capture_uai)
     captured = settings.kafka.captured
     return {topic: debezium if topic in captured else native for topic in settings.kafka.topics}

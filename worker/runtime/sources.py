@@ -21,7 +21,10 @@ from worker.sources.watch import Watch
 
 
 def source(settings: Settings, name: str, expected: int | None = None) -> SnapshotSource:
-    """Build a source of the settings; `expected` is how many rows a file must have. Raises SettingsError."""
+    """Build a source of the settings; `expected` is how many rows a file must have.
+
+    Raises SettingsError when there is no such source.
+    """
     chosen = settings.sources.get(name)
     match chosen:
         case FileSourceSettings():
@@ -54,13 +57,16 @@ def _supann(settings: Settings, chosen: LdapSourceSettings) -> Supann:
 
 
 def uais_of(settings: Settings, name: str | None) -> frozenset[str]:
-    """Give the establishments that a source knows of: APOGÉE is of one, files and directories may be of several."""
+    """Return the establishments that a source covers: APOGÉE is of one, files and directories may be of several."""
     chosen = settings.sources.get(name or "")
     return frozenset({settings.uai_of(chosen)}) if isinstance(chosen, SqlSourceSettings) else settings.uais
 
 
 def watch(settings: Settings, ledger: Ledger, name: str) -> Watch:
-    """Build the watch of a directory; raises SettingsError when it is none, or there is no topic to publish to."""
+    """Build what watches a directory.
+
+    Raises SettingsError when the source is not a directory, or when there is no topic to publish changes to.
+    """
     directories = {key: chosen for key, chosen in settings.sources.items() if isinstance(chosen, LdapSourceSettings)}
     if name not in directories:
         known = ", ".join(sorted(directories)) or "none"
@@ -82,8 +88,8 @@ def watch(settings: Settings, ledger: Ledger, name: str) -> Watch:
 
 
 def _terms(settings: Settings, directory: LdapSourceSettings) -> str:
-    """Say which settings entries are understood under."""
-    how = ("base", "filter", "student_id", "login", "composite", "etape_prefix", "etape_separator", "component")
-    said = directory.model_dump(mode="json", include={*how, "component_prefix", "uai"})
-    terms = [said, sorted(settings.uais), sorted(settings.active_years)]
+    """Return a hash of the settings by which entries are read: when they change, every entry is read anew."""
+    names = ("base", "filter", "student_id", "login", "composite", "etape_prefix", "etape_separator", "component")
+    form = directory.model_dump(mode="json", include={*names, "component_prefix", "uai"})
+    terms = [form, sorted(settings.uais), sorted(settings.active_years)]
     return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:16]

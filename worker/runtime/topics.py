@@ -10,6 +10,7 @@ from worker.settings.kafka import KafkaSettings
 
 SEGMENT = timedelta(days=1)
 """Retention only removes whole closed segments."""
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class Use(StrEnum):
@@ -24,15 +25,22 @@ class Use(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How long records of a use are kept when we create the topic, and between which limits all is well."""
+    """How long a topic keeps its records: when we create it, and the least and the most that will do."""
 
     created: timedelta
     least: timedelta
     most: timedelta | None = None
     why: str
 
+    def allows(self, milliseconds: int) -> bool:
+        """Whether this `retention.ms` will do; a negative one is for ever."""
+        if milliseconds < 0:
+            return self.most is None
+        long_enough = milliseconds >= self.least / _MILLISECOND
+        return long_enough and (self.most is None or milliseconds <= self.most / _MILLISECOND)
 
-KEEPING = {
+
+RETENTION = {
     Use.MESSAGES: Retention(
         created=timedelta(days=14),
         least=timedelta(days=7),
@@ -46,19 +54,19 @@ KEEPING = {
     Use.SNAPSHOTS: Retention(
         created=timedelta(days=3),
         least=timedelta(days=1),
-        why="a night would find its snapshot gone",
+        why="a snapshot could be gone before the night reads it",
     ),
     Use.DEAD_LETTERS: Retention(
         created=timedelta(days=180),
         least=timedelta(days=30),
         most=timedelta(days=366),
-        why="they must outlast the producer's correction, and not a year: they speak of people",
+        why="they must be there until the producer is corrected, but not for over a year: they hold personal data",
     ),
 }
 
 
 def uses(kafka: KafkaSettings) -> dict[str, Use]:
-    """Give the topics of the settings, each with its use."""
+    """Return the topics of the settings, each with its use."""
     return {
         **{topic: Use.CAPTURED if topic in kafka.captured else Use.MESSAGES for topic in kafka.topics},
         kafka.snapshots: Use.SNAPSHOTS,
@@ -67,13 +75,13 @@ def uses(kafka: KafkaSettings) -> dict[str, Use]:
 
 
 def definitions(kafka: KafkaSettings, *, partitions: int, replicas: int) -> dict[str, TopicDefinition]:
-    """Say how to create each topic but those of change capture.
+    """Return how to create each topic but those of change capture.
 
     `partitions` is for messages; -1 `replicas` leaves them to the cluster.
 
     Never compacted: a key is a student, who has several enrolments. The broker's clock stamps each record, so that
-    neither retention nor the promise depends on a producer's. It unpacks what comes packed: 40 kB of zstd may be 40 MB,
-    which it refuses, and every reader would have to hold.
+    neither retention nor the promise depends on a producer's. The broker decompresses what it gets: 40 kB of zstd may
+    be 40 MB, which it then refuses, and which every reader would have to hold in memory.
     """
     counts = {Use.MESSAGES: partitions, Use.SNAPSHOTS: 3, Use.DEAD_LETTERS: 1}
     copies = {} if replicas < 0 else {"min.insync.replicas": str(max(1, replicas - 1))}
@@ -83,7 +91,7 @@ def definitions(kafka: KafkaSettings, *, partitions: int, replicas: int) -> dict
             replicas=replicas,
             settings={
                 "cleanup.policy": "delete",
-                "retention.ms": _milliseconds(KEEPING[use].created),
+                "retention.ms": _milliseconds(RETENTION[use].created),
                 "segment.ms": _milliseconds(SEGMENT),
                 "message.timestamp.type": "LogAppendTime",
                 "compression.type": "uncompressed",
@@ -96,13 +104,12 @@ def definitions(kafka: KafkaSettings, *, partitions: int, replicas: int) -> dict
 
 
 def shortcomings(use: Use, topic: Topic, settings: Mapping[str, str], *, several: bool = False) -> Iterator[str]:
-    """Say what is wrong with a topic that exists, each with its remedy; `settings` are those in force.
+    """Yield what is wrong with a topic that exists, each with its remedy; `settings` are those in force.
 
     `several` is whether there may be several workers.
     """
-    keeping = KEEPING[use]
     if several and use is Use.MESSAGES and topic.partitions == 1:
-        yield "of several workers only one can read its one partition; add some: kafka-topics.sh --alter --partitions 6"
+        yield "only one of several workers can read its one partition; add some: kafka-topics.sh --alter --partitions 6"
     compacted = settings["cleanup.policy"] != "delete"
     if compacted and use is Use.CAPTURED:
         return
@@ -111,29 +118,30 @@ def shortcomings(use: Use, topic: Topic, settings: Mapping[str, str], *, several
             f"cleanup.policy is {settings['cleanup.policy']}: compaction would drop all but the last message of a key, "
             "and a student has several enrolments; set cleanup.policy=delete"
         )
-    kept = int(settings["retention.ms"])
-    longest = keeping.most
-    if 0 <= kept < keeping.least / timedelta(milliseconds=1) or (
-        longest is not None and not 0 <= kept <= longest / timedelta(milliseconds=1)
-    ):
-        yield (
-            f"keeps records for {_duration(kept)}: {keeping.why}; "
-            f"set retention.ms={_milliseconds(keeping.created)} ({keeping.created.days} days)"
-        )
-    if int(settings["retention.bytes"]) >= 0:
-        yield (
-            f"retention.bytes is {settings['retention.bytes']}: a full topic forgets before its time; "
-            "set retention.bytes=-1"
-        )
+    yield from _retention_shortcomings(RETENTION[use], settings)
     if topic.replicas > 1 and int(settings["min.insync.replicas"]) < 2:  # noqa: PLR2004 - more than the leader's
         yield (
-            f"min.insync.replicas is 1 of {topic.replicas}: what was acknowledged can be lost with one broker; "
+            f"min.insync.replicas is 1 of {topic.replicas}: an acknowledged message can be lost with one broker; "
             "set min.insync.replicas=2"
         )
 
 
+def _retention_shortcomings(retention: Retention, settings: Mapping[str, str]) -> Iterator[str]:
+    kept = int(settings["retention.ms"])
+    if not retention.allows(kept):
+        yield (
+            f"keeps records for {_duration(kept)}: {retention.why}; "
+            f"set retention.ms={_milliseconds(retention.created)} ({retention.created.days} days)"
+        )
+    if int(settings["retention.bytes"]) >= 0:
+        yield (
+            f"retention.bytes is {settings['retention.bytes']}: a full topic drops messages before their time; "
+            "set retention.bytes=-1"
+        )
+
+
 def _milliseconds(duration: timedelta) -> str:
-    return str(duration // timedelta(milliseconds=1))
+    return str(duration // _MILLISECOND)
 
 
 def _duration(milliseconds: int) -> str:
@@ -153,7 +161,7 @@ class Right:
 
 
 def rights(kafka: KafkaSettings) -> dict[str, tuple[Right, ...]]:
-    """Give the rights that commands need, by the commands that share them."""
+    """Return the rights that commands need, by the commands that share them."""
     every = tuple(uses(kafka))
     ours = tuple(name for name, use in uses(kafka).items() if use is not Use.CAPTURED)
 

@@ -1,4 +1,4 @@
-"""The process that watches a directory: look after look until it is told to stop, with metrics and health."""
+"""The process that watches a directory: polls it until told to stop, with metrics and health."""
 
 import signal
 import threading
@@ -12,18 +12,19 @@ from worker.domain.errors import SourceIncomplete
 from worker.runtime.http import Health, application, serving
 from worker.sources.watch import PollResult, Watch
 
-SLOW_LOOK_SECONDS = 900.0
-"""The first look tells everybody; any other takes seconds."""
-MOST_PATIENCE = 300.0
-"""Seconds between looks, at most, while the directory can't be read."""
+SLOW_POLL_SECONDS = 900.0
+"""The first poll publishes everybody; any other takes seconds."""
+MOST_BACKOFF_SECONDS = 300.0
+"""Between polls, at most, while the directory can't be read."""
 
 log = structlog.get_logger()
 
 
 def watching(watch: Watch, *, host: str, port: int) -> None:
-    """Watch until SIGTERM or SIGINT; a look that has begun is finished.
+    """Watch until SIGTERM or SIGINT; a poll that has begun is finished.
 
-    A directory that can't be read is tried again, ever less often. Raises BrokerError when Kafka doesn't acknowledge.
+    A directory that can't be read is tried again, less and less often. Raises BrokerError when Kafka doesn't
+    acknowledge.
     """
     stop, health = threading.Event(), Health()
 
@@ -34,29 +35,29 @@ def watching(watch: Watch, *, host: str, port: int) -> None:
     signal.signal(signal.SIGINT, on_signal)
     with serving(application(health, lambda: None), host=host, port=port) as address:
         log.info("started", version=__version__, source=watch.name, web=address)
-        patience = watch.every
+        pause = watch.every
         while not stop.is_set():
-            health.beat("watch", within=SLOW_LOOK_SECONDS + MOST_PATIENCE)
+            health.beat("watch", within=SLOW_POLL_SECONDS + MOST_BACKOFF_SECONDS)
             try:
-                found = watch.poll()
+                result = watch.poll()
             except SourceIncomplete as error:
                 telemetry.WATCH_FAILURES.labels(watch.name).inc()
-                log.error("the directory cannot be watched; it is tried again", source=watch.name, error=str(error))  # noqa: TRY400 - the sentence says it all
-                stop.wait(patience)
-                patience = min(2 * patience, MOST_PATIENCE)
+                log.error("the directory cannot be read; it will be tried again", source=watch.name, error=str(error))  # noqa: TRY400 - the sentence says it all
+                stop.wait(pause)
+                pause = min(2 * pause, MOST_BACKOFF_SECONDS)
             else:
-                _count(watch.name, found)
-                patience = watch.every
-                stop.wait(patience)
+                _count(watch.name, result)
+                pause = watch.every
+                stop.wait(pause)
 
 
-def _count(name: str, found: PollResult) -> None:
+def _count(name: str, result: PollResult) -> None:
     telemetry.WATCH_LOOKED.labels(name).set(time.time())
-    telemetry.WATCH_ENTRIES.labels(name).set(found.entries)
-    for kind, number in found.published.items():
+    telemetry.WATCH_ENTRIES.labels(name).set(result.entries)
+    for kind, number in result.published.items():
         telemetry.WATCH_MESSAGES.labels(name, kind).inc(number)
-    if published := found.published:
+    if messages := result.published:
         log.info(
-            "changes published", source=name, entries=found.read,
-            states=published["state"], deleted=published["deleted"], rekeyed=published["rekeyed"],
+            "changes published", source=name, entries=result.read,
+            states=messages["state"], deleted=messages["deleted"], rekeyed=messages["rekeyed"],
         )  # fmt: skip

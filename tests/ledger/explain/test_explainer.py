@@ -1,4 +1,4 @@
-"""Why is (isn't) this student in that cohort: prepared situations, and what is to be answered."""
+"""Why is (isn't) this student in that cohort: prepared situations, and the expected answers."""
 
 import json
 import re
@@ -80,7 +80,7 @@ ZONE = ZoneInfo("Europe/Paris")
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What happened, what is asked, and what is to be answered.
+    """What happened, what is asked, and the expected answer.
 
     `answer` is every code about the cohort, in order; `also` are codes about the student or their enrolments.
     """
@@ -109,24 +109,24 @@ SITUATIONS = [
         also=frozenset({Why.STUDENT_UNKNOWN}),
         cohort=None,
         answer=(Why.NOTHING_LEADS,),
-        french="Aucune source ne dit rien du numéro 29900001. À vérifier : est-ce bien le code étudiant",
-        english="No source says anything of the number 29900001. To check: is it the student number",
+        french="Aucune source ne connaît le numéro 29900001. À vérifier : est-ce bien le numéro étudiant",
+        english="No source knows the number 29900001. Check that it is the student number",
     ),
     Situation(
         name="a number that the last snapshot doesn't hold either",
         setup=never_told_but_a_snapshot_was_taken,
         also=frozenset({Why.STUDENT_UNKNOWN}),
         answer=(Why.NEVER_MEMBER, Why.NO_LEADING_ENROLMENT, Why.NOTHING_TO_DO),
-        french="et l'image complète du 1er septembre 2026 à 08:10 ne le contient pas.",
-        english="and the snapshot of 1 September 2026 at 08:10 doesn't hold it.",
+        french="et l'extraction du 1er septembre 2026 à 08:10 ne le contient pas.",
+        english="and the snapshot of 1 September 2026 at 08:10 doesn't contain it.",
     ),
     Situation(
         name="a platform of another name",
         setup=a_member,
         platform="eccampus",
         also=frozenset({Why.PLATFORM_UNKNOWN}),
-        french="Aucune plateforme ne s'appelle eccampus. Il y a : ecampus.",
-        english="No platform is called eccampus. There are: ecampus.",
+        french="Aucune plateforme ne s'appelle eccampus. Plateformes connues : ecampus.",
+        english="No platform is called eccampus. Known platforms: ecampus.",
     ),
     Situation(
         name="a cohort that nobody has ever been led to",
@@ -134,10 +134,10 @@ SITUATIONS = [
         cohort="XINF01",
         platform=None,
         answer=(Why.COHORT_UNKNOWN,),
-        french="Cohorte inconnue : aucune inscription, de personne, n'y a mené. Code mal écrit, étape sans inscrit, ou "
-        "cohorte faite à la main sur Moodle. Il y a : XINFO1.",
-        english="Unknown cohort: no enrolment, of anybody, has led there. A code misspelt, an étape without students, "
-        "or a cohort made by hand on Moodle. There are: XINFO1.",
+        french="Cohorte inconnue : aucune inscription, de qui que ce soit, n'y a jamais donné droit. Code mal saisi, "
+        "étape sans inscrits, ou cohorte créée à la main sur Moodle. Peut-être s'agit-il de : XINFO1.",
+        english="Unknown cohort: no enrolment, of anybody, has ever led to it. A mistyped code, an étape without "
+        "students, or a cohort made by hand on Moodle. Perhaps: XINFO1.",
     ),
     Situation(
         name="a cohort of another platform",
@@ -168,15 +168,15 @@ SITUATIONS = [
         name="a member of an adopted cohort, who was there already",
         setup=an_adopted_cohort,
         answer=(Why.MEMBER, *LEADS_THERE, Why.COHORT_ADOPTED, Why.SEEN, Why.LOOK_IN_COURSE),
-        french="Cohorte reprise par ce service le 1er septembre 2026 à 08:10, sur décision de cemu.",
-        english="Cohort adopted by this service on 1 September 2026 at 08:10, as cemu decided.",
+        french="Cohorte confiée à ce service le 1er septembre 2026 à 08:10 par cemu.",
+        english="Cohort adopted by this service on 1 September 2026 at 08:10, as decided by cemu.",
     ),
     Situation(
         name="confirmed by the snapshot",
         setup=held_by_the_snapshot,
         also=frozenset({Why.CONFIRMED}),
         answer=(Why.MEMBER, *LEADS_THERE, *ADDED, Why.LOOK_IN_COURSE),
-        french="Confirmée par l'image complète du 1er septembre 2026 à 09:10 (night).",
+        french="Confirmée par l'extraction du 1er septembre 2026 à 09:10 (night).",
         english="Confirmed by the snapshot of 1 September 2026 at 09:10 (night).",
     ),
     # On their way in.
@@ -185,14 +185,14 @@ SITUATIONS = [
         setup=just_enrolled,
         answer=(Why.TO_ADD, *LEADS_THERE, Why.COHORT_TO_CREATE, Why.WAITING_ADDITION, *PARKED),
         french="L'ajout attend quelques instants, pour être envoyé avec d'autres.",
-        english="The addition waits for a moment, to be sent together with others.",
+        english="The addition waits a moment, to be sent with others.",
     ),
     Situation(
         name="nothing holds it",
         setup=enrolled_and_due,
         answer=(Why.TO_ADD, *LEADS_THERE, Why.COHORT_TO_CREATE, Why.READY, Why.DUE_BY),
-        french="Rien ne l'empêche : ce sera fait au prochain tour de `cohorts run`.",
-        english="Nothing holds it: it will be done at the next turn of `cohorts run`.",
+        french="Rien ne s'y oppose : ce sera fait au prochain passage de `cohorts run`.",
+        english="Nothing prevents it: it will be done in the next round of `cohorts run`.",
     ),
     Situation(
         name="the worker hasn't run for two days",
@@ -207,37 +207,37 @@ SITUATIONS = [
         student=OTHER,
         answer=(Why.ADDING_UNCERTAIN, *LEADS_THERE, Why.COHORT_CREATED, Why.COHORT_BUSY, *PARKED),
         french="Un appel à Moodle est en cours pour cette cohorte.",
-        english="A call to Moodle is under way for this cohort.",
+        english="A call to Moodle is in progress for this cohort.",
     ),
     Situation(
         name="the cohort is left alone after a call without an answer",
         setup=left_in_peace_after_a_time_out,
         student=OTHER,
         answer=(Why.ADDING_UNCERTAIN, *LEADS_THERE, Why.COHORT_CREATED, Why.COHORT_RESTING, *PARKED),
-        french="la cohorte est laissée en repos jusqu'au 1er septembre 2026 à 08:11.",
-        english="the cohort is left alone until 1 September 2026 at 08:11.",
+        french="rien n'est envoyé pour cette cohorte jusqu'au 1er septembre 2026 à 08:11.",
+        english="nothing is sent for this cohort until 1 September 2026 at 08:11.",
     ),
     # Moodle, or the account.
     Situation(
         name="no account yet",
         setup=looked_up_and_not_found,
         answer=(Why.TO_ADD, *LEADS_THERE, Why.SEEN_ABSENT, Why.NO_ACCOUNT, Why.COHORT_TO_CREATE, *PARKED),
-        french="Aucun compte Moodle dont le nom d'utilisateur est 29900001 (cherché le 1er septembre 2026 à 08:10).",
-        english="No Moodle account whose username is 29900001 (looked for on 1 September 2026 at 08:10).",
+        french="Aucun compte Moodle dont le nom d'utilisateur soit 29900001 (recherche du 1er septembre 2026 à 08:10).",
+        english="No Moodle account whose username is 29900001 (searched on 1 September 2026 at 08:10).",
     ),
     Situation(
         name="several accounts",
         setup=parked_on("ecampus", Reason.AMBIGUOUS_ACCOUNT),
         answer=(Why.TO_ADD, *LEADS_THERE, Why.SEEN_ABSENT, Why.AMBIGUOUS_ACCOUNT, Why.COHORT_TO_CREATE, *PARKED),
-        french="Plusieurs comptes Moodle dont le nom d'utilisateur est 29900001 : l'administrateur de ecampus doit",
-        english="Several Moodle accounts whose username is 29900001: the administrator of ecampus has to leave one",
+        french="Sur ecampus, plusieurs comptes Moodle ont le même nom d'utilisateur, 29900001 : l'administrateur",
+        english="Several Moodle accounts have the same username, 29900001: the administrator of ecampus must",
     ),
     Situation(
         name="a name that no account can have",
         setup=parked_on("ecampus", Reason.BAD_ACCOUNT_NAME),
         answer=(Why.TO_ADD, *LEADS_THERE, Why.SEEN_ABSENT, Why.BAD_ACCOUNT_NAME, Why.COHORT_TO_CREATE, *PARKED),
-        french="Aucun compte de ecampus ne peut s'appeler 29900001",
-        english="No account of ecampus can be called 29900001",
+        french="Sur ecampus, aucun compte ne peut s'appeler 29900001",
+        english="No account on ecampus can be called 29900001",
     ),
     Situation(
         name="a login that only the former number has",
@@ -245,22 +245,22 @@ SITUATIONS = [
         platform="sante",
         also=frozenset({Why.LOGIN_UNKNOWN, Why.NUMBER_MERGED}),
         answer=(Why.TO_ADD, *LEADS_THERE, Why.SEEN_ABSENT, Why.NO_LOGIN, Why.COHORT_TO_CREATE, *PARKED),
-        french="Les comptes de sante portent l'identifiant de connexion, et aucune source ne l'a donné.",
+        french="Sur sante, les comptes portent l'identifiant de connexion, et aucune source ne l'a communiqué.",
         english="; only the former number 19900001 has one.",
     ),
     Situation(
         name="refused by Moodle",
         setup=parked_on("ecampus", "usernotincohort"),
         answer=(Why.TO_ADD, *LEADS_THERE, Why.SEEN_ABSENT, Why.REFUSED, Why.COHORT_TO_CREATE, *PARKED),
-        french="Moodle a refusé : usernotincohort (essais : 1).",
-        english="Moodle has refused: usernotincohort (attempts: 1).",
+        french="Moodle a refusé : usernotincohort (tentatives : 1).",
+        english="Moodle refused: usernotincohort (attempts: 1).",
     ),
     Situation(
         name="an addition that timed out",
         setup=parked_on("ecampus", Reason.TIMEOUT, observed=None),
         answer=(Why.ADDING_UNCERTAIN, *LEADS_THERE, Why.TIMEOUT, Why.COHORT_TO_CREATE, *PARKED),
-        french="Moodle n'a pas répondu à temps : on ne sait pas si c'est fait, ce sera répété.",
-        english="Moodle didn't answer in time: whether it is done isn't known, it will be repeated.",
+        french="Moodle n'a pas répondu à temps : on ne sait pas si la demande a abouti ; elle sera répétée.",
+        english="Moodle didn't answer in time: whether the request succeeded is unknown; it will be repeated.",
     ),
     Situation(
         name="a removal that timed out",
@@ -275,8 +275,8 @@ SITUATIONS = [
         name="Moodle doesn't create the cohort",
         setup=creation_refused,
         answer=(Why.TO_ADD, *LEADS_THERE, Why.COHORT_REFUSED, *PARKED),
-        french="Moodle a refusé de créer la cohorte (essais : 2).",
-        english="Moodle has refused to create the cohort (attempts: 2).",
+        french="Moodle a refusé de créer la cohorte (tentatives : 2).",
+        english="Moodle refused to create the cohort (attempts: 2).",
     ),
     Situation(
         name="the platform is down",
@@ -296,15 +296,15 @@ SITUATIONS = [
         name="a cohort that isn't ours",
         setup=a_cohort_made_by_hand,
         answer=(Why.TO_ADD, *LEADS_THERE, Why.FOREIGN_COHORT),
-        french="tant qu'une personne ne la confie pas à ce service (`cohorts adopt ecampus XINFO1`).",
+        french="tant que personne ne la lui a confiée (`cohorts adopt ecampus XINFO1`).",
         english="until a person hands it over to this service (`cohorts adopt ecampus XINFO1`).",
     ),
     Situation(
         name="a platform that is only observed",
         setup=only_observed,
         answer=(Why.TO_ADD, *LEADS_THERE, Why.SEEN_ABSENT, Why.OBSERVE, Why.COHORT_TO_CREATE),
-        french="ecampus est en observation : voici ce qui serait fait, rien n'y est écrit.",
-        english="ecampus is only observed: this is what would be done, nothing is written there.",
+        french="ecampus est en observation : voici ce qui serait fait, mais rien n'y est écrit.",
+        english="ecampus is in observe mode: this is what would be done; nothing is written there.",
     ),
     # Enrolments that don't count.
     Situation(
@@ -312,31 +312,32 @@ SITUATIONS = [
         setup=told_so(status=Status.PENDING),
         also=frozenset({Why.STATUS}),
         answer=(Why.NEVER_MEMBER, Why.WOULD_LEAD, Why.NOTHING_TO_DO),
-        french="Ne compte pas : elle est en attente ; il faut qu'elle soit active.",
-        english="Doesn't count: it is pending; it has to be active.",
+        french="Non prise en compte : elle est en attente ; il faudrait qu'elle soit active.",
+        english="Doesn't count: it is pending; it would have to be active.",
     ),
     Situation(
         name="not paid",
         setup=told_so(payment=Payment.DUE),
         also=frozenset({Why.PAYMENT}),
         answer=(Why.NEVER_MEMBER, Why.WOULD_LEAD, Why.NOTHING_TO_DO),
-        french="L'inscription à XINFO1 (2026-2027) y mènerait, mais ne compte pas : droits (dus).",
-        english="The enrolment in XINFO1 (2026-2027) would lead there, but doesn't count: fees (due).",
+        french="L'inscription à XINFO1 (2026-2027) y donnerait droit, mais n'est pas prise en compte : droits "
+        "(non payés).",
+        english="The enrolment in XINFO1 (2026-2027) would lead to it, but doesn't count: fees (unpaid).",
     ),
     Situation(
         name="of last year",
         setup=told_so(academic_year=2025),
         also=frozenset({Why.YEAR_NOT_ACTIVE}),
         answer=(Why.NEVER_MEMBER, Why.WOULD_LEAD, Why.NOTHING_TO_DO),
-        french="Ne compte pas : son année, 2025-2026, n'est pas ouverte ; l'est : 2026-2027.",
-        english="Doesn't count: its year, 2025-2026, isn't open; open: 2026-2027.",
+        french="Non prise en compte : son année, 2025-2026, n'est pas parmi les années ouvertes (2026-2027).",
+        english="Doesn't count: its year, 2025-2026, is not active (active: 2026-2027).",
     ),
     Situation(
         name="of last year, and nothing in particular is asked for",
         setup=told_so(academic_year=2025),
         cohort=None,
         answer=(Why.NOTHING_LEADS,),
-        french="Aucune inscription ne mène ici à une cohorte.",
+        french="Aucune inscription n'y donne droit à une cohorte.",
         english="No enrolment leads to a cohort here.",
     ),
     Situation(
@@ -344,32 +345,33 @@ SITUATIONS = [
         setup=told_so(uai=FOREIGN_UAI),
         also=frozenset({Why.FOREIGN_UAI}),
         answer=(Why.NEVER_MEMBER, Why.WOULD_LEAD, Why.NOTHING_TO_DO),
-        french="Ne compte pas : elle est de l'établissement 0751717J ; le nôtre est 0141408E.",
-        english="Doesn't count: it is at the university 0751717J; ours is 0141408E.",
+        french="Non prise en compte : elle relève de l'établissement 0751717J, et non de 0141408E.",
+        english="Doesn't count: it is at university 0751717J, not at 0141408E.",
     ),
     Situation(
         name="of an étape that the settings exclude",
         setup=excluded,
         also=frozenset({Why.EXCLUDED}),
         answer=(Why.NEVER_MEMBER, Why.WOULD_LEAD, Why.NOTHING_TO_DO),
-        french="Ne compte pas : les réglages excluent l'étape XINFO1 ou sa composante U99.",
-        english="Doesn't count: the settings exclude the étape XINFO1 or its component U99.",
+        french="Non prise en compte : les réglages excluent l'étape XINFO1 ou sa composante U99.",
+        english="Doesn't count: the settings exclude étape XINFO1 or its component U99.",
     ),
     Situation(
         name="of no étape",
         setup=told_so(etape=None),
         also=frozenset({Why.NO_ETAPE}),
         answer=(Why.NEVER_MEMBER, Why.NO_LEADING_ENROLMENT, Why.NOTHING_TO_DO),
-        french="étape non dite, version 101, 2026-2027 (apogee) : active, droits payés",
-        english="étape not told, version 101, 2026-2027 (apogee): active, fees paid",
+        french="étape non précisée, version 101, 2026-2027 (apogee) : active, droits payés",
+        english="étape not given, version 101, 2026-2027 (apogee): active, fees paid",
     ),
     Situation(
         name="another source said later that it is cancelled",
         setup=another_source_says_otherwise,
         also=frozenset({Why.OVERRULED, Why.STATUS}),
         answer=(Why.NOT_MEMBER, *LEFT, Why.NOTHING_TO_DO),
-        french="Ne décide plus : supann a parlé de la même inscription plus récemment (le 1er septembre 2026 à 08:11).",
-        english="Decides no longer: supann has spoken of the same enrolment later (on 1 September 2026 at 08:11).",
+        french="Remplacée : supann a transmis une information plus récente sur cette inscription (le 1er septembre "
+        "2026 à 08:11).",
+        english="Superseded: supann has reported on this enrolment since (on 1 September 2026 at 08:11).",
     ),
     Situation(
         name="another source said later that it is another student's",
@@ -377,15 +379,15 @@ SITUATIONS = [
         also=frozenset({Why.ANOTHERS}),
         answer=(Why.NOT_MEMBER, *LEFT, Why.NOTHING_TO_DO),
         french="selon supann (le 1er septembre 2026 à 08:11), cette inscription est celle du numéro 29900002.",
-        english="according to supann (on 1 September 2026 at 08:11), this enrolment is the number 29900002's.",
+        english="according to supann (on 1 September 2026 at 08:11), the enrolment belongs to number 29900002.",
     ),
     # On their way out, or out.
     Situation(
         name="resigned, and the removal waits a little",
         setup=ended(Status.RESIGNED, removal_delay=120),
         answer=(Why.TO_REMOVE, *LEFT, *ADDED, Why.WAITING_REMOVAL, *PARKED),
-        french="Le retrait attend un court délai, au cas où l'inscription reviendrait ; le garde-fou",
-        english="The removal waits for a short while, in case the enrolment comes back; then the guard looks at it.",
+        french="Le retrait est différé un court instant, au cas où l'inscription serait rétablie ; le garde-fou",
+        english="The removal waits a short while, in case the enrolment comes back; then the guard checks it.",
     ),
     Situation(
         name="resigned and removed",
@@ -393,7 +395,7 @@ SITUATIONS = [
         answer=(
             Why.NOT_MEMBER, *LEFT, Why.COHORT_CREATED, Why.ADDED, Why.REMOVED, Why.SEEN_ABSENT, Why.NOTHING_TO_DO,
         ),
-        french="Retrait fait sur Moodle le 1er septembre 2026 à 10:10 (compte n° 29900001).",
+        french="Retrait effectué sur Moodle le 1er septembre 2026 à 10:10 (compte n° 29900001).",
         english="Removed on Moodle on 1 September 2026 at 10:10 (account 29900001).",
     ),
     Situation(
@@ -404,9 +406,9 @@ SITUATIONS = [
             Why.NOT_MEMBER, Why.NO_LEADING_ENROLMENT, Why.ENDED_SINCE, Why.COHORT_CREATED, Why.ADDED, Why.REMOVED,
             Why.SEEN_ABSENT, Why.NOTHING_TO_DO,
         ),
-        french="Place qui n'est plus voulue depuis le 1er septembre 2026 à 09:10 : inscription supprimée à la source "
+        french="N'a plus à y figurer depuis le 1er septembre 2026 à 09:10 : inscription supprimée à la source "
         "(enrolments[0]@2).",
-        english="Place no longer desired since 1 September 2026 at 09:10: enrolment deleted at the source "
+        english="No longer desired since 1 September 2026 at 09:10: enrolment deleted at the source "
         "(enrolments[0]@2).",
     ),
     Situation(
@@ -414,7 +416,7 @@ SITUATIONS = [
         setup=absent_from_the_snapshot,
         also=frozenset({Why.STATUS}),
         answer=(Why.TO_REMOVE, *LEFT, *ADDED, Why.READY, Why.DUE_BY),
-        french="inscription absente de l'image complète (snapshot night), réconciliation n° 7.",
+        french="inscription absente de l'extraction (snapshot night), réconciliation n° 7.",
         english="enrolment absent from the snapshot (snapshot night), reconciliation 7.",
     ),
     Situation(
@@ -433,7 +435,7 @@ SITUATIONS = [
             Why.NOT_MEMBER, Why.NO_LEADING_ENROLMENT, Why.ENDED_SINCE, Why.COHORT_CREATED, Why.ADDED, Why.REMOVED,
             Why.SEEN_ABSENT, Why.NOTHING_TO_DO,
         ),
-        french="Aucune inscription n'est connue sous le numéro 29900001.",
+        french="Aucune inscription connue sous le numéro 29900001.",
         english="No enrolment is known under the number 29900001.",
     ),
     # Merged numbers.
@@ -446,14 +448,14 @@ SITUATIONS = [
             Why.TO_ADD, *LEADS_THERE, Why.FORMER_NUMBER, Why.COHORT_CREATED, Why.ADDED, Why.READY, Why.DUE_BY,
         ),
         french="Le numéro 19900001 est devenu 29900001 (fusion du 1er septembre 2026 à 09:10).",
-        english="The number 19900001 has become 29900001 (merged on 1 September 2026 at 09:10).",
+        english="The number 19900001 was merged into 29900001 (on 1 September 2026 at 09:10).",
     ),
     Situation(
         name="a merge that was reversed",
         setup=merged_and_reversed,
         also=frozenset({Why.MERGE_SET_ASIDE, Why.NUMBER_MERGED}),
         answer=(Why.MEMBER, *LEADS_THERE, *ADDED, Why.LOOK_IN_COURSE),
-        french="est contredite par une plus récente : elle est sans effet.",
+        french="est contredite par une fusion plus récente : elle est sans effet.",
         english="is contradicted by a later one: it has no effect.",
     ),
     # Rules.
@@ -464,8 +466,8 @@ SITUATIONS = [
         cohort=None,
         also=frozenset({Why.NO_ROUTE}),
         answer=(Why.NOTHING_LEADS,),
-        french="aucune de ses routes n'admet l'étape XINFO1 de la composante U99.",
-        english="none of its routes takes the étape XINFO1 of the component U99.",
+        french="aucune règle n'y accepte l'étape XINFO1 de la composante U99.",
+        english="no route there accepts étape XINFO1 of component U99.",
     ),
     Situation(
         name="the component isn't known",
@@ -474,8 +476,8 @@ SITUATIONS = [
         cohort=None,
         also=frozenset({Why.COMPONENT_UNKNOWN}),
         answer=(Why.NOTHING_LEADS,),
-        french="ses routes dépendent de la composante, et celle de l'étape XINFO1 n'est pas connue.",
-        english="its routes go by component, and that of the étape XINFO1 is unknown.",
+        french="les règles y dépendent de la composante, et celle de l'étape XINFO1 n'est pas connue.",
+        english="the routes there depend on the component, and that of étape XINFO1 is unknown.",
     ),
     Situation(
         name="the version isn't known, and the cohort is named by it",
@@ -483,22 +485,22 @@ SITUATIONS = [
         cohort=None,
         also=frozenset({Why.NO_IDNUMBER}),
         answer=(Why.NOTHING_LEADS,),
-        french="l'identifiant de cohorte {etape}-{version} ne peut pas être formé",
-        english="the cohort idnumber {etape}-{version} can't be formed",
+        french="l'identifiant {etape}-{version} ne peut pas être formé",
+        english="the idnumber {etape}-{version} can't be formed",
     ),
     Situation(
         name="a platform that is kept by hand",
         setup=by_hand_only,
         platform="prelude",
         answer=(Why.PLATFORM_MANUAL,),
-        french="prelude est tenue à la main : ce service n'y veut et n'y écrit rien.",
-        english="prelude is kept by hand: this service desires and writes nothing there.",
+        french="prelude est gérée à la main : ce service n'y écrit rien.",
+        english="prelude is managed by hand: this service writes nothing there.",
     ),
     Situation(
         name="a platform that is kept by hand from now on",
         setup=by_hand_from_now_on,
         answer=(Why.PLATFORM_MANUAL, *ADDED),
-        french="Ajout fait sur Moodle le 1er septembre 2026 à 08:10 (compte n° 29900001).",
+        french="Ajout effectué sur Moodle le 1er septembre 2026 à 08:10 (compte n° 29900001).",
         english="Added on Moodle on 1 September 2026 at 08:10 (account 29900001).",
     ),
     Situation(
@@ -508,7 +510,7 @@ SITUATIONS = [
         also=frozenset({Why.ALIAS}),
         answer=(Why.MEMBER, *LEADS_THERE, *ADDED, Why.LOOK_IN_COURSE),
         french="L'étape OLD est devenue XINFO1.",
-        english="The étape OLD has become XINFO1.",
+        english="Étape OLD has become XINFO1.",
     ),
     Situation(
         name="the étape got another code, whose cohort existed already",
@@ -519,8 +521,8 @@ SITUATIONS = [
             Why.NOT_MEMBER, Why.NO_RULE, Why.ENDED_SINCE, Why.COHORT_CREATED, Why.ADDED, Why.REMOVED, Why.SEEN_ABSENT,
             Why.NOTHING_TO_DO,
         ),
-        french="les réglages actuels ne mènent pas l'étape XINFO1 à cette cohorte ; elle est devenue NEW.",
-        english="the settings in force don't lead the étape XINFO1 to this cohort; it has become NEW.",
+        french="l'étape XINFO1 ne correspond plus à cette cohorte ; elle est devenue NEW.",
+        english="under the current settings, étape XINFO1 doesn't; it has become NEW.",
     ),
     Situation(
         name="a cohort that no rule leads to any more",
@@ -529,51 +531,52 @@ SITUATIONS = [
             Why.NOT_MEMBER, Why.NO_RULE, Why.ENDED_SINCE, Why.COHORT_CREATED, Why.ADDED, Why.REMOVED, Why.SEEN_ABSENT,
             Why.NOTHING_TO_DO,
         ),
-        french="Plus rien n'y mène : les réglages actuels ne mènent pas l'étape XINFO1 à cette cohorte.",
-        english="Nothing leads there any more: the settings in force don't lead the étape XINFO1 to this cohort.",
+        french="Plus rien n'y donne droit : avec les réglages actuels, l'étape XINFO1 ne correspond plus à cette "
+        "cohorte.",
+        english="Nothing leads to it any more: under the current settings, étape XINFO1 doesn't.",
     ),
     Situation(
         name="settings that the worker hasn't started with yet",
         setup=a_setting_that_was_not_applied_yet,
         answer=(Why.MEMBER, *LEFT[:1], Why.DESIRED_SINCE, Why.RULES_DIFFER, *ADDED, Why.LOOK_IN_COURSE),
-        french="Les réglages actuels en décideraient autrement : le registre les suivra au prochain démarrage",
-        english="The settings in force would decide otherwise: the ledger will follow them when `cohorts run`",
+        french="Les réglages actuels en décideraient autrement : ils seront appliqués au prochain démarrage",
+        english="The current settings would decide otherwise: they will be applied when `cohorts run`",
     ),
     Situation(
         name="enrolled in another étape",
         setup=enrolled_elsewhere,
         answer=(Why.NEVER_MEMBER, Why.NO_LEADING_ENROLMENT, Why.NOTHING_TO_DO),
-        french="Aucune de ses inscriptions n'y mène. Y mène l'étape : XINFO1, OLD.",
-        english="None of their enrolments leads there. This étape does: XINFO1, OLD.",
+        french="Aucune de ses inscriptions n'y donne droit. Étape attendue : XINFO1, OLD.",
+        english="None of their enrolments leads to it. Étape that does: XINFO1, OLD.",
     ),
     Situation(
         name="enrolled in another component, and the cohort gathers one",
         setup=a_cohort_of_a_component,
         cohort="C-U99",
         answer=(Why.NEVER_MEMBER, Why.NO_LEADING_ENROLMENT, Why.NOTHING_TO_DO),
-        french="Y mènent les étapes de la composante U99.",
-        english="The étapes of the component U99 do.",
+        french="Étape attendue : n'importe laquelle de la composante U99.",
+        english="Any étape of component U99 does.",
     ),
     # Persons and the guard.
     Situation(
         name="beyond the cohort's limit",
         setup=a_class_leaves,
         answer=(Why.TO_REMOVE, *LEFT, *ADDED, Why.HELD_COHORT),
-        french="Retenu par le garde-fou : trop de retraits à la fois dans cette cohorte.",
+        french="Retrait retenu par le garde-fou : trop de retraits à la fois dans cette cohorte.",
         english="Held by the guard: too many removals at once in this cohort.",
     ),
     Situation(
         name="beyond the platform's limit",
         setup=beyond_the_platforms_limit,
         answer=(Why.TO_REMOVE, *LEFT, *ADDED, Why.HELD_PLATFORM),
-        french="Retenu par le garde-fou : trop de retraits à la fois sur la plateforme.",
+        french="Retrait retenu par le garde-fou : trop de retraits à la fois sur la plateforme.",
         english="Held by the guard: too many removals at once on the platform.",
     ),
     Situation(
         name="approved",
         setup=approved,
         answer=(Why.TO_REMOVE, *LEFT, *ADDED, Why.APPROVED, Why.READY, Why.DUE_BY),
-        french="), jusqu'au 2 septembre 2026 à 09:10.",
+        french="), approbation valable jusqu'au 2 septembre 2026 à 09:10.",
         english="Removal approved by cemu (",
     ),
     Situation(
@@ -596,8 +599,8 @@ SITUATIONS = [
         name="rejected: kept by a person",
         setup=rejected,
         answer=(Why.MEMBER, Why.WOULD_LEAD, Why.KEPT_REJECTED, *ADDED, Why.LOOK_IN_COURSE),
-        french="Son retrait a été refusé le 1er septembre 2026 à 09:10 par cemu : la place est gardée",
-        english="Their removal was rejected on 1 September 2026 at 09:10 by cemu: the place is kept",
+        french="Son retrait a été refusé le 1er septembre 2026 à 09:10 par cemu : sa place est conservée",
+        english="Their removal was rejected on 1 September 2026 at 09:10 by cemu: the membership is kept",
     ),
     Situation(
         name="rejected, and then enrolled again",
@@ -605,8 +608,8 @@ SITUATIONS = [
         answer=(
             Why.MEMBER, *LEADS_THERE, Why.COHORT_CREATED, Why.ADDED, Why.DECIDED, Why.SEEN, Why.LOOK_IN_COURSE,
         ),
-        french="Décision le 1er septembre 2026 à 09:10 de cemu : retrait refusé (",
-        english="Decision on 1 September 2026 at 09:10 of cemu: removal rejected (",
+        french="Décision du 1er septembre 2026 à 09:10, par cemu : retrait refusé (",
+        english="Decision of 1 September 2026 at 09:10, by cemu: removal rejected (",
     ),
     Situation(
         name="undone: kept by a person",
@@ -615,8 +618,8 @@ SITUATIONS = [
             Why.TO_ADD, Why.WOULD_LEAD, Why.KEPT_UNDONE, Why.COHORT_CREATED, Why.ADDED, Why.REMOVED, Why.SEEN_ABSENT,
             Why.READY, Why.DUE_BY,
         ),
-        french="Son retrait a été annulé le 1er septembre 2026 à 10:10 par scol : la place est gardée",
-        english="Their removal was undone on 1 September 2026 at 10:10 by scol: the place is kept",
+        french="Son retrait a été annulé le 1er septembre 2026 à 10:10 par scol : sa place est conservée",
+        english="Their removal was undone on 1 September 2026 at 10:10 by scol: the membership is kept",
     ),
     # What a reconciliation found on Moodle.
     Situation(
@@ -625,8 +628,8 @@ SITUATIONS = [
         answer=(
             Why.TO_ADD, Why.BECAUSE, Why.DRIFTED, Why.COHORT_CREATED, Why.ADDED, Why.SEEN_ABSENT, Why.READY, Why.DUE_BY,
         ),
-        french="Écart trouvé en lisant Moodle le 1er septembre 2026 à 09:10, réconciliation n° 7.",
-        english="Difference found in reading Moodle on 1 September 2026 at 09:10, reconciliation 7.",
+        french="Écart constaté sur Moodle le 1er septembre 2026 à 09:10, réconciliation n° 7.",
+        english="Difference found on Moodle on 1 September 2026 at 09:10, reconciliation 7.",
     ),
     Situation(
         name="put in by hand on Moodle",
@@ -670,23 +673,24 @@ def test_the_answer_about_a_member_in_french(ledger: Ledger) -> None:
     assert (
         text(Scene(ledger), a_member, Language.FR)
         == """\
-Étudiant 29900001, le 1er septembre 2026 à 08:10
-- Identifiant de connexion : exemple (dit le 1er septembre 2026 à 08:10).
+Numéro étudiant 29900001, situation au 1er septembre 2026 à 08:10
+- Identifiant de connexion : exemple (communiqué le 1er septembre 2026 à 08:10).
 
 Ce que disent les sources
   XINFO1 « Licence 1 », version 101, 2026-2027 (apogee) : active, droits payés
-  - Dit par enrolments[0]@1, au 1er septembre 2026 à 08:10 ; enregistré le 1er septembre 2026 à 08:10.
-  - Compte : les réglages l'admettent.
-  - Mène, sur ecampus, à : XINFO1.
+  - Source : enrolments[0]@1 ; état au 1er septembre 2026 à 08:10, enregistré le 1er septembre 2026 à 08:10.
+  - Prise en compte : elle remplit toutes les conditions.
+  - Sur ecampus, donne droit à : XINFO1.
 
 ecampus, cohorte XINFO1 « Cohorte XINFO1 »
   Doit être membre, et l'est.
-  - L'inscription à XINFO1 (2026-2027) y mène.
-  - Place voulue depuis le 1er septembre 2026 à 08:10 : inscription active (enrolments[0]@1).
+  - L'inscription à XINFO1 (2026-2027) y donne droit.
+  - Doit y figurer depuis le 1er septembre 2026 à 08:10 : inscription active (enrolments[0]@1).
   - Cohorte créée par ce service le 1er septembre 2026 à 08:10.
-  - Ajout fait sur Moodle le 1er septembre 2026 à 08:10 (compte n° 29900001).
-  - Moodle montrait cette personne dans la cohorte le 1er septembre 2026 à 08:10.
-  - Rien d'autre n'est prévu. Si un cours ne montre pas cette personne, voir sa « Synchronisation des cohortes ».
+  - Ajout effectué sur Moodle le 1er septembre 2026 à 08:10 (compte n° 29900001).
+  - Présence constatée sur Moodle le 1er septembre 2026 à 08:10.
+  - Rien d'autre n'est prévu. Si un cours n'affiche pas cette personne, vérifier sa méthode d'inscription \
+« Synchronisation des cohortes ».
 """
     )
 
@@ -695,22 +699,23 @@ def test_the_answer_about_a_held_removal_in_french(ledger: Ledger) -> None:
     assert (
         text(Scene(ledger), a_class_leaves, Language.FR)
         == """\
-Étudiant 29900001, le 1er septembre 2026 à 09:10
+Numéro étudiant 29900001, situation au 1er septembre 2026 à 09:10
 
 Ce que disent les sources
   XINFO1, version 101, 2026-2027 (apogee) : close par démission, droits payés
-  - Dit par enrolments[0]@2, au 1er septembre 2026 à 09:10 ; enregistré le 1er septembre 2026 à 09:10.
-  - Ne compte pas : elle est close par démission ; il faut qu'elle soit active.
+  - Source : enrolments[0]@2 ; état au 1er septembre 2026 à 09:10, enregistré le 1er septembre 2026 à 09:10.
+  - Non prise en compte : elle est close par démission ; il faudrait qu'elle soit active.
 
 ecampus, cohorte XINFO1 « Cohorte XINFO1 »
   Ne doit pas être membre, et l'est encore.
-  - L'inscription à XINFO1 (2026-2027) y mènerait, mais ne compte pas : son état (close par démission).
-  - Place qui n'est plus voulue depuis le 1er septembre 2026 à 09:10 : démission (enrolments[0]@2).
+  - L'inscription à XINFO1 (2026-2027) y donnerait droit, mais n'est pas prise en compte : son état (close par \
+démission).
+  - N'a plus à y figurer depuis le 1er septembre 2026 à 09:10 : démission (enrolments[0]@2).
   - Cohorte créée par ce service le 1er septembre 2026 à 08:10.
-  - Ajout fait sur Moodle le 1er septembre 2026 à 08:10 (compte n° 29900001).
-  - Moodle montrait cette personne dans la cohorte le 1er septembre 2026 à 08:10.
-  - Retenu par le garde-fou : trop de retraits à la fois dans cette cohorte. Une personne décide (`cohorts held`, puis \
-`cohorts approve` ou `cohorts reject`).
+  - Ajout effectué sur Moodle le 1er septembre 2026 à 08:10 (compte n° 29900001).
+  - Présence constatée sur Moodle le 1er septembre 2026 à 08:10.
+  - Retrait retenu par le garde-fou : trop de retraits à la fois dans cette cohorte. Une personne doit en décider \
+(`cohorts held`, puis `cohorts approve` ou `cohorts reject`).
 """
     )
 
@@ -719,24 +724,24 @@ def test_the_answer_about_somebody_without_an_account_in_english(ledger: Ledger)
     assert (
         text(Scene(ledger), looked_up_and_not_found, Language.EN)
         == """\
-Student 29900001, 1 September 2026 at 08:11
+Student number 29900001, as of 1 September 2026 at 08:11
 
 What the sources say
   XINFO1, version 101, 2026-2027 (apogee): active, fees paid
-  - Told by enrolments[0]@1, as of 1 September 2026 at 08:10; recorded on 1 September 2026 at 08:10.
-  - Counts: the settings admit it.
-  - Leads, on ecampus, to: XINFO1.
+  - Source: enrolments[0]@1; as of 1 September 2026 at 08:10, recorded on 1 September 2026 at 08:10.
+  - Counts: it meets every condition.
+  - On ecampus, leads to: XINFO1.
 
 ecampus, cohort XINFO1
   Must be a member, and isn't yet.
-  - The enrolment in XINFO1 (2026-2027) leads there.
-  - Place desired since 1 September 2026 at 08:10: active enrolment (enrolments[0]@1).
-  - Moodle didn't show them in the cohort on 1 September 2026 at 08:10.
-  - No Moodle account whose username is 29900001 (looked for on 1 September 2026 at 08:10). The place waits for it to \
-be made.
-  - The cohort isn't on Moodle yet: it will be created first.
+  - The enrolment in XINFO1 (2026-2027) leads to it.
+  - Desired since 1 September 2026 at 08:10: active enrolment (enrolments[0]@1).
+  - Not in the cohort on Moodle on 1 September 2026 at 08:10.
+  - No Moodle account whose username is 29900001 (searched on 1 September 2026 at 08:10). Waiting for the account to \
+be created.
+  - The cohort doesn't exist on Moodle yet: it will be created first.
   - Next attempt: 1 September 2026 at 08:15.
-  - By 2 September 2026 at 08:10 at the latest.
+  - Due by 2 September 2026 at 08:10.
 """
     )
 
@@ -775,9 +780,11 @@ def test_both_languages_say_the_same_values() -> None:
         return sorted(re.findall(r"\{(\w+)\}", sentence))
 
     for ours, theirs in ((french.sentences, english.sentences), (french.headings, english.headings)):
-        assert {key: values(said) for key, said in ours.items()} == {key: values(said) for key, said in theirs.items()}
-    assert {kind: set(said) for kind, said in french.values.items()} == {
-        kind: set(said) for kind, said in english.values.items()
+        assert {key: values(sentence) for key, sentence in ours.items()} == {
+            key: values(sentence) for key, sentence in theirs.items()
+        }
+    assert {kind: set(texts) for kind, texts in french.values.items()} == {
+        kind: set(texts) for kind, texts in english.values.items()
     }
 
 
@@ -785,9 +792,9 @@ def test_both_languages_say_the_same_values() -> None:
 
 
 def test_explain_agrees_with_the_ledger_about_every_student_of_a_university(ledger: Ledger) -> None:
-    living = University(seed=11, students=120, etapes=15)
-    said = [*living.initial(), *living.september_day(150), *living.september_day(60)]
-    changes = [cloudevents.parse(value=m.payload(), origin=f"enrolments[0]@{i}") for i, m in enumerate(said)]
+    university = University(seed=11, students=120, etapes=15)
+    messages = [*university.initial(), *university.september_day(150), *university.september_day(60)]
+    changes = [cloudevents.parse(value=m.payload(), origin=f"enrolments[0]@{i}") for i, m in enumerate(messages)]
     Random(11).shuffle(changes)
     recorder(ledger).record([Received(change=change, published_at=NOW) for change in changes], now=NOW)
     members = {(cohort, who) for cohort, some in status.desired(ledger, "ecampus").items() for who in some}

@@ -1,4 +1,4 @@
-"""What the metrics say of the ledger: of what is late, of what waits for others, of the last night."""
+"""What the metrics say of the ledger: what is late, what waits for others, the last night."""
 
 from dataclasses import replace
 
@@ -23,12 +23,12 @@ def metric(name: str, **labels: str) -> float | None:
     return REGISTRY.get_sample_value(f"cohorts_{name}", labels)
 
 
-def look(scene: Scene, at: float | None = None) -> None:
+def refresh(scene: Scene, at: float | None = None) -> None:
     gauges.refresh(scene.ledger, {"ecampus": True}, scene.now if at is None else at)
 
 
 def late() -> tuple[float | None, float | None]:
-    """Give how many changes have waited for over five minutes, and for over a day."""
+    """Return how many changes have waited for over five minutes, and for over a day."""
     five, day = (metric("late_changes", platform="ecampus", le=le) for le in ("300.0", "86400.0"))
     return five, day
 
@@ -49,11 +49,11 @@ def test_a_change_that_moodle_could_hold_and_does_not_is_late_after_five_minutes
     scene = Scene(ledger)
     scene.tell(told())
     for waited, expected in ((0, (0, 0)), (300, (0, 0)), (301, (1, 0)), (DAY + 1, (1, 1))):
-        look(scene, NOW + waited)
+        refresh(scene, NOW + waited)
         assert late() == expected
         assert oldest() == NOW
     scene.settle()
-    look(scene, NOW + DAY + 2)
+    refresh(scene, NOW + DAY + 2)
     assert late() == (0, 0)
     assert oldest() is None
 
@@ -62,7 +62,7 @@ def test_a_call_without_an_answer_makes_a_change_late_all_the_same(ledger: Ledge
     scene = Scene(ledger)
     scene.tell(told())
     scene.park(Reason.TIMEOUT, observed=None)
-    look(scene, NOW + 301)
+    refresh(scene, NOW + 301)
     assert late() == (1, 0)
     assert metric("gap_reasons", platform="ecampus", reason="timeout") == 1
 
@@ -81,7 +81,7 @@ def test_a_call_without_an_answer_makes_a_change_late_all_the_same(ledger: Ledge
 def test_what_waits_for_others_is_not_late(ledger: Ledger, setup: Setup) -> None:
     scene = Scene(ledger)
     setup(scene)
-    look(scene, scene.now + HOUR)
+    refresh(scene, scene.now + HOUR)
     assert late() == (0, 0)
     assert oldest() is None
 
@@ -94,7 +94,7 @@ def test_what_a_setting_or_the_night_has_changed_is_watched_and_is_not_what_a_me
     scene.settle()
     scene.now += HOUR
     scene.image()  # which doesn't hold the student
-    look(scene, scene.now + HOUR)
+    refresh(scene, scene.now + HOUR)
     assert late() == (0, 0)
     assert oldest() == scene.now
 
@@ -106,20 +106,20 @@ def test_who_stays_for_the_grace_of_a_closed_year_is_not_a_gap_that_is_too_old(l
     scene.now += HOUR
     closed = Mapper(replace(POLICY, active_years=frozenset({2027})))
     Recorder(ledger, closed, coalesce=0, removal_delay=0, grace=30 * DAY).apply_policy(now=scene.now)
-    look(scene, scene.now + 29 * DAY)
+    refresh(scene, scene.now + 29 * DAY)
     assert oldest() is None
-    look(scene, scene.now + 31 * DAY)
+    refresh(scene, scene.now + 31 * DAY)
     assert oldest() == scene.now + 30 * DAY
 
 
 def test_the_oldest_held_removal_is_told_until_a_person_decides(ledger: Ledger) -> None:
     scene = Scene(ledger)
     scenes.a_class_leaves(scene)
-    look(scene)
+    refresh(scene)
     assert metric("oldest_held_timestamp_seconds", platform="ecampus") == NOW + HOUR
     assert metric("gaps", platform="ecampus", state="held") == 12
     decisions.approve(ledger, scenes.plan_hash(scene), by="cemu", now=scene.now)
-    look(scene)
+    refresh(scene)
     assert metric("oldest_held_timestamp_seconds", platform="ecampus") is None
 
 
@@ -127,16 +127,16 @@ def test_a_reason_that_is_over_is_shown_no_more(ledger: Ledger) -> None:
     scene = Scene(ledger)
     scene.tell(told())
     scene.park("strange_error")
-    look(scene)
+    refresh(scene)
     assert metric("gap_reasons", platform="ecampus", reason="strange_error") == 1
     scene.now += HOUR
     scene.settle()
-    look(scene)
+    refresh(scene)
     assert metric("gap_reasons", platform="ecampus", reason="strange_error") is None
     assert metric("gap_reasons", platform="ecampus", reason="no_account") == 0
 
 
-# The way of a change
+# The channel of a change
 
 
 def gap(scene: Scene) -> Gap:
@@ -157,7 +157,7 @@ def found_at_night(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setup", "way"),
+    ("setup", "channel"),
     [
         (scenes.enrolled_and_due, Channel.MESSAGE),
         (scenes.removal_timed_out, Channel.MESSAGE),
@@ -170,10 +170,10 @@ def found_at_night(scene: Scene) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_a_change_is_measured_by_the_way_it_came(ledger: Ledger, setup: Setup, way: Channel) -> None:
+def test_a_change_is_measured_by_the_channel_it_came_by(ledger: Ledger, setup: Setup, channel: Channel) -> None:
     scene = Scene(ledger)
     setup(scene)
-    assert gap(scene).channel is way
+    assert gap(scene).channel is channel
 
 
 # The night
@@ -202,10 +202,10 @@ def night(run: int, *, cohorts: int = 40) -> PlatformReport:
 
 
 def end(ledger: Ledger, state: RunState, at: float, **more: object) -> None:
-    mine = Runs(ledger, "here:1:a", lease=900, is_dead=lambda _: False)
-    number = mine.begin(at - 60)
+    runs = Runs(ledger, "here:1:a", lease=900, is_dead=lambda _: False)
+    number = runs.begin(at - 60)
     assert number is not None
-    mine.end(replace(Report(run=number, state=state, night=None, started_at=at - 60, ended_at=at), **more))  # type: ignore[arg-type] # fields of a report
+    runs.end(replace(Report(run=number, state=state, night=None, started_at=at - 60, ended_at=at), **more))  # type: ignore[arg-type] # fields of a report
 
 
 def test_what_a_nightly_job_has_recorded_is_told_by_whoever_is_asked_after_it(ledger: Ledger) -> None:
@@ -214,7 +214,7 @@ def test_what_a_nightly_job_has_recorded_is_told_by_whoever_is_asked_after_it(le
     unread = PlatformReport(name="sante", mode="automatic", error="Moodle did not answer")
     nothing_to_read_with = PlatformReport(name="prelude", mode="manual")
     end(ledger, RunState.PARTIAL, NOW + HOUR, platforms=(night(4), unread, nothing_to_read_with))
-    look(scene)
+    refresh(scene)
     assert metric("reconciliation_ended_timestamp_seconds", state="partial") == NOW + HOUR
     assert metric("reconciliation_duration_seconds", state="partial") == 60
     assert metric("snapshot_taken_timestamp_seconds", system="apogee") == NOW
@@ -248,13 +248,13 @@ def test_a_refused_snapshot_is_told_beside_what_the_last_good_night_found(ledger
     faults = (SnapshotFault.SHRUNK, SnapshotFault.OLD)
     refusals = tuple(Refusal(snapshot_id="S", fault=fault, sentence="why") for fault in faults)
     end(ledger, RunState.REFUSED, NOW + DAY, refusals=refusals)
-    look(scene)
+    refresh(scene)
     assert metric("snapshot_refusals") == 2
     assert metric("reconciliation_ended_timestamp_seconds", state="refused") == NOW + DAY
     assert metric("reconciliation_ended_timestamp_seconds", state="done") == NOW
     assert metric("reconciliation_cohorts", platform="ecampus", kind="ours") == 40
     end(ledger, RunState.DONE, NOW + 2 * DAY, platforms=(night(5, cohorts=41),))
-    look(scene)
+    refresh(scene)
     assert metric("snapshot_refusals") == 0
     assert metric("reconciliation_cohorts", platform="ecampus", kind="ours") == 41
     assert metric("reconciliation_changes", platform="ecampus", action="remove") == 5
@@ -263,5 +263,5 @@ def test_a_refused_snapshot_is_told_beside_what_the_last_good_night_found(ledger
 def test_before_the_first_night_none_is_told(ledger: Ledger) -> None:
     scene = Scene(ledger)
     scene.tell(told(student_id=STUDENT))
-    look(scene)
+    refresh(scene)
     assert metric("reconciliation_ended_timestamp_seconds", state="done") is None

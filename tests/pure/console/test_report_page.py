@@ -60,7 +60,7 @@ UNREAD = PlatformReport(name="collegium", mode="automatic", error="Moodle did no
 PRELUDE = PlatformReport(name="prelude", mode="manual")
 
 
-def of(*platforms: PlatformReport, state: RunState = RunState.DONE) -> Report:
+def report_of(*platforms: PlatformReport, state: RunState = RunState.DONE) -> Report:
     return replace(CALM, platforms=platforms, state=state)
 
 
@@ -111,8 +111,8 @@ def shown(report: Report, language: Language, region: str = "body", zone: ZoneIn
 
 @pytest.mark.parametrize(
     ("language", "headline", "calm"),
-    [(FR, "La nuit s'est bien passée.", "Personne n'a rien à faire."),
-     (EN, "The night went well.", "Nobody has anything to do.")],
+    [(FR, "La nuit s'est bien passée.", "Aucune intervention n'est nécessaire."),
+     (EN, "The night went well.", "No action is needed.")],
 )  # fmt: skip
 def test_a_night_that_went_well_says_so_on_top(language: Language, headline: str, calm: str) -> None:
     assert shown(CALM, language, "h1") == headline
@@ -130,22 +130,22 @@ def test_a_reconciliation_by_day_is_not_called_a_night() -> None:
 
 @pytest.mark.parametrize("language", Language)
 def test_every_state_has_its_headline(language: Language) -> None:
-    assert len({shown(of(state=state), language, "h1") for state in RunState}) == len(RunState)
+    assert len({shown(report_of(state=state), language, "h1") for state in RunState}) == len(RunState)
 
 
 @pytest.mark.parametrize(
     ("report", "tone"),
     [
         (CALM, "good"),
-        (of(ECAMPUS, PRELUDE), "good"),
-        (of(HELD), "attention"),
-        (of(ECAMPUS, UNREAD, state=RunState.PARTIAL), "attention"),
-        (of(replace(ECAMPUS, waiting=3), state=RunState.PARTIAL), "attention"),
-        (of(state=RunState.RUNNING), "running"),
-        (of(state=RunState.REFUSED), "bad"),
-        (of(state=RunState.FAILED), "bad"),
-        (of(state=RunState.ABANDONED), "bad"),
-        (of(replace(ECAMPUS, guard=replace(GUARD, enabled=False))), "bad"),
+        (report_of(ECAMPUS, PRELUDE), "good"),
+        (report_of(HELD), "attention"),
+        (report_of(ECAMPUS, UNREAD, state=RunState.PARTIAL), "attention"),
+        (report_of(replace(ECAMPUS, waiting=3), state=RunState.PARTIAL), "attention"),
+        (report_of(state=RunState.RUNNING), "running"),
+        (report_of(state=RunState.REFUSED), "bad"),
+        (report_of(state=RunState.FAILED), "bad"),
+        (report_of(state=RunState.ABANDONED), "bad"),
+        (report_of(replace(ECAMPUS, guard=replace(GUARD, enabled=False))), "bad"),
     ],
 )
 def test_the_colour_says_how_it_went(report: Report, tone: str) -> None:
@@ -155,18 +155,18 @@ def test_the_colour_says_how_it_went(report: Report, tone: str) -> None:
 
 def test_only_a_run_that_left_nothing_to_a_person_says_that_nobody_has_anything_to_do() -> None:
     for report in (
-        of(HELD),
-        of(UNREAD, state=RunState.PARTIAL),
-        of(state=RunState.REFUSED),
-        of(state=RunState.RUNNING),
+        report_of(HELD),
+        report_of(UNREAD, state=RunState.PARTIAL),
+        report_of(state=RunState.REFUSED),
+        report_of(state=RunState.RUNNING),
     ):
-        assert "Personne n'a rien à faire" not in shown(report, FR)
-        assert "Nobody has anything to do" not in shown(report, EN)
+        assert "Aucune intervention n'est nécessaire" not in shown(report, FR)
+        assert "No action is needed" not in shown(report, EN)
 
 
 def test_what_waits_for_a_person_comes_with_the_most_urgent_first() -> None:
     off = replace(HELD, name="sante", guard=replace(GUARD, enabled=False))
-    found = report_page.waiting(of(HELD, UNREAD, off, state=RunState.FAILED))
+    found = report_page.waiting(report_of(HELD, UNREAD, off, state=RunState.FAILED))
     assert [(item.task, item.platform and item.platform.name) for item in found] == [
         (Task.GUARD_OFF, "sante"),
         (Task.FAILED, None),
@@ -177,14 +177,14 @@ def test_what_waits_for_a_person_comes_with_the_most_urgent_first() -> None:
 
 
 def test_the_head_sums_up_all_platforms_that_were_read() -> None:
-    report = of(ECAMPUS, replace(ECAMPUS, name="sante", parked=4, waiting=1), UNREAD, state=RunState.PARTIAL)
-    assert "14 ajouts et 6 retraits faits ; 824 membres relus dans 24 cohortes, sur 2 plateformes." in shown(
+    report = report_of(ECAMPUS, replace(ECAMPUS, name="sante", parked=4, waiting=1), UNREAD, state=RunState.PARTIAL)
+    assert "14 ajouts et 6 retraits effectués ; 824 membres relus dans 24 cohortes, sur 2 plateformes." in shown(
         report, FR, "header"
     )
     assert "14 additions and 6 removals done; 824 members read in 24 cohorts on 2 platforms." in shown(
         report, EN, "header"
     )
-    assert "Goes on by itself: 1 change to come and 4 additions parked" in shown(report, EN, "header")
+    assert "Continues by itself: 1 change to come and 4 additions parked" in shown(report, EN, "header")
 
 
 # The snapshot
@@ -196,7 +196,7 @@ def test_the_snapshot_that_was_accepted_is_told_with_its_age_and_what_it_changed
     assert "1 050 inscriptions ; 312 se sont terminées parce qu'elles n'y figurent plus" in french
     assert "2025-2026 : 1 234 inscriptions · 2026-2027 : 33 778 inscriptions" in french
     assert "35,012 enrolments read from apogee on Monday 31 August 2026 at 22:10, 4 h 20 min before" in english
-    assert "This changes 1,402 memberships of a cohort." in english
+    assert "This changes 1,402 cohort memberships." in english
 
 
 def refusal(sentence: str) -> Refusal:
@@ -223,7 +223,7 @@ def test_a_refused_snapshot_says_why_and_how_to_go_on() -> None:
     refused = replace(
         CALM, state=RunState.REFUSED, snapshot=None, platforms=(), refusals=(refusal("partition 2 has no end"),)
     )
-    for language, sentence in ((FR, "Aucune image n'a pu être acceptée."), (EN, "No snapshot could be accepted.")):
+    for language, sentence in ((FR, "Aucune extraction n'a pu être acceptée."), (EN, "No snapshot could be accepted.")):
         text = shown(refused, language)
         assert sentence in text
         assert "snapshot b: partition 2 has no end" in text
@@ -232,8 +232,8 @@ def test_a_refused_snapshot_says_why_and_how_to_go_on() -> None:
 
 def test_newer_snapshots_that_were_passed_over_are_told_beside_the_accepted_one() -> None:
     report = replace(CALM, refusals=(refusal("3 rows are missing"),))
-    said = "Elle n'est pas entière : sa publication a été interrompue. snapshot b: 3 rows are missing"
-    assert f"Plus récentes, mais écartées {said}" in shown(report, FR)
+    sentence = "Elle est incomplète : sa publication a été interrompue. snapshot b: 3 rows are missing"
+    assert f"Plus récentes, mais écartées {sentence}" in shown(report, FR)
     assert "Plus récentes" not in shown(CALM, FR)
 
 
@@ -250,7 +250,7 @@ def test_every_kind_of_drift_has_its_words(language: Language) -> None:
     for kind in Drift:
         for number in (1, 3):
             cohort = CohortReport(idnumber="L1DROI", drift={kind: number})
-            text = shown(of(replace(ECAMPUS, drift={kind: number}, details=(cohort,))), language, "ul")
+            text = shown(report_of(replace(ECAMPUS, drift={kind: number}, details=(cohort,))), language, "ul")
             assert text.startswith(f"{number} ")
             sentences.add(text.removeprefix(f"{number} "))
             assert not re.search("missing|gone_account|vanished", text), "words, not codes"
@@ -258,35 +258,37 @@ def test_every_kind_of_drift_has_its_words(language: Language) -> None:
 
 
 def test_no_drift_is_said_too() -> None:
-    assert "Aucun écart avec ce que nous y avions laissé." in shown(CALM, FR)
-    assert "Nothing differed from what we had left there." in shown(CALM, EN)
+    assert "Aucun écart avec ce que le service y avait laissé." in shown(CALM, FR)
+    assert "Nothing differed from what this service had left there." in shown(CALM, EN)
 
 
 @pytest.mark.parametrize(("language", "hash_"), [(FR, "EMPREINTE"), (EN, "HASH")])
 def test_held_removals_stand_on_top_with_how_to_go_on(language: Language, hash_: str) -> None:
-    assert "212 " in shown(of(HELD), language, "header")
-    assert "cohorts held" in shown(of(HELD), language, "header")
+    assert "212 " in shown(report_of(HELD), language, "header")
+    assert "cohorts held" in shown(report_of(HELD), language, "header")
     for command in ("cohorts held", f"cohorts approve {hash_}", f"cohorts reject {hash_}"):
-        assert command in shown(of(HELD), language, "main")
+        assert command in shown(report_of(HELD), language, "main")
 
 
 def test_the_guard_tells_its_figures_even_when_it_passed() -> None:
-    assert "passé 412 membres, la cohorte la plus touchée est L2DROI, 3 %." in shown(CALM, FR)
-    assert "3 retraits faits et 2 à venir, pour 20 permis sur la plateforme." in shown(CALM, FR)
+    assert "aucun retrait retenu 412 membres, la cohorte la plus touchée est L2DROI, 3 %." in shown(CALM, FR)
+    assert "3 retraits effectués et 2 à venir, pour 20 autorisés sur la plateforme." in shown(CALM, FR)
     assert "passed 412 memberships, worst cohort L2DROI, 3%." in shown(CALM, EN)
     assert "3 removals done and 2 to come, of 20 allowed on the platform." in shown(CALM, EN)
-    assert "retient 212 retraits 412 membres, la cohorte la plus touchée est L1DROI, 71,4 %." in shown(of(HELD), FR)
-    nobody = of(replace(ECAMPUS, guard=replace(GUARD, worst_cohort=None)))
-    assert "412 memberships, no cohort loses anybody." in shown(nobody, EN)
+    assert "retient 212 retraits 412 membres, la cohorte la plus touchée est L1DROI, 71,4 %." in shown(
+        report_of(HELD), FR
+    )
+    nobody = report_of(replace(ECAMPUS, guard=replace(GUARD, worst_cohort=None)))
+    assert "412 memberships, no cohort loses a member." in shown(nobody, EN)
 
 
 def test_a_guard_whose_figures_are_missing_is_not_passed_over_in_silence() -> None:
-    assert "Ses chiffres manquent dans ce rapport." in shown(of(replace(ECAMPUS, guard=None)), FR)
+    assert "Ses chiffres ne figurent pas dans ce rapport." in shown(report_of(replace(ECAMPUS, guard=None)), FR)
 
 
 @pytest.mark.parametrize(("language", "cry"), [(FR, "LE GARDE-FOU EST DÉSACTIVÉ"), (EN, "THE GUARD IS OFF")])
 def test_a_guard_that_is_off_is_said_loudly(language: Language, cry: str) -> None:
-    off = of(replace(ECAMPUS, guard=replace(GUARD, enabled=False)))
+    off = report_of(replace(ECAMPUS, guard=replace(GUARD, enabled=False)))
     assert cry in shown(off, language, "header")
     assert cry in shown(off, language, "main")
     assert {"alarm"} in _Page(render(off, language, PARIS)).classes()
@@ -296,7 +298,7 @@ def test_a_guard_that_is_off_is_said_loudly(language: Language, cry: str) -> Non
 
 
 def test_a_platform_that_could_not_be_read_fails_for_itself_alone() -> None:
-    text = shown(of(UNREAD, ECAMPUS, state=RunState.PARTIAL), EN, "main")
+    text = shown(report_of(UNREAD, ECAMPUS, state=RunState.PARTIAL), EN, "main")
     collegium, ecampus = text.split("ecampus")
     assert "Moodle did not answer within 60 s" in collegium
     assert "Not verified this time" in collegium
@@ -305,14 +307,14 @@ def test_a_platform_that_could_not_be_read_fails_for_itself_alone() -> None:
 
 
 def test_a_manual_platform_is_never_written_and_may_be_unread() -> None:
-    assert "A manual platform: we never write there." in shown(of(PRELUDE), EN)
-    assert "Not read, and nothing was written there." in shown(of(PRELUDE), EN)
+    assert "A manual platform: this service never writes there." in shown(report_of(PRELUDE), EN)
+    assert "Not read, and nothing was written there." in shown(report_of(PRELUDE), EN)
     watched = replace(PRELUDE, read=True, foreign=51)
-    assert "51 cohorts aren't ours. Their names and members were compared" in shown(of(watched), EN)
+    assert "51 cohorts aren't ours. Their names and members were compared" in shown(report_of(watched), EN)
 
 
 def test_an_observed_platform_says_what_would_be_done() -> None:
-    report = of(replace(ECAMPUS, mode="observe", parked=9))
+    report = report_of(replace(ECAMPUS, mode="observe", parked=9))
     assert "9 changements seraient faits si la plateforme n'était pas en observation." in shown(report, FR, "main")
     assert "mis de côté" not in shown(report, FR, "main")
     assert "mis de côté" not in shown(report, FR, "header"), "nothing of it goes on by itself"
@@ -325,37 +327,39 @@ def test_an_observed_platform_says_what_would_be_done() -> None:
         (HELD, "212 retraits retenus", "212 removals held"),
         (replace(ECAMPUS, waiting=1), "pas encore terminé", "not finished yet"),
         (replace(HELD, guard=replace(GUARD, enabled=False)), "sans garde-fou", "unguarded"),
-        (UNREAD, "illisible", "unreadable"),
+        (UNREAD, "lecture impossible", "unreadable"),
         (PRELUDE, "non lue", "not read"),
     ],
 )
 def test_a_platform_bears_its_state_beside_its_name(platform: PlatformReport, french: str, english: str) -> None:
-    assert shown(of(platform), FR, "main").startswith(f"{platform.name} {french} ")
-    assert shown(of(platform), EN, "main").startswith(f"{platform.name} {english} ")
+    assert shown(report_of(platform), FR, "main").startswith(f"{platform.name} {french} ")
+    assert shown(report_of(platform), EN, "main").startswith(f"{platform.name} {english} ")
 
 
 def test_strangers_are_kept_unless_the_settings_have_them_removed() -> None:
     kept = replace(ECAMPUS, strangers=5)
-    assert "5 membres de nos cohortes ne se rattachent à aucun étudiant connu : gardés." in shown(of(kept), FR)
-    assert "to be removed, as the settings have it." in shown(of(replace(kept, strangers_removed=True)), EN)
+    assert "5 membres de ces cohortes ne sont rattachés à aucun étudiant connu : conservés." in shown(
+        report_of(kept), FR
+    )
+    assert "to be removed, as the settings say." in shown(report_of(replace(kept, strangers_removed=True)), EN)
 
 
 def test_gaps_that_are_left_wait_for_nobody() -> None:
-    report = of(replace(ECAMPUS, waiting=3, parked=1), state=RunState.PARTIAL)
+    report = report_of(replace(ECAMPUS, waiting=3, parked=1), state=RunState.PARTIAL)
     assert "3 changements sont à venir" in shown(report, FR, "main")
     assert "1 ajout est mis de côté" in shown(report, FR, "main")
     assert report_page.waiting(report) == []
 
 
 def test_cohorts_are_listed_with_held_ones_first() -> None:
-    text = shown(of(HELD), FR, "tbody")
+    text = shown(report_of(HELD), FR, "tbody")
     assert text.index("L9DROI") < text.index("L2DROI")
     assert "Cohorte par cohorte" not in shown(CALM, FR)
 
 
 def test_removals_can_be_undone_and_the_page_says_how() -> None:
     assert "cohorts undo 41" in shown(CALM, FR, "footer")
-    assert "cohorts undo" not in shown(of(replace(ECAMPUS, removed=0)), FR)
+    assert "cohorts undo" not in shown(report_of(replace(ECAMPUS, removed=0)), FR)
 
 
 # Proof of the untouched
@@ -363,7 +367,7 @@ def test_removals_can_be_undone_and_the_page_says_how() -> None:
 
 def test_what_is_not_ours_is_proven_untouched() -> None:
     assert (
-        "34 cohortes ne sont pas à nous. Leurs noms et leurs membres ont été comparés avant et après : "
+        "34 cohortes ne sont pas gérées par le service. Leurs noms et leurs membres ont été comparés avant et après : "
         "aucune n'a changé."
     ) in shown(CALM, FR)
     assert "34 cohorts aren't ours. Their names and members were compared before and after: none has changed." in shown(
@@ -377,31 +381,31 @@ def test_what_others_changed_is_listed_and_is_not_ours() -> None:
         ForeignChange(moodle_id=955, idnumber="", what=ForeignEvent.DELETED, journalled=0),
         ForeignChange(moodle_id=956, idnumber="CFA", what=ForeignEvent.NAME, journalled=0),
     )
-    report = of(replace(ECAMPUS, foreign_changes=changes))
+    report = report_of(replace(ECAMPUS, foreign_changes=changes))
     assert report_page.waiting(report) == []
     french = shown(report, FR)
-    assert "3 ont changé entre-temps. Notre journal ne contient aucune écriture sur elles" in french
+    assert "3 ont changé entre-temps. Le journal ne contient aucune écriture sur ces cohortes" in french
     assert "BU id 812 membres 0" in french
     assert "— id 955 supprimée 0" in french
     assert "CFA id 956 nom 0" in french
-    assert "others did it, not we" in shown(report, EN)
+    assert "others did it, not this service" in shown(report, EN)
     assert "aucune n'a changé" not in french
 
 
 def test_an_entry_of_ours_about_a_cohort_that_is_not_ours_is_said_loudly() -> None:
     change = ForeignChange(moodle_id=812, idnumber="BU", what=ForeignEvent.MEMBERS, journalled=2)
-    report = of(replace(ECAMPUS, foreign_changes=(change,)))
+    report = report_of(replace(ECAMPUS, foreign_changes=(change,)))
     assert report_page.tone(report) is report_page.Tone.BAD
     assert "OUR JOURNAL HAS 2 ENTRIES" in shown(report, EN, "main")
     assert "others did it" not in shown(report, EN)
-    assert "tell the engineers" in shown(report, EN, "header")
+    assert "tell the system engineers" in shown(report, EN, "header")
 
 
 @pytest.mark.parametrize("state", [RunState.RUNNING, RunState.FAILED, RunState.ABANDONED, RunState.REFUSED])
 def test_nothing_is_claimed_to_be_untouched_before_it_was_compared(state: RunState) -> None:
-    assert "none has changed" not in shown(of(ECAMPUS, state=state), EN)
-    assert "Not verified this time" in shown(of(ECAMPUS, state=state), EN)
-    unread_at_the_end = of(replace(ECAMPUS, error="503"), state=RunState.PARTIAL)
+    assert "none has changed" not in shown(report_of(ECAMPUS, state=state), EN)
+    assert "Not verified this time" in shown(report_of(ECAMPUS, state=state), EN)
+    unread_at_the_end = report_of(replace(ECAMPUS, error="503"), state=RunState.PARTIAL)
     assert "none has changed" not in shown(unread_at_the_end, EN)
 
 
@@ -426,7 +430,7 @@ EVERYTHING = Report(
 
 @pytest.mark.parametrize("language", Language)
 def test_html_in_an_idnumber_stays_text(language: Language) -> None:
-    evil = of(
+    evil = report_of(
         replace(
             HELD,
             name=EVIL,
@@ -456,7 +460,7 @@ def test_instants_are_shown_by_the_clock_of_the_zone_that_is_asked_for() -> None
     assert "Tuesday 1 September 2026 at 02:30 · took 11 min 04 s" in shown(CALM, EN)
     abroad = ZoneInfo("America/Cayenne")
     assert "lundi 31 août 2026 à 21 h 30" in shown(CALM, FR, zone=abroad)
-    assert "Heures de America/Cayenne." in shown(CALM, FR, zone=abroad)
+    assert "Heures du fuseau America/Cayenne." in shown(CALM, FR, zone=abroad)
     assert '<time datetime="2026-09-01T02:30:00+02:00">' in render(CALM, FR, PARIS), "the two 2 h 30 of autumn differ"
     assert "durée" not in shown(replace(CALM, ended_at=None), FR)
 
@@ -488,11 +492,11 @@ def test_english_numbers_are_set_the_english_way() -> None:
 
 @pytest.mark.parametrize(
     ("language", "removed", "text"),
-    [(FR, 0, "0 retrait faits"), (FR, 1, "1 retrait faits"), (FR, 2, "2 retraits faits"),
+    [(FR, 0, "0 retrait effectués"), (FR, 1, "1 retrait effectués"), (FR, 2, "2 retraits effectués"),
      (EN, 0, "0 removals done"), (EN, 1, "1 removal done"), (EN, 2, "2 removals done")],
 )  # fmt: skip
 def test_one_is_not_many(language: Language, removed: int, text: str) -> None:
-    assert text in shown(of(replace(ECAMPUS, removed=removed)), language, "header")
+    assert text in shown(report_of(replace(ECAMPUS, removed=removed)), language, "header")
 
 
 # Two languages

@@ -97,14 +97,14 @@ def resources(overlay: str, watching: bool, tmp_path_factory: pytest.TempPathFac
 
 
 def of_kind(resources: list[Resource], kind: str) -> Resource:
-    """Give the only resource of a kind; of Deployments, the worker's."""
+    """Return the only resource of a kind; of Deployments, the worker's."""
     found = [resource for resource in resources if resource["kind"] == kind]
     [one] = [each for each in found if len(found) == 1 or each["metadata"]["name"] == "cohorts-worker"]
     return one
 
 
 def pods(resources: list[Resource]) -> Iterator[Resource]:
-    """Give the template of every pod."""
+    """Yield the template of every pod."""
     yield from (each["spec"]["template"] for each in resources if each["kind"] == "Deployment")
     yield of_kind(resources, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
 

@@ -59,7 +59,7 @@ def test_a_limit_in_bytes_and_a_single_copy_that_counts_are_shortcomings() -> No
 def test_one_partition_is_too_few_for_several_workers() -> None:
     topic = Topic(partitions=1, id="x")
     (sentence,) = shortcomings(Use.MESSAGES, topic, DEFAULTS, several=True)
-    assert sentence.startswith("of several workers only one can read its one partition")
+    assert sentence.startswith("only one of several workers can read its one partition")
     assert list(shortcomings(Use.MESSAGES, topic, DEFAULTS, several=False)) == []
     assert list(shortcomings(Use.SNAPSHOTS, topic, DEFAULTS, several=True)) == []
 

@@ -16,7 +16,7 @@ from worker.sandbox.moodle.server import SandboxMoodle
 
 
 def test_a_command_ends_although_a_call_of_its_lanes_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.runtime.worker.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("worker.runtime.threads.STOP_SECONDS", 0.1)
     moodle = SandboxMoodle(token=TOKEN)
     before = set(threading.enumerate())
     with moodle.serving(), moodle.paused():

@@ -14,7 +14,7 @@ SECRET = "password=0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def broken() -> list[Exception]:
-    """What refreshing the metrics meets."""
+    """The errors that refreshing the metrics raises."""
     return []
 
 
@@ -29,7 +29,7 @@ def address(broken: list[Exception]) -> Iterator[str]:
 
 
 def raw(address: str, request: bytes) -> bytes:
-    """Send bytes, and give what comes back until the server closes."""
+    """Send bytes, and return what comes back until the server closes."""
     place = urlsplit(address)
     answer = b""
     with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
