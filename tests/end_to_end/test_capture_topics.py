@@ -14,7 +14,7 @@ from worker.domain.states import Action
 from worker.kafka import RecordProducer, describe
 from worker.ledger import status
 from worker.sandbox.moodle.server import SandboxMoodle
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 
 pytestmark = pytest.mark.end_to_end
 

@@ -28,7 +28,7 @@ from worker.domain.states import Action, PlatformState
 from worker.ledger import status
 from worker.sandbox.moodle.server import Fault, SandboxMoodle
 from worker.sandbox.university.catalogue import CatalogueComponent, CatalogueEtape
-from worker.sandbox.university.generator import InventedEnrolment, Message, enrolled
+from worker.sandbox.university.records import InventedEnrolment, Message, enrolled
 from worker.sync import dead_letters
 
 pytestmark = pytest.mark.end_to_end

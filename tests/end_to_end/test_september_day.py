@@ -15,8 +15,8 @@ from worker.domain.states import Action
 from worker.kafka import Headers, Record
 from worker.ledger import status
 from worker.sandbox.moodle.server import Chaos, Cost, SandboxMoodle
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 
 pytestmark = pytest.mark.end_to_end
 

@@ -21,8 +21,8 @@ from worker.domain.states import Action, RunState
 from worker.ledger import runs, status
 from worker.ledger.schema import cohort
 from worker.sandbox.moodle.server import Cost, SandboxMoodle
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 
 pytestmark = pytest.mark.end_to_end
 

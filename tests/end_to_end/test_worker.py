@@ -29,7 +29,7 @@ from worker.domain.states import PlatformState
 from worker.kafka import Partition
 from worker.ledger import schema
 from worker.sandbox.moodle.server import Cost, Fault, SandboxMoodle
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 
 pytestmark = pytest.mark.end_to_end
 

@@ -29,8 +29,8 @@ from worker.domain.states import Payment, Status
 from worker.formats import cloudevents
 from worker.ledger import Ledger, status
 from worker.ledger.schema import metadata
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 
 SANTE = PlatformPolicy(
     name="sante",

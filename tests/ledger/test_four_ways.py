@@ -21,7 +21,7 @@ from worker.domain.snapshots import SnapshotScope
 from worker.formats import Debezium
 from worker.ledger import Ledger, status
 from worker.runtime.sources import source
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.settings.root import Settings
 from worker.snapshots import AcceptanceCriteria
 from worker.snapshots.reader import newest

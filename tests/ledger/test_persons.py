@@ -30,7 +30,7 @@ from worker.formats import Debezium
 from worker.ledger import Ledger, status
 from worker.ledger.enrolments import Counts
 from worker.ledger.status import read_status
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 
 PERSON = 104_233
 ENROLMENT = f"2026:{PERSON}:{ETAPE}:101:1"

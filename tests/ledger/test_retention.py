@@ -32,8 +32,8 @@ from worker.ledger.retention import ERASED, Removed
 from worker.ledger.runs import Runs
 from worker.ledger.schema import enrolment, journal, membership, metadata, proposal, snapshot, waiting
 from worker.ledger.status import read_status
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 
 YEAR = 366 * DAY
 LATER = NOW + 4 * YEAR

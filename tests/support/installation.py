@@ -26,7 +26,7 @@ from worker.ledger.status import PlatformStatus, read_status
 from worker.runtime.topics import definitions
 from worker.sandbox.moodle.server import SandboxMoodle
 from worker.sandbox.university.catalogue import CatalogueComponent, CatalogueEtape
-from worker.sandbox.university.generator import InventedEnrolment, Message, enrolled
+from worker.sandbox.university.records import InventedEnrolment, Message, enrolled
 from worker.settings.root import KafkaSettings
 
 PROGRAM = str(Path(sys.executable).with_name("cohorts"))

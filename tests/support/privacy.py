@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from worker.kafka import Record
-from worker.sandbox.university.generator import Message
+from worker.sandbox.university.records import Message
 
 ENVELOPE = "urn:uai:"
 """In every message, and in nothing that we say: a raw message shows by it."""

@@ -25,8 +25,8 @@ from tools.bench.process import running, written
 from worker.kafka import RecordProducer
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle.server import MEASURED, Cost
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 from worker.settings.root import Settings
 
 TITLE = "From message to Moodle"

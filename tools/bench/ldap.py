@@ -19,7 +19,7 @@ from worker import snapshots, telemetry
 from worker.domain.snapshots import SnapshotScope
 from worker.runtime.sources import source
 from worker.sandbox.broker import EmbeddedBroker
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.settings.root import Settings
 
 TITLE = "From a directory to a published snapshot"

@@ -39,7 +39,7 @@ from worker.domain.snapshots import Snapshot, SnapshotScope
 from worker.formats import cloudevents
 from worker.ledger import Ledger, schema
 from worker.runtime.ledger import recorder
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 
 TITLE = "Messages into the ledger"
 ROUNDS = scaled(3, least=1)

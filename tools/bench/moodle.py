@@ -32,7 +32,7 @@ from worker.moodle.transport import SERVICE
 from worker.runtime import build
 from worker.runtime.ledger import open_ledger
 from worker.sandbox.moodle.server import MEASURED, Cost
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.settings.root import Settings
 from worker.sync.converge.lane import Lane
 

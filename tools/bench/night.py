@@ -33,8 +33,8 @@ from worker.runtime.ledger import open_ledger, recorder
 from worker.runtime.worker import converging
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle.server import MEASURED, Cost
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 from worker.settings.root import Settings
 
 TITLE = "A night without drift"

@@ -18,7 +18,7 @@ from tools.bench.night import load, publish, reconciled, with_topic
 from tools.bench.parts import Moodle, served, settings
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle.server import MEASURED, Cost
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.settings.root import Settings
 
 TITLE = "Nights with drift, of 40,000 and of 400,000 memberships"

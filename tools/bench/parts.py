@@ -17,7 +17,7 @@ from worker.formats import cloudevents
 from worker.ledger import Ledger
 from worker.runtime.ledger import recorder
 from worker.sandbox.moodle.server import Cost, SandboxMoodle
-from worker.sandbox.university.generator import Message
+from worker.sandbox.university.records import Message
 from worker.settings.root import Settings
 
 PLATFORM = "ecampus"

@@ -39,8 +39,8 @@ from worker.ledger import status
 from worker.runtime.ledger import open_ledger
 from worker.runtime.worker import Worker
 from worker.sandbox.broker import EmbeddedBroker
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 from worker.settings.root import Settings
 
 TITLE = "Reading a topic again: 10,000, 100,000 and 1,000,000 messages"

@@ -22,7 +22,7 @@ from tools.bench.parts import DEAD_LETTERS, TOPIC, served, settings
 from tools.bench.process import installed, running, written
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle.server import MEASURED, Cost
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 
 TITLE = "Starting, and doing nothing"
 ROUNDS = scaled(5, least=1)

@@ -18,7 +18,7 @@ from tests.support.servers.postgres import Postgres, real_postgres
 from tools.bench import Figure, Quantity, scaled
 from tools.bench.parts import FIRST_COHORTS, PLATFORM, TOKEN
 from worker.sandbox.moodle.server import MEASURED, SandboxMoodle
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 
 TITLE = "Several workers"
 WORKERS = (1, 2, 3)

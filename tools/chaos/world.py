@@ -16,8 +16,8 @@ from worker.domain.errors import LedgerError
 from worker.domain.states import Action
 from worker.ledger import status
 from worker.sandbox.moodle.server import Cost, SandboxMoodle
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 
 PLATFORM = "ecampus"
 STUDENTS, ETAPES, CHANGES = 300, 30, 15

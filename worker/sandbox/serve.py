@@ -13,8 +13,8 @@ from worker.domain.snapshots import SnapshotScope
 from worker.kafka import RecordProducer
 from worker.sandbox.demo.stage import FEWEST_ETAPES, MOST_ETAPES, STUDENTS_PER_ETAPE
 from worker.sandbox.moodle.server import MEASURED, SandboxMoodle
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 from worker.settings.root import Settings
 
 CHANGES, EVERY_SECONDS = 30, 30.0

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from schemas import EVENTS, EnrolmentRow, message_key
-from worker.sandbox.university.generator import Message, disorder
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message, disorder
 
 STATE = "fr.etape-cohorts.enrolment.state.v1"
 DELETED = "fr.etape-cohorts.enrolment.deleted.v1"

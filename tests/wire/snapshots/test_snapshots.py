@@ -20,7 +20,7 @@ from worker.domain.errors import BrokerError, PositionLost, SnapshotFault, Snaps
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope, Unknown
 from worker.kafka import Properties, Record, RecordProducer
 from worker.sandbox.broker import EmbeddedBroker
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 
 Broker = EmbeddedBroker | Kafka
 PATIENCE = 60.0

@@ -22,7 +22,7 @@ from worker.sandbox.moodle.session import (
     raw,
     word,
 )
-from worker.sandbox.moodle.site import IDNUMBER_LENGTH, NAME_LENGTH, SYSTEM_CONTEXT, Site, SiteCohort, User
+from worker.sandbox.moodle.site import IDNUMBER_LENGTH, NAME_LENGTH, SYSTEM_CONTEXT, CohortRow, Site, User
 
 NAMED: Shape = {"type": word, "value": raw}
 COHORT: dict[str, Shape] = {
@@ -120,7 +120,7 @@ def create_cohorts(call: Session, params: Params) -> object:
             raise WebServiceError("invalidparameter")
         call.require_manage()
         _check_lengths(asked)
-        cohort = SiteCohort(
+        cohort = CohortRow(
             id=next(call.site.next_cohort),
             name=asked["name"],
             idnumber=asked["idnumber"],

@@ -23,9 +23,9 @@ from starlette.types import Message, Receive, Scope, Send
 from worker.sandbox.moodle.functions import FUNCTIONS
 from worker.sandbox.moodle.http import ERRORS, Fault, answer, bad_gateway, failure, page_of, read_form
 from worker.sandbox.moodle.session import Session, WebServiceError
-from worker.sandbox.moodle.site import Site, SiteCohort, User
+from worker.sandbox.moodle.site import CohortRow, Site, User
 
-__all__ = ["MEASURED", "Call", "Chaos", "Cost", "Fault", "SandboxMoodle", "SiteCohort", "User"]
+__all__ = ["MEASURED", "Call", "Chaos", "CohortRow", "Cost", "Fault", "SandboxMoodle", "User"]
 
 log = logging.getLogger(__name__)
 

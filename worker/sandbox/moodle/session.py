@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from worker.sandbox.moodle.site import Site, SiteCohort, User
+from worker.sandbox.moodle.site import CohortRow, Site, User
 
 Params: TypeAlias = dict[str, Any]
 
@@ -145,7 +145,7 @@ class Session:
     items: int = 0
     added: dict[tuple[int, int], None] = field(default_factory=dict)
     removed: dict[tuple[int, int], None] = field(default_factory=dict)
-    cohorts: dict[int, SiteCohort] = field(default_factory=dict)
+    cohorts: dict[int, CohortRow] = field(default_factory=dict)
     users: dict[int, User] = field(default_factory=dict)
     touched: set[int | str] = field(default_factory=set)
     spent: Counter[str] = field(default_factory=lambda: Counter(call=1))
@@ -181,7 +181,7 @@ class Session:
         """Refuse the call unless the account may manage cohorts, which covers assigning and viewing."""
         self.require("moodle/cohort:manage", asked=asked)
 
-    def cohort(self, cohort_id: int) -> SiteCohort:
+    def cohort(self, cohort_id: int) -> CohortRow:
         """Find a cohort and note that the call touches it."""
         if cohort_id not in self.site.cohort_rows:
             raise WebServiceError("invalidrecord", "cohort")
@@ -202,7 +202,7 @@ class Session:
                         return idnumber
         raise WebServiceError("invalidparameter")
 
-    def shown(self, cohort: SiteCohort) -> dict[str, object]:
+    def shown(self, cohort: CohortRow) -> dict[str, object]:
         """Give a cohort as the service shows it: neither its component nor its context."""
         escape = self.site.escapes_names and not self.raw
         return {
@@ -215,7 +215,7 @@ class Session:
             "theme": "",
         }
 
-    def shown_all(self, cohorts: Iterable[SiteCohort]) -> list[dict[str, object]]:
+    def shown_all(self, cohorts: Iterable[CohortRow]) -> list[dict[str, object]]:
         """Show cohorts that are read rather than created."""
         rows = [self.shown(cohort) | {"customfields": []} for cohort in cohorts]
         self.spent["cohort_read"] += len(rows)

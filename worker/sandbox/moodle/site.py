@@ -46,7 +46,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SiteCohort:
+class CohortRow:
     """A row of Moodle's cohort table. `category` is a category's idnumber, or None at system level."""
 
     id: int
@@ -76,7 +76,7 @@ class Site:
         self.granted: set[str] = set()  # the functions of the token's service
         self.users: dict[int, User] = {}
         self.user_ids: dict[str, int] = {}
-        self.cohort_rows: dict[int, SiteCohort] = {}
+        self.cohort_rows: dict[int, CohortRow] = {}
         self.members_of: dict[int, set[int]] = {}
         self.categories: dict[str, int] = {}
         self.courses: dict[int, int] = {}
@@ -141,7 +141,7 @@ class Site:
                 self.categories.setdefault(category, len(self.categories) + 1)
             cohort_id = next(self.next_cohort)
             self.put_cohort(
-                SiteCohort(
+                CohortRow(
                     id=cohort_id,
                     name=name,
                     idnumber=idnumber,
@@ -182,7 +182,7 @@ class Site:
         with self.lock:
             self.courses[self.cohort_rows[cohort_id].id] = courses
 
-    def cohorts(self) -> list[SiteCohort]:
+    def cohorts(self) -> list[CohortRow]:
         """Every cohort, by id."""
         with self.lock:
             return sorted(self.cohort_rows.values(), key=lambda cohort: cohort.id)
@@ -206,12 +206,12 @@ class Site:
         self.users[user.id] = user
         self.user_ids[user.username] = user.id
 
-    def put_cohort(self, cohort: SiteCohort) -> None:
+    def put_cohort(self, cohort: CohortRow) -> None:
         """Insert or replace a row; the newest version of a row is read last, as recorded (`get_cohorts`)."""
         self.cohort_rows.pop(cohort.id, None)
         self.cohort_rows[cohort.id] = cohort
         self.members_of.setdefault(cohort.id, set())
 
-    def context_of(self, cohort: SiteCohort) -> int:
+    def context_of(self, cohort: CohortRow) -> int:
         """Give the id of the context that the cohort lives in."""
         return SYSTEM_CONTEXT if cohort.category is None else CATEGORY_CONTEXTS + self.categories[cohort.category]

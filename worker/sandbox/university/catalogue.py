@@ -9,7 +9,7 @@ HEALTH = "SAN"
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogueComponent:
+class Faculty:
     """A faculty, school or institute."""
 
     code: str
@@ -22,7 +22,7 @@ class CatalogueEtape:
 
     code: str
     label: str
-    component: CatalogueComponent
+    component: Faculty
     versions: tuple[str, ...]
     size_rank: int
 
@@ -53,7 +53,7 @@ DFA = Cycle("DFA{mention}{year}", "Diplôme de formation approfondie en sciences
 # component, its cycles, its mentions ("code label; …")
 TAUGHT = (
     (
-        CatalogueComponent("DRT", "UFR Droit"),
+        Faculty("DRT", "UFR Droit"),
         (LICENCE, MASTER, DU),
         (
             "DROI Droit; ADPU Administration publique; AESO Administration économique et sociale; "
@@ -61,22 +61,22 @@ TAUGHT = (
         ),
     ),
     (
-        CatalogueComponent(HEALTH, "UFR Santé"),
+        Faculty(HEALTH, "UFR Santé"),
         (DFG, DFA),
         "SM médicales; SP pharmaceutiques; SO odontologiques",
     ),
     (
-        CatalogueComponent(HEALTH, "UFR Santé"),
+        Faculty(HEALTH, "UFR Santé"),
         (LICENCE, MASTER, CAPACITY),
         "SPSA Sciences pour la santé; PSYM Psychomotricité; CARD Cardiologie; GERO Gérontologie",
     ),
     (
-        CatalogueComponent("SCI", "UFR Sciences"),
+        Faculty("SCI", "UFR Sciences"),
         (SCIENCE_LICENCE, SCIENCE_MASTER),
         "INFO Informatique; MATH Mathématiques; PHYS Physique; CHIM Chimie; BIOL Biologie; GEOL Géologie",
     ),
     (
-        CatalogueComponent("IUT", "IUT"),
+        Faculty("IUT", "IUT"),
         (BUT, PRO),
         (
             "TCOM Techniques de commercialisation; GEAD Gestion des entreprises et des administrations; "
@@ -84,12 +84,12 @@ TAUGHT = (
         ),
     ),
     (
-        CatalogueComponent("IAE", "IAE"),
+        Faculty("IAE", "IAE"),
         (LICENCE, MASTER, DU),
         "GEST Gestion; MARK Marketing; CCAU Comptabilité, contrôle, audit; FINA Finance",
     ),
     (
-        CatalogueComponent("INS", "INSPE"),
+        Faculty("INS", "INSPE"),
         (MASTER, DU),
         (
             "PREM MEEF premier degré; SCDM MEEF second degré mathématiques; SDLE MEEF second degré lettres; "
@@ -97,12 +97,12 @@ TAUGHT = (
         ),
     ),
     (
-        CatalogueComponent("STP", "UFR STAPS"),
+        Faculty("STP", "UFR STAPS"),
         (LICENCE, MASTER, PRO),
         ("STAP STAPS; APAS Activité physique adaptée et santé; ENSP Entraînement sportif; MSPO Management du sport"),
     ),
     (
-        CatalogueComponent("LVE", "UFR Langues vivantes étrangères"),
+        Faculty("LVE", "UFR Langues vivantes étrangères"),
         (LICENCE, MASTER, DU),
         (
             "LEAP Langues étrangères appliquées; ANGL LLCER anglais; ESPA LLCER espagnol; "
@@ -110,27 +110,27 @@ TAUGHT = (
         ),
     ),
     (
-        CatalogueComponent("HSS", "UFR Humanités et sciences sociales"),
+        Faculty("HSS", "UFR Humanités et sciences sociales"),
         (LICENCE, MASTER),
         "HIST Histoire; LETT Lettres; PHIL Philosophie; SOCI Sociologie; ARTS Arts du spectacle",
     ),
     (
-        CatalogueComponent("PSY", "UFR Psychologie"),
+        Faculty("PSY", "UFR Psychologie"),
         (LICENCE, MASTER, DU),
         "PSYC Psychologie; NEUR Neuropsychologie; SEDU Sciences de l'éducation",
     ),
     (
-        CatalogueComponent("SEG", "UFR Économie, géographie, aménagement"),
+        Faculty("SEG", "UFR Économie, géographie, aménagement"),
         (LICENCE, MASTER, PRO),
         "ECON Économie; GEOG Géographie; AMEN Aménagement du territoire",
     ),
     (
-        CatalogueComponent("ING", "École supérieure d'ingénieurs"),
+        Faculty("ING", "École supérieure d'ingénieurs"),
         (ENGINEER,),
         "AGRO Agroalimentaire; MECA Mécatronique; CYBE Cybersécurité; MATE Matériaux",
     ),
     (
-        CatalogueComponent("SFC", "Formation continue"),
+        Faculty("SFC", "Formation continue"),
         (DU, PRO),
         (
             "CAGE Capacité de gestion des entreprises; DAEU Accès aux études universitaires; "
@@ -138,7 +138,7 @@ TAUGHT = (
         ),
     ),
     (
-        CatalogueComponent("EDO", "Collège des écoles doctorales"),
+        Faculty("EDO", "Collège des écoles doctorales"),
         (DOCTORATE,),
         "SCVI Sciences de la vie; HUMA Humanités; SCIN Sciences et ingénierie",
     ),
@@ -176,7 +176,7 @@ def etapes(count: int) -> list[CatalogueEtape]:
     return list(islice(every.values(), count))
 
 
-def _etapes_of(component: CatalogueComponent, cycles: tuple[Cycle, ...], mentions: str) -> Iterator[CatalogueEtape]:
+def _etapes_of(component: Faculty, cycles: tuple[Cycle, ...], mentions: str) -> Iterator[CatalogueEtape]:
     taught = [mention.split(" ", 1) for mention in mentions.split("; ")]
     plans = product(enumerate({"": "", **PARCOURS}.items()), taught, cycles)
     versions = cycle_through(VERSIONS)
