@@ -25,14 +25,14 @@ from worker.ledger import Ledger, status
 from worker.ledger.status import PlatformStatus, read_status
 from worker.runtime.topics import definitions
 from worker.sandbox.moodle.server import SandboxMoodle
-from worker.sandbox.university.catalogue import CatalogueComponent, CatalogueEtape
+from worker.sandbox.university.catalogue import CatalogueEtape, Faculty
 from worker.sandbox.university.records import InventedEnrolment, Message, enrolled
 from worker.settings.root import KafkaSettings
 
 PROGRAM = str(Path(sys.executable).with_name("cohorts"))
 PATIENCE = 60.0  # seconds for what takes a few
 UAI, YEAR = "0141408E", 2026
-LAW = CatalogueEtape("L1DROI", "Licence 1 Droit", CatalogueComponent("DRT", "UFR Droit"), ("101",), 0)
+LAW = CatalogueEtape("L1DROI", "Licence 1 Droit", Faculty("DRT", "UFR Droit"), ("101",), 0)
 T = TypeVar("T")
 
 
