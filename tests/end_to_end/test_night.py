@@ -17,7 +17,8 @@ from worker.domain.report import Report
 from worker.domain.states import Action, Drift, RunState
 from worker.ledger import runs, schema, status
 from worker.sandbox.moodle.server import SandboxMoodle
-from worker.sandbox.university.generator import DAY, University
+from worker.sandbox.university.admissions import DAY
+from worker.sandbox.university.generator import University
 from worker.sandbox.university.records import Message
 
 pytestmark = pytest.mark.end_to_end

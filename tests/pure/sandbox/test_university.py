@@ -393,5 +393,5 @@ def test_a_full_university_has_the_size_of_a_real_one() -> None:
 
 
 def test_an_impossible_number_of_etapes_is_refused() -> None:
-    with pytest.raises(ValueError, match="9999 asked"):
+    with pytest.raises(ValueError, match="9999 étapes requested"):
         University(students=1, etapes=9_999)

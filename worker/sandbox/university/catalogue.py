@@ -1,4 +1,4 @@
-"""The étapes of an invented university: what it teaches, where, and under which codes."""
+"""The étapes of an invented university, their components and codes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Faculty:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEtape:
-    """An étape and the versions that one can be enrolled in. `size_rank` goes from crowded to rare."""
+    """An étape and its versions. `size_rank` grows from crowded to small."""
 
     code: str
     label: str
@@ -29,7 +29,7 @@ class CatalogueEtape:
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """The years of a kind of diploma: how its étapes are coded and labelled."""
+    """A kind of diploma: its years, and how its étapes are coded and labelled."""
 
     code: str
     label: str
@@ -166,13 +166,13 @@ VERSIONS = (("101",), ("101", "102"), ("101",), ("101", "221"), ("101",), ("221"
 
 
 def etapes(count: int) -> list[CatalogueEtape]:
-    """Return `count` étapes with unique codes, of every component in turn, its main ones first."""
+    """Return `count` étapes with unique codes, of each component in turn, its main ones first."""
     every: dict[str, CatalogueEtape] = {}
     for wave in zip_longest(*(_etapes_of(*line) for line in TAUGHT)):
         for etape in filter(None, wave):
             every.setdefault(etape.code, etape)
     if not len(TAUGHT) <= count <= len(every):
-        raise ValueError(f"étapes: {count} asked, possible are {len(TAUGHT)} to {len(every)}")
+        raise ValueError(f"{count} étapes requested; choose between {len(TAUGHT)} and {len(every)}")
     return list(islice(every.values(), count))
 
 

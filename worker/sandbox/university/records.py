@@ -1,6 +1,6 @@
-"""The records of a university, the truth that follows from them, and the messages that tell them.
+"""The records of a university, the truth that follows from them, and the messages that publish them.
 
-The truth is worked out here in a few lines of its own, so that it can judge the worker.
+The truth is computed here in a few lines of its own, so that it can judge the worker.
 """
 
 from collections import defaultdict
@@ -33,7 +33,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InventedEnrolment:
-    """A row of the records. `number` is the student number that it says, perhaps a former one."""
+    """A row of the records. `number` is the student number in it, which may be a former one."""
 
     uai: str
     person: int
@@ -59,16 +59,16 @@ class InventedEnrolment:
 
 
 class Records:
-    """The rows of each student of one university, and which memberships of one year they make."""
+    """The rows of the students of one university, and the memberships of one year that follow from them."""
 
     def __init__(self, uai: str, year: int, students: Iterable[str], rows: Iterable[InventedEnrolment]) -> None:
         self.uai = uai
         self.year = year
         self.ended: set[tuple[str, str]] = set()
-        """Each (étape, student) that was true and stopped."""
+        """Each (étape, student) whose membership ended."""
         self._numbers: list[str] = []
         self._rows: dict[str, dict[tuple[str, str], InventedEnrolment]] = {}
-        self._busy: dict[str, float] = {}
+        self._last_written: dict[str, float] = {}
         for student in students:
             self.add(student)
         for row in rows:
@@ -78,28 +78,28 @@ class Records:
         return (row for rows in self._rows.values() for row in rows.values())
 
     def is_current(self, row: InventedEnrolment) -> bool:
-        """Say whether it is this university's and of this year."""
+        """Whether the row is of this university and year."""
         return row.uai == self.uai and row.year == self.year
 
     def is_member(self, row: InventedEnrolment) -> bool:
-        """Say whether the row makes its student a member of its étape."""
+        """Whether the row makes its student a member of its étape."""
         return self.is_current(row) and row.status == "active" and row.payment != "due"
 
     def memberships(self, student: str) -> list[str]:
-        """Return the étapes of a student, as often as there are rows for them."""
+        """Return the étapes of a student, each as often as there are rows for it."""
         return [row.etape.code for row in self._rows[student].values() if self.is_member(row)]
 
     def students(self) -> Iterator[str]:
-        """Yield the students by the number that lives on."""
+        """Yield the students, merged ones under their last number."""
         return iter(self._rows)
 
     def current(self, student: str) -> list[InventedEnrolment]:
-        """Return the rows of a student that aren't over, of this university and year."""
-        over = {"deleted", "cancelled", "resigned"}
-        return [row for row in self._rows[student].values() if self.is_current(row) and row.status not in over]
+        """Return the rows of a student that haven't ended, of this university and year."""
+        ended = {"deleted", "cancelled", "resigned"}
+        return [row for row in self._rows[student].values() if self.is_current(row) and row.status not in ended]
 
-    def image(self) -> Iterator[bytes]:
-        """Yield the JSON of each row of this university that exists; a merge has changed numbers in it, untold."""
+    def snapshot_rows(self) -> Iterator[bytes]:
+        """Yield the JSON of each row of this university that exists, under the numbers that merges gave it."""
         present = (row for row in self if row.uai == self.uai and row.status != "deleted")
         return (orjson.dumps(enrolled(row).value["data"]) for row in present)
 
@@ -112,25 +112,25 @@ class Records:
         return {code: frozenset(students) for code, students in members.items()}
 
     def add(self, student: str) -> None:
-        """Open the file of a student."""
+        """Add a student without rows."""
         self._numbers.append(student)
         self._rows[student] = {}
 
     def knows(self, student: str, code: str) -> bool:
-        """Say whether the student has any row for that étape."""
+        """Whether the student has any row for that étape."""
         return any(row.etape.code == code for row in self._rows[student].values())
 
     def write(self, student: str, row: InventedEnrolment, at: float) -> Message:
-        """Write a row, and return the message that tells it."""
+        """Write a row and return its message."""
         rows, before = self._rows[student], self.memberships(student)
         revision = rows[row.key].revision if row.key in rows else 0
         rows[row.key] = row = replace(row, revision=revision + 1, at=at)
-        self.ended |= {(code, student) for code in {*before}.difference(self.memberships(student))}
-        self._busy[student] = max(at, self._busy.get(student, 0))
+        self.ended |= {(code, student) for code in {*before} - {*self.memberships(student)}}
+        self._last_written[student] = max(at, self._last_written.get(student, 0))
         return enrolled(row)
 
     def merge(self, former: str, student: str, at: float) -> Message:
-        """Give all rows of a number to another, and return the message that tells it."""
+        """Move all rows of a number to another and return the message of the merge."""
         self.ended |= {(code, former) for code in self.memberships(former)}
         rows = self._rows.pop(former)
         self._rows[student] |= {key: replace(row, number=student) for key, row in rows.items()}
@@ -139,14 +139,14 @@ class Records:
     def find(
         self, random: Random, at: float, wanted: Callable[[str, InventedEnrolment], bool]
     ) -> tuple[str, InventedEnrolment]:
-        """Return a wanted row and its student, who has nothing else going on at that instant.
+        """Return a wanted row and its student, for whom nothing else is written at that instant.
 
         Raises LookupError when there is none.
         """
         start = random.randrange(len(self._numbers))
         for i in range(start - len(self._numbers), start):
             student = self._numbers[i]
-            if self._busy.get(student, 0) + 1 < at:
+            if self._last_written.get(student, 0) + 1 < at:
                 for row in self._rows.get(student, {}).values():  # a merged number has none
                     if wanted(student, row):
                         return student, row
@@ -154,13 +154,13 @@ class Records:
 
 
 def enrolled(row: InventedEnrolment) -> Message:
-    """Tell the state of a row, or that it was deleted."""
+    """Return the message of the state of a row, or of its deletion."""
     student = {"student_id": row.number}
     data: dict[str, Any] = {"enrolment_id": row.id, "academic_year": row.year, "student": student}
     data["version"] = row.revision
     if row.status == "deleted":
         return _message(row.number, row.uai, "enrolment.deleted", f"{row.id}/{row.revision}", at=row.at, data=data)
-    if row.person % 3:  # the source does not know every login
+    if row.person % 3:  # the source doesn't know every login
         student["login"] = row.number
     data["etape"] = _etape(row.etape) | {"version": row.etape_version}
     data |= {"status": row.status, "payment": row.payment}
@@ -168,13 +168,13 @@ def enrolled(row: InventedEnrolment) -> Message:
 
 
 def rekeyed(former: str, student: str, uai: str, at: float) -> Message:
-    """Tell that two student numbers were merged into the second."""
+    """Return the message of a merge of the former number into the other."""
     data = {"previous_student_id": former, "student_id": student}
     return _message(student, uai, "student.rekeyed", f"{former}>{student}", at=at, data=data)
 
 
 def described(etape: CatalogueEtape, uai: str, at: float) -> Message:
-    """Tell the label and the component of an étape."""
+    """Return the message of the label and component of an étape."""
     data = {"etape": _etape(etape)}
     return _message(etape.code, uai, "etape.described", f"{etape.code}@{at:.0f}", at=at, data=data)
 
@@ -197,7 +197,7 @@ def _message(key: str, uai: str, what: str, id_: str, *, at: float, data: dict[s
 
 
 def poisoned(good: Message) -> list[bytes]:
-    """Return what no reader may accept, much of it nearly that good state of an enrolment."""
+    """Return payloads that no reader may accept, most of them nearly that good state of an enrolment."""
 
     def but(envelope: dict[str, Any] | None = None, **data: object) -> bytes:
         return Message(good.key, {**good.value, "data": good.value["data"] | data, **(envelope or {})}).payload()
@@ -221,10 +221,10 @@ def poisoned(good: Message) -> list[bytes]:
 
 
 def disorder(messages: list[Message], random: Random, share: float = 0.05) -> list[Message]:
-    """Return the messages with some neighbours swapped and some told again later; none is lost.
+    """Return the messages with some neighbours swapped and some repeated later; none is lost.
 
-    Only messages within half a minute are swapped: whoever waits a minute before removing somebody is never
-    misled by the order.
+    Only messages within half a minute are swapped, so that whoever waits a minute before a removal is never misled
+    by the order.
     """
     arrived = list(messages)
     close = [i for i, (one, next_) in enumerate(pairwise(arrived)) if _time(next_) - _time(one) <= HALF_A_MINUTE]
@@ -234,9 +234,9 @@ def disorder(messages: list[Message], random: Random, share: float = 0.05) -> li
         if i > moved:
             arrived[i], arrived[i + 1] = arrived[i + 1], arrived[i]
             moved = i + 1
-    told = [(float(i), message) for i, message in enumerate(arrived)]
-    told += [(random.uniform(i, len(arrived)), arrived[i]) for i in random.sample(range(len(arrived)), some)]
-    return [message for _, message in sorted(told, key=itemgetter(0))]
+    placed = [(float(i), message) for i, message in enumerate(arrived)]
+    placed += [(random.uniform(i, len(arrived)), arrived[i]) for i in random.sample(range(len(arrived)), some)]
+    return [message for _, message in sorted(placed, key=itemgetter(0))]
 
 
 def _time(message: Message) -> datetime:
