@@ -8,7 +8,7 @@ from schemas import EnrolmentRow
 from worker.domain.states import Drift
 from worker.sandbox.demo.platform import Platform
 from worker.sandbox.demo.show import Show
-from worker.sandbox.demo.stage import AUTOMATIC, Stage
+from worker.sandbox.demo.stage import Stage
 
 DEPARTING = 0.01
 """Share of the students who leave without a message."""
@@ -34,26 +34,28 @@ class Incidents:
 def cause(stage: Stage, show: Show) -> Incidents:
     """Let students leave, people edit cohorts, and the source publish a snapshot that has lost an étape."""
     university, ecampus, collegium = stage.university, stage.platforms["ecampus"], stage.platforms["collegium"]
-    before = {name: stage.platforms[name].memberships() for name in AUTOMATIC}
+    on_ecampus, on_collegium = ecampus.memberships(), collegium.memberships()
     departed = university.depart(DEPARTING)
     show.say(f"   {departed} students left; the source knows, but no message says so")
     true = {(code, student) for code, students in university.truth().items() for student in students}
-    leaving = {name: before[name] - true for name in AUTOMATIC}
-    lost = _largest(before["ecampus"], except_for={code for code, _ in before["collegium"]})
+    lost = _largest(on_ecampus, except_for={code for code, _ in on_collegium})
     extra, drift = _edit_ecampus(stage, show, ecampus, lost)
-    leaving["ecampus"].add(extra)
     vanished = _delete_cohort(show, collegium)
     rows = stage.publish_snapshot(row for row in university.snapshot_rows() if not _is_of(row, lost, university.year))
     show.say(f"   a snapshot is published: {rows} enrolments, none of them in {lost}, as if {lost} had closed")
     return Incidents(
         lost=lost,
-        members=frozenset(student for code, student in before["ecampus"] if code == lost),
+        members=frozenset(student for code, student in on_ecampus if code == lost),
         leaving={
-            "ecampus": {(code, student) for code, student in leaving["ecampus"] if code != lost},
-            "collegium": {(code, student) for code, student in leaving["collegium"] if code != vanished},
+            "ecampus": _outside(lost, on_ecampus - true) | {extra},
+            "collegium": _outside(vanished, on_collegium - true),
         },
         drift={"ecampus": drift, "collegium": Counter([Drift.VANISHED])},
     )
+
+
+def _outside(etape: str, memberships: Pairs) -> Pairs:
+    return {(code, student) for code, student in memberships if code != etape}
 
 
 def _largest(memberships: Pairs, *, except_for: Collection[str]) -> str:
