@@ -65,7 +65,7 @@ def test_a_producer_that_has_everybody_resign_or_renumbered_empties_no_cohort(
     )
     eventually(lambda: here.state_of("ecampus").gaps["held"] == 59)
     assert lawyers(moodle) == numbers(EVERYBODY)
-    assert worker.said("removals are held until a person decides")
+    assert worker.events("removals are held until a person decides")
     assert "59 removals of 1 cohorts are held" in here.run("held").stdout
 
 

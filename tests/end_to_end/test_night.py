@@ -300,7 +300,7 @@ def assert_journalled_right(here: Installation, report: Report, *, asked: Pairs,
 def assert_all_vanished_were_noticed(report: Report, here: Installation) -> None:
     """Two cohorts were deleted: the night found both, but for a busy one that converging came upon, here or there."""
     by_reading = report.platforms[0].drift[Drift.VANISHED]
-    said = [line for process in here.processes for line in process.said("cohort was deleted on Moodle")]
+    said = [line for process in here.processes for line in process.events("cohort was deleted on Moodle")]
     by_converging = {line["cohort"] for line in said}
     assert len(by_converging) <= 1
     assert 2 - len(by_converging) <= by_reading <= 2

@@ -324,14 +324,14 @@ def test_a_night_has_one_run_among_two_workers_and_is_kept(
     workers = [here.worker("--reconcile-at", f"{due:%H:%M}") for _ in range(2)]
     for worker in workers:
         eventually(polled(worker))
-    eventually(lambda: any(worker.said("reconciliation ended") for worker in workers))
+    eventually(lambda: any(worker.events("reconciliation ended") for worker in workers))
     assert lawyers(moodle) == numbers(EVERYBODY)
     [run] = json_of(here, "runs")
     assert (run["night"], run["state"]) == (f"{due:%Y-%m-%d}", "done")
     report = json_of(here, "runs", "show", str(run["id"]))
     assert (report["night"], report["snapshot"]["rows"]) == (run["night"], 20)
     assert [worker.terminate() for worker in workers] == [0, 0]
-    assert sum(len(worker.said("reconciliation ended")) for worker in workers) == 1
+    assert sum(len(worker.events("reconciliation ended")) for worker in workers) == 1
 
 
 def polled(worker: Process) -> Callable[[], bool]:

@@ -203,7 +203,7 @@ def test_several_workers_who_come_and_go_and_stand_still_leave_every_cohort_true
         eventually(lambda: time.monotonic() > stopped_at + STOPPED)
         first.go_on()
         second.go_on()
-        eventually(lambda: first.said("others went on meanwhile") and second.said("others went on meanwhile"))
+        eventually(lambda: first.events("others went on meanwhile") and second.events("others went on meanwhile"))
         share(kafka, topic, protocol, first, second, fourth, sixth)
         day.in_step(first, second, fourth, sixth)
         assert [worker.terminate() for worker in (first, second)] == [0, 0]

@@ -89,7 +89,7 @@ def test_a_worker_told_to_stop_ends_in_seconds_and_the_next_one_reads_on_from_th
     begun = time.monotonic()
     assert worker.terminate() == 0
     assert time.monotonic() - begun < SECONDS
-    assert [line["signal"] for line in worker.said("stopping")] == ["SIGTERM"]
+    assert [line["signal"] for line in worker.events("stopping")] == ["SIGTERM"]
     assert leased(here) == 0
     read = here.recorded()
     assert committed(here) == read
@@ -191,7 +191,7 @@ def test_what_a_worker_says_of_an_outage_of_kafka_is_json_too(
     here.publish([enrolment(0)])
     eventually(lambda: lawyers(moodle) == numbers([0]))
     kafka.stop()
-    eventually(lambda: any(line["library"] == "librdkafka" for line in worker.said("a library says")))
+    eventually(lambda: any(line["library"] == "librdkafka" for line in worker.events("a library says")))
     assert worker.strange() == []
 
 
@@ -231,7 +231,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(
     after = here.worker()
     eventually(lambda: lawyers(moodle) == numbers(range(40)))
     assert all_recorded(here)
-    assert [line["topic"] for line in after.said("topic was re-created: read from its beginning")] == [here.topic]
+    assert [line["topic"] for line in after.events("topic was re-created: read from its beginning")] == [here.topic]
 
 
 def test_a_topic_that_is_deleted_under_a_worker_ends_it_before_messages_of_a_new_one_are_skipped(
@@ -349,7 +349,7 @@ def test_two_workers_share_the_messages_and_the_cohorts_without_touching_one_at_
     members = expected(university, moodle)
     eventually(lambda: all_recorded(here) and pairs(moodle.memberships()) == members, within=120)
     assert moodle.collisions == []
-    assert all(worker.said("batch applied") for worker in workers)
+    assert all(worker.events("batch applied") for worker in workers)
     assert [worker.terminate() for worker in workers] == [0, 0]
 
 
@@ -400,4 +400,4 @@ def test_metrics_are_there_and_nobody_can_be_recognised_in_what_leaves_the_worke
     assert not any(moodle.token in text for text in outside)
     assert shown(outside, said_of(told) | {"Camille", "Exemple"}) == set()
     assert shown([(letter.value or b"").decode(errors="replace") for letter in letters], said_of(told)) != set()
-    assert len(worker.said("invalid message")) == len(poison)
+    assert len(worker.events("invalid message")) == len(poison)

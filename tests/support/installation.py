@@ -101,7 +101,7 @@ class Process:
     def _lines(self) -> list[str]:
         return [line for line in self.text().splitlines(keepends=True) if line.endswith("\n")]
 
-    def said(self, event: str) -> list[dict[str, Any]]:
+    def events(self, event: str) -> list[dict[str, Any]]:
         """Give the log lines of one event."""
         return [line for line in self.log() if line["event"] == event]
 
@@ -110,7 +110,7 @@ class Process:
 
         def address() -> str:
             self.must_run()
-            return next((str(line["web"]) for line in self.said("started")), "")
+            return next((str(line["web"]) for line in self.events("started")), "")
 
         return eventually(address)
 

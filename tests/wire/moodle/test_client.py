@@ -293,7 +293,7 @@ def test_a_site_whose_certificate_has_expired_is_told_nothing(
     assert isinstance(error, MoodleUnavailable)
     assert (error.code, error.unknown) == ("transport", False)
     assert "certificate isn't accepted: certificate has expired" in str(error)
-    assert site.told == []
+    assert site.received == []
 
 
 def test_a_site_that_does_not_listen_is_unavailable_and_nothing_was_applied(connect: Connect) -> None:

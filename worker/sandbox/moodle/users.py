@@ -32,6 +32,8 @@ USER: Shape = {
 DETAILS = {"username", "department", "idnumber", "auth", "confirmed", "lang", "theme", "mailformat"}
 """Fields of a user that only viewalldetails shows."""
 LEFT_OUT_IF_EMPTY = {"idnumber", "city", "country"}
+CLEANERS: dict[str, Callable[[str], object]] = {"id": integer, "idnumber": raw, "username": login, "email": raw}
+"""By field that accounts can be found by."""
 
 
 def get_users_by_field(call: Session, params: Params) -> object:
@@ -41,13 +43,12 @@ def get_users_by_field(call: Session, params: Params) -> object:
     of them finds nobody.
     """
     by = params["field"]
-    if by not in {"id", "idnumber", "username", "email"}:
+    if by not in CLEANERS:
         raise WebServiceError(
             "codingerror",
             f"invalid field parameter: The search field '{by}' is not supported, look at the web service documentation",
         )
-    cleaner: Callable[[str], object] = {"id": integer, "username": login}.get(by, raw)
-    wanted = {cleaner(value) for value in params["values"]}
+    wanted = {CLEANERS[by](value) for value in params["values"]}
     if "moodle/user:viewdetails" not in call.site.capabilities:
         return []
     found = [_shown_user(call.site, user) for user in call.site.users.values() if getattr(user, by) in wanted]
