@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from schemas import SnapshotRow
-from tests.ledger.test_fold import heard
+from tests.ledger.test_fold import parsed
 from tests.support.apogee_database import apogee_database
 from tests.support.builders import NOW, UAI, recorder
 from tests.support.debezium import Capture, as_numbers
@@ -82,7 +82,7 @@ def settings(**source: object) -> Settings:
 
 def test_through_messages(ledger: Ledger) -> None:
     living = university()
-    changes = heard([*living.initial(), *living.september_day(CHANGES)])
+    changes = parsed([*living.initial(), *living.september_day(CHANGES)])
     record(ledger, (Received(change=change, published_at=NOW) for change in changes))
     assert desired(ledger) == written(after_the_day().truth())
 
@@ -111,7 +111,7 @@ def test_through_the_database_of_apogee(ledger: Ledger, postgres: Postgres) -> N
 
 
 def test_through_a_file_and_the_messages_of_merges_which_no_row_tells(ledger: Ledger, tmp_path: Path) -> None:
-    merges = (change for change in heard([*university().september_day(CHANGES)]) if isinstance(change, NumberChange))
+    merges = (change for change in parsed([*university().september_day(CHANGES)]) if isinstance(change, NumberChange))
     record(ledger, (Received(change=change, published_at=NOW) for change in merges))
     file = tmp_path / "enrolments.jsonl"
     rows = after_the_day().snapshot_rows()

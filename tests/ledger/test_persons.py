@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.ledger.test_fold import SMALL, emptied, expected, heard, world
+from tests.ledger.test_fold import SMALL, emptied, expected, parsed, world
 from tests.support.builders import ETAPE, NOW, UAI, content, deleted, memberships, merged, names, recorder, told
 from tests.support.debezium import Apogee, Capture, Event, as_numbers
 from worker.domain.changes import (
@@ -104,7 +104,7 @@ def test_a_university_desires_the_same_through_debezium_as_through_its_messages(
     tell_in_batches(ledger, said)
     again = University(seed=5, students=300, etapes=25)
     told_natively = Ledger(f"sqlite:///{tmp_path / 'native.db'}")
-    changes = heard([*again.initial(), *again.september_day(300)])
+    changes = parsed([*again.initial(), *again.september_day(300)])
     tell_in_batches(told_natively, [Received(change=change, published_at=NOW) for change in changes])
     assert members(ledger) == as_numbers(members(told_natively)) == as_numbers(living.truth())
     assert names(ledger) == names(told_natively)
