@@ -63,7 +63,7 @@ def main() -> int:
         machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
         dated = f"{datetime.now(UTC):%Y-%m-%d}, seeds from {options.seed}, rounds: {options.rounds}; on {machine}."
         PAGE.write_text("\n".join([INTRODUCTION, dated, "", *lines, ""]), encoding="utf-8")
-    return int(any(trial.problem or trial.lost or trial.wrong for some in trials.values() for trial in some))
+    return int(any(trial.problem or trial.lost or trial.wrong for tries in trials.values() for trial in tries))
 
 
 def campaign(faults: Sequence[Fault], seeds: Iterable[int]) -> Mapping[str, list[Trial]]:
@@ -110,12 +110,12 @@ def table(trials: Mapping[str, list[Trial]]) -> list[str]:
         "| fault | tried | lost | wrong | in step after | at worst | ends | memory |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name, some in trials.items():
-        seconds = [trial.seconds for trial in some]
+    for name, tries in trials.items():
+        seconds = [trial.seconds for trial in tries]
         cells = (
-            name, len(some), sum(len(trial.lost) for trial in some), sum(len(trial.wrong) for trial in some),
-            f"{statistics.median(seconds):.0f} s", f"{max(seconds):.0f} s", sum(trial.ends for trial in some),
-            f"{max(trial.peak for trial in some) // 1024} MB",
+            name, len(tries), sum(len(trial.lost) for trial in tries), sum(len(trial.wrong) for trial in tries),
+            f"{statistics.median(seconds):.0f} s", f"{max(seconds):.0f} s", sum(trial.ends for trial in tries),
+            f"{max(trial.peak for trial in tries) // 1024} MB",
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines

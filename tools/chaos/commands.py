@@ -72,17 +72,17 @@ def meddling(world: World) -> Iterator[None]:
 def meddle(world: World) -> None:
     """Remove and add members, delete accounts and create them again, delete and rename a cohort."""
     members = sorted(world.members())
-    some = world.random.sample(members, 30)
-    for (etape, student), (other, _) in zip(some[:10], some[10:20], strict=True):
+    drawn = world.random.sample(members, 30)
+    for (etape, student), (other, _) in zip(drawn[:10], drawn[10:20], strict=True):
         world.moodle.remove_member(world.cohort_of(etape), world.account_of(student))
         if (other, student) not in members:
             world.moodle.add_member(world.cohort_of(other), world.account_of(student))
             world.expected_removals |= {(other, number) for number in world.numbers(student)}
-    for _, student in some[20:23]:
+    for _, student in drawn[20:23]:
         world.moodle.delete_user(world.account_of(student))
     world.create_accounts()
-    world.moodle.rename_cohort(world.cohort_of(some[23][0]), "Renommée à la main")
-    world.moodle.delete_cohort(world.cohort_of(some[24][0]))
+    world.moodle.rename_cohort(world.cohort_of(drawn[23][0]), "Renommée à la main")
+    world.moodle.delete_cohort(world.cohort_of(drawn[24][0]))
 
 
 def lose_messages(world: World) -> None:
@@ -118,8 +118,8 @@ def close_largest(world: World) -> tuple[Pairs, str]:
         assert done.returncode == 0, done.stderr
         for cohort in json.loads(done.stdout)["cohorts"]:
             if cohort["cohort"] == etape:  # an earlier fault may have left held removals of other cohorts
-                students = {student for some in cohort["removals"].values() for student in some}
-                return {(etape, student) for student in students}, cohort["hash"]
+                leaving = {student for students in cohort["removals"].values() for student in students}
+                return {(etape, student) for student in leaving}, cohort["hash"]
         return None
 
     plan = world.eventually(held)

@@ -132,7 +132,7 @@ class World:
         about = [message for message in messages if "enrolment_id" in message.value["data"]]
         etapes = [message.value["data"]["enrolment_id"].split("-")[2] for message in about]
         numbers = [self.numbers(message.key) for message in about]
-        return {(etape, number) for etape, some in zip(etapes, numbers, strict=True) for number in some}
+        return {(etape, number) for etape, both in zip(etapes, numbers, strict=True) for number in both}
 
     def numbers(self, student: str) -> set[str]:
         """Return the student's number and the one that it was merged into: actions may be recorded under either."""
