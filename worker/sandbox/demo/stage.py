@@ -16,9 +16,6 @@ from socket import create_server
 from string import Template
 from tempfile import TemporaryDirectory
 
-from schemas import EnrolmentRow
-from worker import snapshots
-from worker.domain.snapshots import SnapshotScope
 from worker.kafka import RecordProducer
 from worker.ledger import Ledger
 from worker.ledger.status import PlatformStatus, read_status
@@ -27,7 +24,9 @@ from worker.runtime.worker import Worker
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.demo.platform import Comparison, Platform
 from worker.sandbox.moodle.server import MEASURED, SandboxMoodle
+from worker.sandbox.university.catalogue import etapes_for
 from worker.sandbox.university.generator import University
+from worker.sandbox.university.publish import publish_snapshot
 from worker.settings.root import SECRETS_VARIABLE, Settings, load
 
 TOPIC, SNAPSHOTS, DEAD_LETTERS = "enrolments", "enrolments.snapshots", "enrolments.dead-letters"
@@ -38,8 +37,6 @@ AUTOMATIC = ("ecampus", "collegium")
 """The platforms that the worker writes to."""
 DEFAULT_PORT = 9464
 REMOVAL_DELAY_SECONDS = 5
-STUDENTS_PER_ETAPE = 25
-FEWEST_ETAPES, MOST_ETAPES = 25, 1_200
 
 SETTINGS = Template("""\
 # Settings of a demo; `cohorts config --describe` describes them.
@@ -122,13 +119,7 @@ class Stage:
 
     def publish_snapshot(self, rows: Iterable[bytes]) -> int:
         """Publish a snapshot of the university, taken now, with these rows; returns how many."""
-        taken_at = datetime.now(UTC)
-        years = frozenset({self.university.year - 1, self.university.year})
-        scope = SnapshotScope(uais=frozenset({self.university.uai}), academic_years=years)
-        with snapshots.collect(map(EnrolmentRow.model_validate_json, rows), scope) as snapshot:
-            publisher = snapshots.Publisher(self.settings.kafka.properties(), SNAPSHOTS)
-            publisher.publish(snapshot, snapshot_id=snapshots.new_id(snapshot.system, taken_at), taken_at=taken_at)
-            return snapshot.rows
+        return publish_snapshot(self.university, rows, self.settings.kafka)
 
     def compare(self, name: str) -> Comparison:
         """Compare a platform with what must be there now: the truth of the generator, `overrides` applied."""
@@ -160,8 +151,8 @@ def open_stage(*, students: int, seed: int) -> Iterator[Stage]:
     for name in [*os.environ]:  # a demo must never reach a real ledger or Moodle
         if name == SECRETS_VARIABLE or (name.startswith("COHORTS_") and not name.startswith("COHORTS_WEB_")):
             del os.environ[name]
-    etapes = min(max(FEWEST_ETAPES, students // STUDENTS_PER_ETAPE), MOST_ETAPES)
-    university = University(seed=seed, students=students, etapes=etapes, opening=datetime.now(UTC) - FIRST_DAY_AGE)
+    opening = datetime.now(UTC) - FIRST_DAY_AGE
+    university = University(seed=seed, students=students, etapes=etapes_for(students), opening=opening)
     platforms = {platform.name: platform for platform in _platforms(university)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="cohorts-demo-")))

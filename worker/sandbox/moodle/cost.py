@@ -25,7 +25,7 @@ class Cost:
 
 
 MEASURED = Cost(
-    # Derived from runs with one client (unless said) against the Moodle of the transcripts, on 2 cores.
+    # Derived from runs with one client (unless noted) against the Moodle of the transcripts, on 2 cores.
     call=0.026,  # add of 1 member a call, 29 ms, less the member
     added=0.0027,  # 350 members/s by 200 a call: 200 / 350 s = call + 200 members
     removed=0.0009,  # 2,000/s by 200 a call and 2 clients: 0.2 s = call + 200 members

@@ -162,7 +162,15 @@ PARCOURS = {
     "X": "oui-si",
 }
 
+STUDENTS_PER_ETAPE = 25
+FEWEST_ETAPES, MOST_ETAPES = 25, 1_200
+
 VERSIONS = (("101",), ("101", "102"), ("101",), ("101", "221"), ("101",), ("221",))
+
+
+def etapes_for(students: int) -> int:
+    """Return how many étapes suit a university of so many students."""
+    return min(max(FEWEST_ETAPES, students // STUDENTS_PER_ETAPE), MOST_ETAPES)
 
 
 def etapes(count: int) -> list[CatalogueEtape]:
