@@ -24,8 +24,8 @@ SNAPSHOT_EVERY = 60
 def live(settings: Settings, *, host: str, port: int, students: int, stop: threading.Event | None = None) -> None:
     """Serve and publish until `stop` is set, or until SIGTERM if there is none. Its Moodle forgets everything then.
 
-    It always begins with the same enrolments: repeating them changes nothing. Raises SettingsError unless there is exactly
-    one automatic platform, whose token it accepts.
+    It always begins with the same enrolments: repeating them changes nothing. Raises SettingsError unless there is
+    exactly one automatic platform, whose token it accepts.
     """
     platforms = [platform for platform in settings.platforms.values() if platform.mode is Mode.AUTOMATIC]
     if len(platforms) != 1 or platforms[0].token is None:
