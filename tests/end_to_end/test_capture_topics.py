@@ -47,7 +47,7 @@ def in_an_unknown_word(event: Event) -> Event:
     return event._replace(value=orjson.dumps(document))
 
 
-def test_a_captured_university_has_its_cohorts_whatever_is_said_again_or_changes_version(
+def test_a_captured_university_has_its_cohorts_whatever_is_repeated_or_changes_version(
     here: Installation, moodle: SandboxMoodle
 ) -> None:
     university = University(seed=11, students=250, etapes=20)

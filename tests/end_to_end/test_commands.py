@@ -163,7 +163,9 @@ def test_config_shows_what_is_in_force_and_no_secret(install: Install, moodle: S
     assert moodle.token not in "".join(described)
 
 
-def test_a_command_without_its_settings_file_ends_with_their_code_and_says_so(install: Install, tmp_path: Path) -> None:
+def test_a_command_without_its_settings_file_ends_with_the_code_of_settings_and_says_so(
+    install: Install, tmp_path: Path
+) -> None:
     here = install()
     for command in (["status"], ["check"], ["positions"], ["config"], ["dead-letters", "list"], ["adopt", "ecampus"]):
         done = here.run(*command, config=tmp_path / "missing.toml")
@@ -224,7 +226,7 @@ def test_check_finds_nothing_wrong_where_all_is_well(install: Install, moodle: S
     assert [call.function for call in moodle.calls if call.writes] == []
 
 
-def test_check_finds_a_kafka_that_is_not_there_and_still_looks_at_the_rest(install: Install) -> None:
+def test_check_finds_a_kafka_that_is_down_and_still_checks_the_rest(install: Install) -> None:
     [port] = free_ports(1)
     found = findings(install(kafka={"bootstrap": f"127.0.0.1:{port}"}), code=1)
     level, sentence = found["kafka"]

@@ -291,7 +291,7 @@ def test_a_night_without_kafka_ends_with_its_code_and_counts_as_failed(law: Inst
 # The guard
 
 
-def test_a_guard_that_is_off_is_said_loudly_everywhere(install: Install, moodle: SandboxMoodle) -> None:
+def test_a_guard_that_is_off_is_reported_everywhere(install: Install, moodle: SandboxMoodle) -> None:
     here = install({"ecampus": platform(moodle, guard=GUARD | {"enabled": False})})
     welcome(moodle, EVERYBODY)
     here.publish_snapshot(rows(EVERYBODY))

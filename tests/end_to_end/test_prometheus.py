@@ -117,7 +117,7 @@ def test_no_dashboard_names_a_data_source_and_each_panel_is_explained(name: str)
 # A real Prometheus that scrapes a real worker
 
 
-def test_every_rule_and_every_query_finds_what_a_worker_tells(install: Install, moodle: SandboxMoodle) -> None:
+def test_every_rule_and_every_query_finds_the_metrics_of_a_worker(install: Install, moodle: SandboxMoodle) -> None:
     """A day with a bit of everything: changes, a dead letter, people without account, removals held, a night."""
     elsewhere = SandboxMoodle(name="Elsewhere", token="secret-of-elsewhere")
     elsewhere.url = f"http://127.0.0.1:{free_ports(1)[0]}"  # where nobody serves it

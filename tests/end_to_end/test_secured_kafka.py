@@ -80,7 +80,7 @@ def settings(folder: Path, kafka: dict[str, Any], **more: Any) -> Path:  # noqa:
 
 
 @pytest.mark.parametrize("way", ["password over TLS", "certificate", "OpenID provider"])
-def test_a_worker_comes_by_the_ways_of_a_production_kafka(secured: SecuredKafka, cohorts: Command, way: str) -> None:
+def test_a_worker_connects_in_each_way_of_a_production_kafka(secured: SecuredKafka, cohorts: Command, way: str) -> None:
     secured.add_user("known")
     with openid_provider() as provider:
         ways = {
@@ -97,7 +97,7 @@ def test_a_worker_comes_by_the_ways_of_a_production_kafka(secured: SecuredKafka,
     assert "warning kafka" not in said
 
 
-def test_a_wrong_password_is_said_and_not_shown(secured: SecuredKafka, cohorts: Command) -> None:
+def test_a_wrong_password_is_reported_and_not_shown(secured: SecuredKafka, cohorts: Command) -> None:
     secured.add_user("known")
     code, said = cohorts(secured.by_password("known", "not the password"), "check")
     assert code == 1
@@ -246,7 +246,7 @@ def test_acls_prints_the_rights_of_a_command_for_kafkas_own_program(cohorts: Com
     )
 
 
-def test_whoever_may_write_nothing_is_told_the_topic_while_a_record_waits(secured: SecuredKafka) -> None:
+def test_an_error_names_the_topic_that_one_may_not_write_while_a_record_waits(secured: SecuredKafka) -> None:
     """Kafka refuses the producer as such, some time after it was handed the record."""
     topic = NAMES.topics[0]
     kafka = KafkaSettings.model_validate(somebody(secured, [Right(operation="Read", kind="topic", name=topic)]))

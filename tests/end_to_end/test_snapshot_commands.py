@@ -90,7 +90,9 @@ def test_json_lines_are_published_as_a_snapshot_that_show_finds_whole(here: Inst
 @pytest.mark.parametrize(
     ("encoding", "ending", "delimiter"), [("utf-8", "\n", ","), ("utf-8-sig", "\r\n", ";")], ids=["unix", "spreadsheet"]
 )
-def test_csv_is_published(here: Installation, tmp_path: Path, encoding: str, ending: str, delimiter: str) -> None:
+def test_a_csv_file_is_published_as_a_snapshot(
+    here: Installation, tmp_path: Path, encoding: str, ending: str, delimiter: str
+) -> None:
     some = [each.replace(";", delimiter) for each in [*csv(range(20)), *csv([3])[1:], "#rows;21"]]
     file = written(tmp_path, some, encoding=encoding, ending=ending)
     [said] = lines_of(here, "snapshot", "publish", file, *AT, "--count", "21")
@@ -168,7 +170,7 @@ def test_a_missing_topic_ends_with_the_code_of_kafka_and_the_remedy(install: Ins
         assert sentence.startswith("cohorts: The topic nowhere does not exist; create it (`cohorts topics create` does")
 
 
-def test_the_standard_input_is_published(here: Installation) -> None:
+def test_the_standard_input_is_published_as_a_snapshot(here: Installation) -> None:
     given = "".join(f"{each}\n" for each in csv(range(20)))
     done = here.run("snapshot", "publish", "-", *AT, given=given)
     assert done.returncode == 0, done.stderr
@@ -201,7 +203,7 @@ def test_a_source_of_the_settings_is_published_by_its_name(install: Install, tmp
 # Looking
 
 
-def test_show_says_why_there_is_none_and_what_it_passed_over(here: Installation, tmp_path: Path) -> None:
+def test_show_says_why_there_is_no_snapshot_and_what_it_passed_over(here: Installation, tmp_path: Path) -> None:
     assert lines_of(here, "snapshot", "show", code=6) == ["cohorts: there is no snapshot on the topic"]
     producer = RecordProducer(here.kafka.properties)
     partial = sent(rows(20), "apogee-partial", taken_at=TAKEN_AT.timestamp() + 60)

@@ -182,9 +182,7 @@ def test_kafka_stops_and_starts_again_and_the_worker_goes_on_by_itself(
     assert worker.terminate() == 0
 
 
-def test_what_a_worker_says_of_an_outage_of_kafka_is_json_too(
-    install: Install, moodle: SandboxMoodle, kafka: Kafka
-) -> None:
+def test_the_log_of_an_outage_of_kafka_is_json(install: Install, moodle: SandboxMoodle, kafka: Kafka) -> None:
     here = install()
     welcome(moodle, [0])
     worker = here.worker()
@@ -215,7 +213,7 @@ def test_a_worker_whose_database_fails_says_so_in_one_sentence_and_the_next_one_
     assert following.terminate() == 0
 
 
-def test_a_topic_that_was_made_anew_is_read_from_its_beginning(
+def test_a_topic_that_was_recreated_is_read_from_its_beginning(
     install: Install, moodle: SandboxMoodle, kafka: Kafka
 ) -> None:
     here = install()

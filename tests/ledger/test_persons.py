@@ -468,7 +468,9 @@ def test_any_order_of_captured_changes_desires_what_the_messages_of_the_same_fac
 
 @given(stories(), st.randoms(use_true_random=False))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_and_so_it_does_on_postgresql(postgres_url: str, story: Story, random: Random) -> None:
+def test_captured_changes_in_any_order_desire_the_same_as_messages_on_postgresql(
+    postgres_url: str, story: Story, random: Random
+) -> None:
     ledger = Ledger(postgres_url)
     try:
         check(ledger, story, random)

@@ -355,7 +355,7 @@ def test_a_person_is_erased_by_any_of_their_numbers_and_what_was_counted_of_them
     assert erase(ledger, number) == NOTHING
 
 
-def test_nothing_of_an_erased_person_is_left_in_the_file_either(tmp_path: Path) -> None:
+def test_nothing_of_an_erased_person_is_left_in_the_file(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     departed(Scene(ledger))
     erase(ledger, STUDENT)

@@ -130,7 +130,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not() -> None:
     assert everything(1) != everything(2)
 
 
-def test_another_opening_dates_the_messages_and_changes_nothing_else() -> None:
+def test_another_opening_changes_the_dates_of_messages_alone() -> None:
     def told(opening: datetime | None) -> list[dict[str, Any]]:
         university = University(seed=1, students=300, etapes=25, opening=opening)
         return [message.value for message in [*university.initial(), *university.september_day(100)]]
@@ -205,7 +205,7 @@ def test_even_a_quiet_day_has_every_kind_of_change(seed: int) -> None:
     assert any(later["time"] < earlier["time"] for earlier, later in pairwise(day))
 
 
-def test_a_merged_number_is_heard_of_again_after_the_merge() -> None:
+def test_a_merged_number_appears_again_after_the_merge() -> None:
     day = [message.value for message in small().september_day(100)]
     merged = {v["data"]["previous_student_id"]: v["time"] for v in day if v["type"] == REKEYED}
     assert any(v["type"] == STATE and v["time"] > merged.get(v["data"]["student"]["student_id"], "9") for v in day)
@@ -228,7 +228,7 @@ def test_a_change_of_version_is_a_deletion_and_a_creation_that_end_no_membership
     assert deleted & created & pairs(university.truth()) - university.removals_asked()
 
 
-def test_every_membership_that_went_was_asked_to_go() -> None:
+def test_every_membership_that_ended_was_asked_to_end() -> None:
     university = small()
     for _ in range(3):
         before = pairs(university.truth())
@@ -324,7 +324,7 @@ def test_life_goes_on_after_a_departure() -> None:
         assert before - pairs(university.truth()) <= university.removals_asked()
 
 
-def test_nobody_departs_of_no_share_and_everybody_of_the_whole() -> None:
+def test_nobody_departs_with_a_share_of_none_and_everybody_with_a_share_of_all() -> None:
     university = small()
     assert university.depart(0) == 0
     assert university.truth() == university.truth_at_start()
