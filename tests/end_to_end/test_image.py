@@ -85,8 +85,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
                 _copy(ROOT / source, where["/src"] / target)
         elif word == "RUN" and not rest.startswith("apt-get"):
             command = rest
-            for there, here in where.items():
-                command = re.sub(rf"(?<![\w/]){there}\b", str(here), command)
+            for there, installation in where.items():
+                command = re.sub(rf"(?<![\w/]){there}\b", str(installation), command)
             done = subprocess.run(
                 command, shell=True, cwd=where["/src"], env=environment, capture_output=True, check=False, text=True
             )
@@ -138,13 +138,13 @@ def read_only(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_worker_of_the_image_works_on_a_read_only_root(
     install: Install, image: Image, moodle: SandboxMoodle, read_only: list[str], tmp_path: Path
 ) -> None:
-    here = install(ledger={"url": "sqlite:///ledger.db"})
+    installation = install(ledger={"url": "sqlite:///ledger.db"})
     welcome(moodle, range(3))
     image.state.mkdir()
     (entry,), (arguments,), (health,) = said(1, "ENTRYPOINT"), said(1, "CMD"), said(1, "HEALTHCHECK")
     (port,) = free_ports(1)
     before = image.files()
-    variables = {"COHORTS_CONFIG": str(here.file), "COHORTS_WEB__PORT": str(port)}
+    variables = {"COHORTS_CONFIG": str(installation.file), "COHORTS_WEB__PORT": str(port)}
     command = image.command([*json.loads(entry), *json.loads(arguments)], **variables)
     look = image.command(json.loads(health.partition("CMD ")[2].replace("9464", str(port))))
 
@@ -152,10 +152,10 @@ def test_a_worker_of_the_image_works_on_a_read_only_root(
         return subprocess.run(look, capture_output=True, check=False).returncode == 0
 
     worker = Process([*read_only, str(image.state), *command], tmp_path / "worker.log")
-    here.processes.append(worker)  # which are gone at the end, whatever happens
+    installation.processes.append(worker)  # which are gone at the end, whatever happens
     worker.started()
     assert healthy()
-    here.publish(enrolment(rank) for rank in range(3))
+    installation.publish(enrolment(rank) for rank in range(3))
     eventually(lambda: lawyers(moodle) == numbers(range(3)))
     assert worker.terminate() == 0
     assert not healthy()
@@ -168,7 +168,7 @@ def test_sources_of_every_kind_can_be_read_from_the_image(
 ) -> None:
     (port,) = free_ports(1)
     student = entry("22600001", f"[etab={{UAI}}{UAI}][anneeinsc={YEAR}][etape=L1DROI_101]")
-    here = install(sources={
+    installation = install(sources={
         "directory": {
             "kind": "ldap", "base": slapd.branch([student]), "ca_file": str(slapd.ca),
             "uri": f"ldap://127.0.0.1:{slapd.ports['ldap']}", "bind_dn": READER, "password": PASSWORD,
@@ -178,7 +178,7 @@ def test_sources_of_every_kind_can_be_read_from_the_image(
 
     def read(source: str) -> subprocess.CompletedProcess[str]:
         words = ["cohorts", "snapshot", "publish", "--from", source, "--dry-run"]
-        command = [*read_only, str(tmp_path), *image.command(words, COHORTS_CONFIG=str(here.file))]
+        command = [*read_only, str(tmp_path), *image.command(words, COHORTS_CONFIG=str(installation.file))]
         return subprocess.run(command, capture_output=True, check=False, text=True)
 
     assert "1 enrolments (2026: 1)" in read("directory").stdout

@@ -121,23 +121,23 @@ def test_every_rule_and_every_query_finds_the_metrics_of_a_worker(install: Insta
     """A day with a bit of everything: changes, a dead letter, people without account, removals held, a night."""
     elsewhere = SandboxMoodle(name="Elsewhere", token="secret-of-elsewhere")
     elsewhere.url = f"http://127.0.0.1:{free_ports(1)[0]}"  # where nobody serves it
-    here = install({
+    installation = install({
         "ecampus": platform(moodle),
         "sante": platform(elsewhere, guard={"enabled": False}, routes=[{"components": ["MED"]}]),
     })  # fmt: skip
     welcome(moodle, range(40))
-    worker = here.worker()
+    worker = installation.worker()
     address = worker.started().removeprefix("http://")
     with needed(), real_prometheus([address], RULES) as prometheus:
         eventually(lambda: prometheus.query("sum(cohorts_changes_total) == 0"))
-        here.publish(enrolment(rank) for rank in range(43))  # three of whom have no account
+        installation.publish(enrolment(rank) for rank in range(43))  # three of whom have no account
         eventually(lambda: lawyers(moodle) == numbers(range(40)))
-        here.produce([(b"poison", b"{}", ())])
-        here.publish(enrolment(rank, status="resigned", revision=2) for rank in range(20))
-        eventually(lambda: here.state_of("ecampus").gaps["held"] == 20)
-        here.publish_snapshot(orjson.dumps(enrolment(rank).value["data"]) for rank in range(20, 43))
-        assert here.run("reconcile").returncode == 7  # elsewhere could not be read
-        assert here.run("reconcile").returncode == 6  # that snapshot was had already
+        installation.produce([(b"poison", b"{}", ())])
+        installation.publish(enrolment(rank, status="resigned", revision=2) for rank in range(20))
+        eventually(lambda: installation.state_of("ecampus").gaps["held"] == 20)
+        installation.publish_snapshot(orjson.dumps(enrolment(rank).value["data"]) for rank in range(20, 43))
+        assert installation.run("reconcile").returncode == 7  # elsewhere could not be read
+        assert installation.run("reconcile").returncode == 6  # that snapshot was had already
 
         eventually(lambda: prometheus.query("max(cohorts_snapshot_refusals) > 0"))
         eventually(lambda: prometheus.query("sum(cohorts_dead_letters_total) == 1"))

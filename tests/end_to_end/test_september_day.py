@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from tests.support.installation import Installation, Process, eventually, installed, pairs, platform
-from tests.support.privacy import headers_of, said_of, shown
+from tests.support.privacy import headers_of, personal_words, shown
 from tests.support.servers.kafka import Kafka
 from worker.domain.states import Action
 from worker.kafka import Headers, Record
@@ -143,18 +143,18 @@ def test_after_a_september_day_with_killed_workers_and_a_flaky_moodle_every_coho
     patience = {"converge": {"removal_delay_seconds": 20.0, "park_seconds": 2.0, "park_most_seconds": 10.0}}
     with (
         sites(university) as found,
-        installed(tmp_path, kafka, topic, settings(found), patience, partitions=PARTITIONS) as here,
+        installed(tmp_path, kafka, topic, settings(found), patience, partitions=PARTITIONS) as installation,
     ):
-        worker = here.worker()
-        here.produce(initial)
+        worker = installation.worker()
+        installation.produce(initial)
         for _ in range(KILLS_BEFORE):
-            worker = killed_and_replaced(here, found, worker, after=random.randint(10, 110))
+            worker = killed_and_replaced(installation, found, worker, after=random.randint(10, 110))
         poison: list[Told] = [(key.encode(), payload, TRACE) for key, payload in university.poison()]
         day = list(university.september_day(CHANGES))
         records: list[Told] = [(message.key.encode(), message.payload(), ()) for message in day]
-        here.produce(shuffled_in(records, poison, random))
+        installation.produce(shuffled_in(records, poison, random))
         for number in range(KILLS_DURING):
-            worker = killed_and_replaced(here, found, worker, after=random.randint(10, 70))
+            worker = killed_and_replaced(installation, found, worker, after=random.randint(10, 70))
             if number == 0:
                 for site in found.values():
                     site.moodle.add_users((username, idnumber) for username, idnumber, _ in university.late_accounts())
@@ -162,50 +162,52 @@ def test_after_a_september_day_with_killed_workers_and_a_flaky_moodle_every_coho
 
         def in_step() -> bool:
             worker.must_run()
-            assert here.recorded() == published
+            assert installation.recorded() == published
             for name in ("ecampus", "collegium"):
                 site = found[name]
                 differing = pairs(site.ours()) ^ pairs(site.expected(truth))
                 assert not differing, f"{name}: {len(differing)} memberships differ, as {sorted(differing)[:3]}"
-                assert here.missing(name) - pairs(truth_of(site, truth)) == set()
-                assert waiting_here(here, name, site) == site.waiting(truth)
+                assert installation.missing(name) - pairs(truth_of(site, truth)) == set()
+                assert waiting_here(installation, name, site) == site.waiting(truth)
             return True
 
-        published = here.published()
+        published = installation.published()
         eventually(in_step, within=QUIET, every=1.0)
         page = worker.get("metrics").text
         assert worker.terminate() == 0
-        assert [process.wait() for process in here.processes[:-1]] == [-9] * (KILLS_BEFORE + KILLS_DURING)
+        assert [process.wait() for process in installation.processes[:-1]] == [-9] * (KILLS_BEFORE + KILLS_DURING)
 
         told = [message for message in [*university.initial(), *day] if "enrolment_id" in message.value["data"]]
-        assert here.status().enrolments == len({enrolment(message) for message in told})
-        letters = here.letters()
-        assert_dead_letters_are(letters, poison, here)
-        outside = [page, *(process.text() for process in here.processes), *headers_of(letters)]
-        assert shown(outside, said_of([*university.initial(), *day])) == set()
+        assert installation.status().enrolments == len({enrolment(message) for message in told})
+        letters = installation.letters()
+        assert_dead_letters_are(letters, poison, installation)
+        outside = [page, *(process.text() for process in installation.processes), *headers_of(letters)]
+        assert shown(outside, personal_words([*university.initial(), *day])) == set()
         assert not any(site.moodle.token in text for site in found.values() for text in outside)
         for name in ("ecampus", "collegium"):
-            assert set(status.applied(here.ledger, name, Action.REMOVE)) <= university.removals_asked()
+            assert set(status.applied(installation.ledger, name, Action.REMOVE)) <= university.removals_asked()
             assert found[name].moodle.collisions == []
-            assert here.state_of(name).reasons == {"no_account": len(found[name].waiting(truth))}
+            assert installation.state_of(name).reasons == {"no_account": len(found[name].waiting(truth))}
         assert {name: site.foreign() for name, site in found.items()} == {
             name: site.handmade for name, site in found.items()
         }
         assert found["prelude"].moodle.calls == []
 
 
-def killed_and_replaced(here: Installation, found: Mapping[str, Site], worker: Process, *, after: int) -> Process:
+def killed_and_replaced(
+    installation: Installation, found: Mapping[str, Site], worker: Process, *, after: int
+) -> Process:
     """Kill the worker once it has done so much more, whatever it is doing then, and start another."""
 
     def done() -> int:
         worker.must_run()
-        recorded = sum(int(offset) for offset in here.status().positions.values())
+        recorded = sum(int(offset) for offset in installation.status().positions.values())
         return sum(len(site.moodle.calls) for site in found.values()) + recorded // 500
 
     before = done()
     eventually(lambda: done() >= before + after, within=QUIET, every=0.02)
     worker.kill()
-    return here.worker()
+    return installation.worker()
 
 
 def shuffled_in(records: list[Told], poison: list[Told], random: Random) -> list[Told]:
@@ -225,11 +227,11 @@ def truth_of(site: Site, truth: Mapping[str, frozenset[str]]) -> Image:
     return {code: members for code, members in truth.items() if code in site.etapes}
 
 
-def waiting_here(here: Installation, name: str, site: Site) -> set[tuple[str, str]]:
-    return {pair for pair in here.missing(name) if pair[0] not in site.taken()}
+def waiting_here(installation: Installation, name: str, site: Site) -> set[tuple[str, str]]:
+    return {pair for pair in installation.missing(name) if pair[0] not in site.taken()}
 
 
-def assert_dead_letters_are(letters: list[Record], poison: list[Told], here: Installation) -> None:
+def assert_dead_letters_are(letters: list[Record], poison: list[Told], installation: Installation) -> None:
     """Each poison message is there, whole, under the place that it came from; and nothing else is."""
     places: dict[tuple[str | None, ...], tuple[bytes | None, bytes | None]] = {}
     for letter in letters:
@@ -240,6 +242,6 @@ def assert_dead_letters_are(letters: list[Record], poison: list[Told], here: Ins
         assert about.pop("__connect.errors.exception.message")
         place = tuple(about.pop(f"__connect.errors.{name}") for name in ("topic", "partition", "offset"))
         assert about == {}
-        assert place[0] == here.topic
+        assert place[0] == installation.topic
         assert places.setdefault(place, (letter.key, letter.value)) == (letter.key, letter.value)
     assert sorted(places.values()) == sorted((key, value) for key, value, _ in poison)

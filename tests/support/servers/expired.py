@@ -45,7 +45,7 @@ class Expired:
 
 @contextmanager
 def expired(directory: Path) -> Iterator[Expired]:
-    """Serve with a certificate that is kept in this folder; raises MissingServerError without openssl."""
+    """Serve with an expired certificate, written to this folder; raises MissingServerError without openssl."""
     if not shutil.which("openssl"):
         raise MissingServerError("no openssl: install it")
     (directory / "ca.cnf").write_text(CONFIGURATION)
