@@ -63,8 +63,8 @@ def test_a_captured_university_has_its_cohorts_whatever_is_repeated_or_changes_v
         """See that the members of every cohort are those who must be and have an account, and that it has its name."""
         worker.must_run()
         wanted = pairs(as_numbers(university.truth()))
-        there = {(code, username.removeprefix("e")) for code, username in pairs(moodle.memberships())}
-        assert there == {(code, number) for code, number in wanted if f"e{number}" in moodle.user_ids}
+        members = {(code, username.removeprefix("e")) for code, username in pairs(moodle.memberships())}
+        assert members == {(code, number) for code, number in wanted if f"e{number}" in moodle.user_ids}
         labels = university.labels()
         wrong = [c for c in moodle.cohorts() if c.name != f"{labels[c.idnumber][2]}: {labels[c.idnumber][0]}"]
         assert wrong == []
@@ -138,10 +138,10 @@ def pairs_as_numbers(some: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
 def moved_to_another_version(capture: Capture, etape: str) -> list[Event]:
     """Change the version of all rows of an étape, which deletes and creates them."""
     columns = ("COD_ANU", "COD_IND", "COD_ETP", "COD_VRS_VET", "NUM_OCC_IAE")
-    theirs = [row for row in capture.apogee.rows("INS_ADM_ETP") if row["COD_ETP"] == etape]
+    of_etape = [row for row in capture.apogee.rows("INS_ADM_ETP") if row["COD_ETP"] == etape]
     return [
         event
-        for row in theirs
+        for row in of_etape
         for event in capture.apogee.change_key(
             "INS_ADM_ETP",
             tuple(row[column] for column in columns),
@@ -157,8 +157,8 @@ def test_topics_of_change_capture_are_left_to_their_connector(install: Install, 
     installation = install(kafka={"topics": [captured, missing, ours], "formats": formats})
     done = installation.run("topics", "create", "--partitions", "2", "--replicas", "1")
     assert done.returncode == 0, done.stdout + done.stderr
-    said = done.stdout.splitlines()
-    assert f"{captured}: exists, 3 partition(s)" in said
-    assert f"{missing}: missing; the connector of change capture creates it" in said
-    assert f"{ours}: created, 2 partition(s), messages kept for 14 days" in said
+    lines = done.stdout.splitlines()
+    assert f"{captured}: exists, 3 partition(s)" in lines
+    assert f"{missing}: missing; the connector of change capture creates it" in lines
+    assert f"{ours}: created, 2 partition(s), messages kept for 14 days" in lines
     assert describe(kafka.properties, [missing, ours]).topics.keys() == {ours}

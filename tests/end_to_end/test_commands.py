@@ -224,8 +224,8 @@ def test_check_finds_nothing_wrong_where_all_is_well(install: Install, moodle: S
     found = findings(installation, code=0)
     assert {level for level, _ in found.values()} == {"ok"}
     assert found.keys() == {
-        "settings", "kafka", f"kafka {installation.topic}", f"kafka {installation.dead_letters}", f"kafka {installation.snapshots}", "ledger",
-        "ecampus", "ecampus functions", "ecampus accounts", "ecampus cohorts",
+        "settings", "kafka", f"kafka {installation.topic}", f"kafka {installation.dead_letters}",
+        f"kafka {installation.snapshots}", "ledger", "ecampus", "ecampus functions", "ecampus accounts", "ecampus cohorts",
     }  # fmt: skip
     assert [call.function for call in moodle.calls if call.writes] == []
 

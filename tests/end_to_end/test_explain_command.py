@@ -39,9 +39,9 @@ def test_explain_answers_why_and_why_not_in_both_languages_and_as_json(install: 
 
     gone = json.loads(explained(number(2), "--platform", "ecampus", "--json"))
     assert gone["student"] == number(2)
-    [said] = gone["enrolments"]
-    assert (said["fact"]["status"], said["fact"]["origin"]) == ("resigned", f"{installation.topic}[0]@3")
-    assert [finding["code"] for finding in said["findings"]] == ["status"]
+    [ended] = gone["enrolments"]
+    assert (ended["fact"]["status"], ended["fact"]["origin"]) == ("resigned", f"{installation.topic}[0]@3")
+    assert [finding["code"] for finding in ended["findings"]] == ["status"]
     [answer] = gone["answers"]
     assert (answer["platform"], answer["cohort"]) == ("ecampus", "L1DROI")
     assert answer["state"]["code"] == "not_member"

@@ -29,7 +29,7 @@ STEERING = "\x1b]0;owned\x07\x1b[2J\x9b31m"
 MISLEADING = "Licence \N{RIGHT-TO-LEFT OVERRIDE}tiord <script>alert(1)</script> [/red] {0.__class__}"
 
 
-def said(kind: str, data: dict[str, object], *, key: str = "1") -> tuple[bytes, bytes, tuple[()]]:
+def event(kind: str, data: dict[str, object], *, key: str = "1") -> tuple[bytes, bytes, tuple[()]]:
     """Write a message of any content."""
     envelope = {"specversion": "1.0", "id": "1", "source": "urn:nobody", "time": "2026-09-01T08:00:00Z"}
     value = {**envelope, "type": f"fr.etape-cohorts.{kind}.v1", "data": data}
@@ -38,7 +38,7 @@ def said(kind: str, data: dict[str, object], *, key: str = "1") -> tuple[bytes, 
 
 def enrolled(rank: int, code: str, label: str) -> tuple[bytes, bytes, tuple[()]]:
     etape = {"code": code, "label": label, "component": {"code": "[/]", "label": "=1+1"}}
-    return said(
+    return event(
         "enrolment.state",
         {
             "enrolment_id": f"{rank}:{code}", "academic_year": YEAR, "student": {"student_id": number(rank)},
@@ -60,7 +60,7 @@ def test_a_producer_that_has_everybody_resign_or_renumbered_empties_no_cohort(
     installation.publish(enrolment(rank, status="resigned", revision=2) for rank in range(40))
     source = {"system": "apogee", "uai": UAI}
     installation.produce(
-        said("student.rekeyed", {"previous_student_id": number(rank), "student_id": number(40), "source": source})
+        event("student.rekeyed", {"previous_student_id": number(rank), "student_id": number(40), "source": source})
         for rank in range(41, 60)
     )
     eventually(lambda: installation.state_of("ecampus").gaps["held"] == 59)
@@ -84,10 +84,10 @@ def test_what_others_write_touches_no_cohort_of_others_and_steers_no_terminal(
 ) -> None:
     installation = install({"ecampus": platform(moodle), "prelude": platform(moodle, mode="manual")})
     welcome(moodle, range(4))
-    theirs = moodle.create_cohort(name=f"Professeurs {STEERING}", idnumber="PROFS")
+    foreign = moodle.create_cohort(name=f"Professeurs {STEERING}", idnumber="PROFS")
     moodle.create_cohort(name=MISLEADING, idnumber="[/bold]")
     moodle.create_cohort(name=MISLEADING, idnumber=STEERING)
-    moodle.add_member(theirs, moodle.user_ids[f"e{number(3)}"])
+    moodle.add_member(foreign, moodle.user_ids[f"e{number(3)}"])
     worker = installation.worker()
     codes = ("PROFS", "[/red]", "[/bold]")
     installation.produce(

@@ -36,7 +36,7 @@ def stage(number: int) -> list[Step]:
     return steps[starts[number] + 1 : starts[number + 1]]
 
 
-def said(number: int, instruction: str) -> list[str]:
+def instructions(number: int, instruction: str) -> list[str]:
     """Give what follows an instruction of a stage, each time."""
     return [rest for word, rest in stage(number) if word == instruction]
 
@@ -60,7 +60,7 @@ class Image:
 
     def command(self, words: list[str], **more: str) -> list[str]:
         """Give the command that runs these words as in a container, with more variables."""
-        (assignments,) = said(1, "ENV")
+        (assignments,) = instructions(1, "ENV")
         variables = dict(pair.split("=", 1) for pair in assignments.split()) | more
         variables["PATH"] = variables["PATH"].replace("/opt/cohorts", str(self.environment))
         return ["env", "-i", *(f"{name}={value}" for name, value in variables.items()), *words]
@@ -71,7 +71,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """Run the steps of the first stage."""
     folder = tmp_path_factory.mktemp("image")
     names = {"/src": "src", "/build": "build", "/wheels": "wheels", "/opt/cohorts": "cohorts"}
-    where = {there: folder / name for there, name in names.items()}
+    where = {path: folder / name for path, name in names.items()}
     where["/src"].mkdir()
     with needed():
         if not Path("/usr/include/ldap.h").exists():
@@ -85,8 +85,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
                 _copy(ROOT / source, where["/src"] / target)
         elif word == "RUN" and not rest.startswith("apt-get"):
             command = rest
-            for there, installation in where.items():
-                command = re.sub(rf"(?<![\w/]){there}\b", str(installation), command)
+            for path, installation in where.items():
+                command = re.sub(rf"(?<![\w/]){path}\b", str(installation), command)
             done = subprocess.run(
                 command, shell=True, cwd=where["/src"], env=environment, capture_output=True, check=False, text=True
             )
@@ -119,7 +119,7 @@ def test_what_is_compiled_needs_the_library_that_the_image_installs_and_no_other
     [compiled] = image.environment.rglob("_ldap.*.so")
     read = subprocess.run(["readelf", "--dynamic", compiled], capture_output=True, check=True, text=True)  # noqa: S607 - of binutils, as gcc
     assert set(re.findall(r"\(NEEDED\).*\[(\w+)", read.stdout)) == {"libldap", "liblber", "libc"}
-    [installed] = [re.findall(r" (lib\S+)", run) for run in said(1, "RUN") if run.startswith("apt-get")]
+    [installed] = [re.findall(r" (lib\S+)", run) for run in instructions(1, "RUN") if run.startswith("apt-get")]
     assert installed == ["libldap2"]  # which holds liblber, and brings what it needs itself
 
 
@@ -141,7 +141,11 @@ def test_a_worker_of_the_image_works_on_a_read_only_root(
     installation = install(ledger={"url": "sqlite:///ledger.db"})
     welcome(moodle, range(3))
     image.state.mkdir()
-    (entry,), (arguments,), (health,) = said(1, "ENTRYPOINT"), said(1, "CMD"), said(1, "HEALTHCHECK")
+    (entry,), (arguments,), (health,) = (
+        instructions(1, "ENTRYPOINT"),
+        instructions(1, "CMD"),
+        instructions(1, "HEALTHCHECK"),
+    )
     (port,) = free_ports(1)
     before = image.files()
     variables = {"COHORTS_CONFIG": str(installation.file), "COHORTS_WEB__PORT": str(port)}

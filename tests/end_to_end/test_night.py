@@ -62,9 +62,9 @@ class Hands:
 
     def assert_left_alone(self) -> None:
         """What they made is as they made it."""
-        there = {cohort.id: cohort for cohort in self.moodle.cohorts()}
+        cohorts = {cohort.id: cohort for cohort in self.moodle.cohorts()}
         for number, known in self.made.items():
-            assert (there[number].name, there[number].idnumber, self.moodle.members(number)) == known
+            assert (cohorts[number].name, cohorts[number].idnumber, self.moodle.members(number)) == known
 
     def ours(self) -> Pairs:
         """Give the memberships (étape, username) of the cohorts that they didn't make, no idnumber twice."""
@@ -76,11 +76,11 @@ class Hands:
 
     def add_and_remove(self, count: int) -> None:
         """Put so many students where they don't belong, and take as many out of where they do."""
-        there = sorted(self.ours() - self.guests)
-        some = self._random.sample(there, min(3 * count, len(there) // 3 * 3))
+        members = sorted(self.ours() - self.guests)
+        some = self._random.sample(members, min(3 * count, len(members) // 3 * 3))
         for (cohort, username), (other, _), (_, student) in zip(*[iter(some)] * 3, strict=True):
             self.moodle.remove_member(self.id_of(cohort), self.moodle.user_ids[username])
-            if (other, student) not in there:
+            if (other, student) not in members:
                 self.add(other, student)
 
     def add(self, cohort: str, username: str) -> None:
@@ -102,14 +102,14 @@ class Hands:
         large = {code for code, size in sizes.items() if size > 8} - but
         some = self._random.sample(sorted(large), 12)
         quiet = self._random.choice(sorted(large - busy - {*some}))
-        there = sorted(self.ours())
+        members = sorted(self.ours())
         self.add_and_remove(60)
-        for _, username in self._random.sample(there, 40):
-            if (crowded, username) not in there:
+        for _, username in self._random.sample(members, 40):
+            if (crowded, username) not in members:
                 self.add(crowded, username)
         for number in range(4):
             self.invite(some[number], f"a.teacher{number}")
-        for _, username in self._random.sample(there, 40):
+        for _, username in self._random.sample(members, 40):
             if user_id := self.moodle.user_ids.get(username):
                 self.moodle.delete_user(user_id)
         for number, code in enumerate(some[4:9]):
@@ -128,8 +128,8 @@ def test_after_a_night_every_cohort_is_true_but_for_what_the_guard_holds(
 ) -> None:
     random = Random(SEED)
     university = University(seed=SEED)
-    closed, crowded, theirs = (of_size(university, size) for size in (80, 30, 12))
-    with platforms(university, random, theirs) as (hands, elsewhere), installed(
+    closed, crowded, taken = (of_size(university, size) for size in (80, 30, 12))
+    with platforms(university, random, taken) as (hands, elsewhere), installed(
         tmp_path, kafka, topic, settings(hands.moodle, elsewhere.moodle), PATIENT, partitions=PARTITIONS
     ) as installation:  # fmt: skip
         worker = installation.worker()
@@ -153,7 +153,7 @@ def test_after_a_night_every_cohort_is_true_but_for_what_the_guard_holds(
         report = reconciled(installation, hands.moodle, [*since, *lost])
         eventually(settled(installation, worker), within=QUIET, every=0.5)
 
-        expect = {pair for pair in expected(university, hands.moodle) if pair[0] != theirs} | hands.guests
+        expect = {pair for pair in expected(university, hands.moodle) if pair[0] != taken} | hands.guests
         held = held_now(installation)
         assert held.keys() == {closed, crowded}
         waiting = {(cohort, f"e{student}") for cohort, (_, students) in held.items() for student in students}
@@ -302,8 +302,8 @@ def assert_journalled_right(installation: Installation, report: Report, *, asked
 def assert_all_vanished_were_noticed(report: Report, installation: Installation) -> None:
     """Two cohorts were deleted: the night found both, but for a busy one that converging came upon, here or there."""
     by_reading = report.platforms[0].drift[Drift.VANISHED]
-    said = [line for process in installation.processes for line in process.events("cohort was deleted on Moodle")]
-    by_converging = {line["cohort"] for line in said}
+    lines = [line for process in installation.processes for line in process.events("cohort was deleted on Moodle")]
+    by_converging = {line["cohort"] for line in lines}
     assert len(by_converging) <= 1
     assert 2 - len(by_converging) <= by_reading <= 2
 

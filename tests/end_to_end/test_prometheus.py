@@ -142,10 +142,10 @@ def test_every_rule_and_every_query_finds_the_metrics_of_a_worker(install: Insta
         eventually(lambda: prometheus.query("max(cohorts_snapshot_refusals) > 0"))
         eventually(lambda: prometheus.query("sum(cohorts_dead_letters_total) == 1"))
         eventually(lambda: firing(prometheus) >= {"CohortsNightPartial", "CohortsSnapshotRefused"})
-        told = {rule["name"]: rule for rule in prometheus.rules()}
-        assert [rule for rule in told.values() if rule["health"] != "ok"] == []
+        rules = {rule["name"]: rule for rule in prometheus.rules()}
+        assert [rule for rule in rules.values() if rule["health"] != "ok"] == []
         recorded = {rule["record"] for rule in rules_of("record")}
-        assert recorded <= told.keys()
+        assert recorded <= rules.keys()
         for name in sorted(recorded):
             assert prometheus.query(name) or name in EMPTY, name
         for name in DASHBOARDS:
@@ -153,7 +153,7 @@ def test_every_rule_and_every_query_finds_the_metrics_of_a_worker(install: Insta
                 found = prometheus.query(expr)
                 why = [reason for part, reason in EMPTY.items() if part in expr]
                 assert found or why, f"{name}, {panel}: nothing is found by {expr}"
-        pending = {name for name, rule in told.items() if rule.get("alerts")}
+        pending = {name for name, rule in rules.items() if rule.get("alerts")}
         assert pending == EXPECTED
 
 

@@ -63,9 +63,9 @@ class Site:
 
     def ours(self) -> Image:
         """Give the members' usernames of each cohort that isn't handmade; no idnumber is there twice."""
-        mine = [cohort for cohort in self.moodle.cohorts() if cohort.id not in self.handmade]
-        found = {cohort.idnumber: self._members(cohort.id) for cohort in mine}
-        assert len(found) == len(mine), "a cohort was created twice"
+        ours = [cohort for cohort in self.moodle.cohorts() if cohort.id not in self.handmade]
+        found = {cohort.idnumber: self._members(cohort.id) for cohort in ours}
+        assert len(found) == len(ours), "a cohort was created twice"
         return found
 
     def expected(self, truth: Mapping[str, frozenset[str]]) -> Image:
@@ -177,8 +177,8 @@ def test_after_a_september_day_with_killed_workers_and_a_flaky_moodle_every_coho
         assert worker.terminate() == 0
         assert [process.wait() for process in installation.processes[:-1]] == [-9] * (KILLS_BEFORE + KILLS_DURING)
 
-        told = [message for message in [*university.initial(), *day] if "enrolment_id" in message.value["data"]]
-        assert installation.status().enrolments == len({enrolment(message) for message in told})
+        enrolments = [message for message in [*university.initial(), *day] if "enrolment_id" in message.value["data"]]
+        assert installation.status().enrolments == len({enrolment(message) for message in enrolments})
         letters = installation.letters()
         assert_dead_letters_are(letters, poison, installation)
         outside = [page, *(process.text() for process in installation.processes), *headers_of(letters)]

@@ -47,11 +47,11 @@ class Day:
         self.installation = installation
         self.moodle = moodle
         self.university = university
-        self.told: list[Message] = []
+        self.published: list[Message] = []
 
     def tell(self, messages: Iterator[Message]) -> None:
         some = list(messages)
-        self.told += some
+        self.published += some
         self.installation.publish(some)
 
     def writing(self) -> int:

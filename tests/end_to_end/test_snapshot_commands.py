@@ -73,10 +73,11 @@ def written(directory: Path, some: Iterable[str], *, encoding: str = "utf-8", en
 def test_json_lines_are_published_as_a_snapshot_that_show_finds_whole(
     installation: Installation, tmp_path: Path
 ) -> None:
-    [said] = lines_of(installation, "snapshot", "publish", written(tmp_path, json_lines(range(20))), *AT)
-    [name] = ID.findall(said)
-    assert said == (
-        f"20 enrolments (2026: 20), 0 of them told twice: published to {installation.snapshots} over 3 partitions as {name}"
+    [output] = lines_of(installation, "snapshot", "publish", written(tmp_path, json_lines(range(20))), *AT)
+    [name] = ID.findall(output)
+    assert output == (
+        f"20 enrolments (2026: 20), 0 of them told twice: published to {installation.snapshots} over 3 partitions "
+        f"as {name}"
     )
     assert kinds(installation) == {"begin": 3, "enrolment": 20, "end": 3}
     [shown] = lines_of(installation, "snapshot", "show")
@@ -100,16 +101,16 @@ def test_a_csv_file_is_published_as_a_snapshot(
 ) -> None:
     some = [each.replace(";", delimiter) for each in [*csv(range(20)), *csv([3])[1:], "#rows;21"]]
     file = written(tmp_path, some, encoding=encoding, ending=ending)
-    [said] = lines_of(installation, "snapshot", "publish", file, *AT, "--count", "21")
-    assert said.startswith(f"20 enrolments (2026: 20), 1 of them told twice: published to {installation.snapshots} ")
+    [output] = lines_of(installation, "snapshot", "publish", file, *AT, "--count", "21")
+    assert output.startswith(f"20 enrolments (2026: 20), 1 of them told twice: published to {installation.snapshots} ")
     assert kinds(installation)["enrolment"] == 20
 
 
 def test_a_snapshot_says_for_what_it_is_complete(installation: Installation, tmp_path: Path) -> None:
     file = written(tmp_path, [*csv(range(5)), *csv(range(5), year=2025)[1:]])
     scope = ["--years", "2025", "--years", "2026", "--uai", UAI, "--etapes", "L?DROI"]
-    [said] = lines_of(installation, "snapshot", "publish", file, *AT, *scope)
-    assert said.startswith("10 enrolments (2025: 5, 2026: 5)")
+    [output] = lines_of(installation, "snapshot", "publish", file, *AT, *scope)
+    assert output.startswith("10 enrolments (2025: 5, 2026: 5)")
     begin = orjson.loads(orjson.dumps(on_topic(installation)[0]["data"]))
     assert begin["scope"] == {"uais": [UAI], "academic_years": [2025, 2026], "etapes": ["L?DROI"]}
     assert begin["taken_at"] == TAKEN_AT.isoformat()
@@ -117,12 +118,12 @@ def test_a_snapshot_says_for_what_it_is_complete(installation: Installation, tmp
 
 def test_a_dry_run_reads_and_counts_and_sends_nothing(installation: Installation, tmp_path: Path) -> None:
     file = written(tmp_path, csv(range(20)))
-    said = lines_of(installation, "snapshot", "publish", file, *AT, "--dry-run")
-    assert said[-2:] == [
+    output = lines_of(installation, "snapshot", "publish", file, *AT, "--dry-run")
+    assert output[-2:] == [
         "1 étapes, such as L1DROI (20)",
         "20 enrolments (2026: 20), 0 of them told twice: whole, and not sent",
     ]
-    [line] = [each for each in said if "not said" in each]  # the file has no components
+    [line] = [each for each in output if "not said" in each]  # the file has no components
     assert "20" in line
     assert on_topic(installation) == []
 
@@ -137,18 +138,18 @@ def test_nothing_is_sent_of_a_file_that_is_not_whole(installation: Installation,
         (table, ["--years", "2025"], "rows lie outside its scope, by their academic_year (5)"),
         (table[:1], [], "the source has no row at all"),
     ):  # fmt: skip
-        said = lines_of(installation, "snapshot", "publish", written(tmp_path, some), *AT, *options, code=6)
-        assert said[0].startswith(f"cohorts: {wrong}"), said
-        assert said[0].endswith(": nothing was published")
-        assert not re.search(r"22\d{6}", said[0])
+        output = lines_of(installation, "snapshot", "publish", written(tmp_path, some), *AT, *options, code=6)
+        assert output[0].startswith(f"cohorts: {wrong}"), output
+        assert output[0].endswith(": nothing was published")
+        assert not re.search(r"22\d{6}", output[0])
     assert on_topic(installation) == []
 
 
 def test_a_file_that_was_cut_in_its_last_cell_is_not_sent(installation: Installation, tmp_path: Path) -> None:
     cut = tmp_path / "cut.csv"
     cut.write_text("\n".join(csv(range(5))), encoding="utf-8")
-    [said] = lines_of(installation, "snapshot", "publish", str(cut), *AT, code=6)
-    assert said.startswith("cohorts: the last line has no line break, as if the file was cut")
+    [output] = lines_of(installation, "snapshot", "publish", str(cut), *AT, code=6)
+    assert output.startswith("cohorts: the last line has no line break, as if the file was cut")
     assert on_topic(installation) == []
 
 
@@ -191,10 +192,12 @@ def test_a_source_of_the_settings_is_published_by_its_name(install: Install, tmp
     names = {"Numéro": "student_id", "Année": "academic_year", "Étape": "etape", "État": "status"}
     export = {"kind": "file", "path": file, "columns": names, "constants": {"system": "apogee", "uai": UAI}}
     installation = install(sources={"export": export | {"words": {"status": {"E": "active", "R": "resigned"}}}})
-    [said] = lines_of(installation, "snapshot", "publish", "--from", "export", *AT)
-    assert said.startswith("2 enrolments (2026: 2), 0 of them told twice: published to")
-    told = [m["data"] for m in on_topic(installation) if str(m["type"]).endswith("snapshot.enrolment.v1")]
-    rows = sorted((orjson.loads(orjson.dumps(each))["enrolment"] for each in told), key=lambda row: row["enrolment_id"])
+    [output] = lines_of(installation, "snapshot", "publish", "--from", "export", *AT)
+    assert output.startswith("2 enrolments (2026: 2), 0 of them told twice: published to")
+    enrolments = [m["data"] for m in on_topic(installation) if str(m["type"]).endswith("snapshot.enrolment.v1")]
+    rows = sorted(
+        (orjson.loads(orjson.dumps(each))["enrolment"] for each in enrolments), key=lambda row: row["enrolment_id"]
+    )
     assert [(row["enrolment_id"], row["status"]) for row in rows] == [
         ("22000001:2026:L1DROI:", "active"),
         ("22000002:2026:L1DROI:", "resigned"),
@@ -214,8 +217,8 @@ def test_show_says_why_there_is_no_snapshot_and_what_it_passed_over(installation
     partial = sent(rows(20), "apogee-partial", taken_at=TAKEN_AT.timestamp() + 60)
     producer.send_to(installation.snapshots, partial[:-1])
     first, second = lines_of(installation, "snapshot", "show", code=6)
-    said = "snapshot apogee-partial: partition 2 has no end of it, after 5 row(s)"
-    assert (first, second[: len(said)]) == ("cohorts: no snapshot can be accepted:", said)
+    output = "snapshot apogee-partial: partition 2 has no end of it, after 5 row(s)"
+    assert (first, second[: len(output)]) == ("cohorts: no snapshot can be accepted:", output)
 
     old = sent(rows(20), "apogee-old", taken_at=TAKEN_AT.timestamp() - 86_400)
     producer.send_to(installation.snapshots, old)
@@ -224,7 +227,7 @@ def test_show_says_why_there_is_no_snapshot_and_what_it_passed_over(installation
     file = written(tmp_path, [line(each).decode() for each in rows(20)])
     [name] = ID.findall(lines_of(installation, "snapshot", "publish", file, *AT)[0])
     passed, shown = lines_of(installation, "snapshot", "show")
-    assert passed.startswith(f"passed over: {said}")
+    assert passed.startswith(f"passed over: {output}")
     assert shown.startswith(f"{name}: whole, 20 enrolments")
     [refusal] = json.loads("".join(lines_of(installation, "snapshot", "show", "--json")))["passed_over"]
     assert (refusal["snapshot_id"], refusal["fault"]) == ("apogee-partial", "incomplete")
@@ -232,13 +235,13 @@ def test_show_says_why_there_is_no_snapshot_and_what_it_passed_over(installation
 
 def test_show_finds_a_snapshot_whose_messages_a_producer_of_another_kind_has_sent(installation: Installation) -> None:
     """Only the contract counts: neither keys nor headers do."""
-    messages = sent(rows(20), "theirs-1", taken_at=TAKEN_AT.timestamp())
+    messages = sent(rows(20), "foreign-1", taken_at=TAKEN_AT.timestamp())
     RecordProducer(installation.kafka.properties).send_to(
         installation.snapshots, ((partition, b"", value, ()) for partition, _, value, _ in messages)
     )
     assert len(messages) == len(on_topic(installation))
     [shown] = lines_of(installation, "snapshot", "show")
-    assert shown.startswith("theirs-1: whole, 20 enrolments (2026: 20)")
+    assert shown.startswith("foreign-1: whole, 20 enrolments (2026: 20)")
 
 
 def test_check_warns_of_a_missing_topic_of_snapshots_and_finds_nothing_wrong_with_it(install: Install) -> None:

@@ -32,13 +32,13 @@ class Listener:
     def rest(self) -> list[str]:
         """Give what was said and not heard yet."""
         self._socket.settimeout(0)
-        said = []
+        received = []
         try:
             while True:
-                said.append(self._socket.recv(100).decode())
+                received.append(self._socket.recv(100).decode())
         except BlockingIOError:
             self._socket.settimeout(30)
-        return said
+        return received
 
     def close(self) -> None:
         self._socket.close()

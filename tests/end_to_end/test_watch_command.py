@@ -37,8 +37,8 @@ def test_what_changes_in_a_directory_reaches_the_cohorts_though_the_watch_is_kil
     truth = dict.fromkeys(STUDENTS, "L1DROI")
 
     def in_step() -> bool:
-        there = {(cohort, user) for cohort, users in moodle.memberships().items() for user in users}
-        return there == {(etape, f"e{number}") for number, etape in truth.items()}
+        members = {(cohort, user) for cohort, users in moodle.memberships().items() for user in users}
+        return members == {(etape, f"e{number}") for number, etape in truth.items()}
 
     worker, watch, random = installation.worker(), installation.watch("ldap"), Random(7)
     eventually(in_step)
@@ -66,8 +66,8 @@ def test_what_changes_in_a_directory_reaches_the_cohorts_though_the_watch_is_kil
     assert installation.letters() == []
     assert watch.terminate() == 0
     assert worker.terminate() == 0
-    said = installation.run("watch", "ldap", "--once")
-    assert (said.returncode, said.stdout) == (0, f"{len(truth)} entries, 0 of them new or changed; told: nothing\n")
-    said = installation.run("watch", "apogee", "--once")
-    assert said.returncode == 2
-    assert "there are: ldap" in said.stderr
+    done = installation.run("watch", "ldap", "--once")
+    assert (done.returncode, done.stdout) == (0, f"{len(truth)} entries, 0 of them new or changed; told: nothing\n")
+    done = installation.run("watch", "apogee", "--once")
+    assert done.returncode == 2
+    assert "there are: ldap" in done.stderr

@@ -364,10 +364,10 @@ def test_metrics_are_there_and_nobody_can_be_recognised_in_what_leaves_the_worke
     moodle.add_users((username, idnumber) for username, idnumber, _ in university.accounts())
     worker = installation.worker("--log", "debug")
     poison = [(key.encode(), payload, ()) for key, payload in university.poison()]
-    told = [*university.initial(), *university.september_day(30)]
-    installation.publish(told[: university.students])
+    messages = [*university.initial(), *university.september_day(30)]
+    installation.publish(messages[: university.students])
     installation.produce(poison)
-    installation.publish(told[university.students :])
+    installation.publish(messages[university.students :])
 
     def settled() -> bool:
         gaps = installation.state_of("ecampus").gaps
@@ -398,6 +398,8 @@ def test_metrics_are_there_and_nobody_can_be_recognised_in_what_leaves_the_worke
     assert len(letters) == len(poison)
     outside = [page, worker.text(), *headers_of(letters)]
     assert not any(moodle.token in text for text in outside)
-    assert shown(outside, personal_words(told) | {"Camille", "Exemple"}) == set()
-    assert shown([(letter.value or b"").decode(errors="replace") for letter in letters], personal_words(told)) != set()
+    assert shown(outside, personal_words(messages) | {"Camille", "Exemple"}) == set()
+    assert (
+        shown([(letter.value or b"").decode(errors="replace") for letter in letters], personal_words(messages)) != set()
+    )
     assert len(worker.events("invalid message")) == len(poison)
