@@ -40,7 +40,7 @@ def all_is_recorded_and_closed(installation: Installation, worker: Process) -> b
 
 
 def in_an_unknown_word(event: Event) -> Event:
-    """Say of a row that is told in this event, and everything of it, that its state is one that nobody knows."""
+    """Return the event with an unknown state for one of its rows."""
     assert event.value is not None
     document: dict[str, Any] = orjson.loads(event.value)
     envelope = document.get("payload", document)
@@ -90,7 +90,7 @@ def test_a_captured_university_has_its_cohorts_whatever_is_repeated_or_changes_v
         university.removals_asked()
     )
 
-    # All is said again, and every row of an étape gets another version.
+    # Everything is emitted again, and every row of an étape gets another version.
     journal, members = content(installation.ledger)["journal"], moodle.memberships()
     produce(installation, capture.snapshot())
     produce(installation, moved_to_another_version(capture, next(iter(university.truth()))))

@@ -30,7 +30,7 @@ CONTENT_TYPE = ("content-type", b"application/cloudevents+json")
 
 
 def lines_of(installation: Installation, *arguments: str, code: int = 0) -> list[str]:
-    """Run a command that ends with this code; gives the lines that it wrote on standard output."""
+    """Run a command that ends with this code; returns the lines that it wrote on standard output."""
     done = installation.run(*arguments)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -207,7 +207,7 @@ def test_positions_are_shown_and_forgotten_so_that_a_restart_reads_everything_ag
 
 
 def findings(installation: Installation, *, code: int) -> dict[str, tuple[str, str]]:
-    """Give the level and the sentence of each subject."""
+    """Return the level and the sentence of each subject."""
     found = {}
     for line in lines_of(installation, "check", code=code):
         head, _, sentence = line.partition(": ")
@@ -225,7 +225,8 @@ def test_check_finds_nothing_wrong_where_all_is_well(install: Install, moodle: S
     assert {level for level, _ in found.values()} == {"ok"}
     assert found.keys() == {
         "settings", "kafka", f"kafka {installation.topic}", f"kafka {installation.dead_letters}",
-        f"kafka {installation.snapshots}", "ledger", "ecampus", "ecampus functions", "ecampus accounts", "ecampus cohorts",
+        f"kafka {installation.snapshots}", "ledger", "ecampus", "ecampus functions", "ecampus accounts",
+        "ecampus cohorts",
     }  # fmt: skip
     assert [call.function for call in moodle.calls if call.writes] == []
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.end_to_end
 
 
 def address(url: str) -> str:
-    """Give the address of a ledger as those tools want it."""
+    """Return the address of a ledger in the form that PostgreSQL's tools take."""
     return url.replace("postgresql+psycopg:", "postgresql:")
 
 

@@ -70,7 +70,7 @@ def test_a_producer_that_has_everybody_resign_or_renumbered_empties_no_cohort(
 
 
 def shown(installation: Installation, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
-    """Run a command; gives what it prints, in which nothing steers a terminal."""
+    """Run a command; returns what it prints, which must not control a terminal."""
     done = installation.run(*arguments)
     text = done.stdout + done.stderr
     assert done.returncode in codes, text

@@ -30,19 +30,19 @@ Step = tuple[str, str]  # the instruction, and what follows it
 
 
 def stage(number: int) -> list[Step]:
-    """Give the steps of a stage of the Dockerfile."""
+    """Return the steps of a stage of the Dockerfile."""
     steps = [(word, rest) for word, rest in re.findall(r"^([A-Z]+) +(.+)$", LINES, re.MULTILINE) if word != "ARG"]
     starts = [place for place, (word, _) in enumerate(steps) if word == "FROM"] + [len(steps)]
     return steps[starts[number] + 1 : starts[number + 1]]
 
 
 def instructions(number: int, instruction: str) -> list[str]:
-    """Give what follows an instruction of a stage, each time."""
+    """Return the arguments of each such instruction of a stage."""
     return [rest for word, rest in stage(number) if word == instruction]
 
 
 def locked(name: str) -> dict[str, str]:
-    """Give the packages of a lock, each with its version, condition and hashes."""
+    """Return the packages of a lock, each with version, condition and hashes."""
     text = (ROOT / name).read_text(encoding="utf-8")
     return dict(re.findall(r"^([a-z0-9.-]+(?:\[\w+\])?)(==.*(?:\n    --hash.*)+)", text, re.MULTILINE))
 
@@ -55,11 +55,11 @@ class Image:
     state: Path
 
     def files(self) -> dict[str, float]:
-        """Give everything in the environment, with when it was changed."""
+        """Return the files of the environment, with their times of change."""
         return {str(path): path.lstat().st_mtime for path in self.environment.rglob("*")}
 
     def command(self, words: list[str], **more: str) -> list[str]:
-        """Give the command that runs these words as in a container, with more variables."""
+        """Return the command that runs these words as in a container, with more variables."""
         (assignments,) = instructions(1, "ENV")
         variables = dict(pair.split("=", 1) for pair in assignments.split()) | more
         variables["PATH"] = variables["PATH"].replace("/opt/cohorts", str(self.environment))
@@ -125,7 +125,7 @@ def test_what_is_compiled_needs_the_library_that_the_image_installs_and_no_other
 
 @pytest.fixture(scope="module")
 def read_only(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Give what runs a command with a root file system that it can only read, but for the folder named before it."""
+    """Return the words that run a command on a read-only root file system, except for the folder named before it."""
     apart = ["unshare", "--map-root-user", "--mount", "sh", "-ec"]
     script = 'mount --bind "$1" "$1"; mount -o remount,bind,ro /; cd "$1"; shift; exec "$@"'
     with needed():

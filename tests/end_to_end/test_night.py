@@ -35,7 +35,7 @@ Pairs = set[tuple[str, str]]
 
 
 def expected(university: University, moodle: SandboxMoodle) -> Pairs:
-    """Give the memberships (étape, username) of those who have an account."""
+    """Return the memberships (étape, username) of students with an account."""
     wanted = ((code, f"e{student}") for code, students in university.truth().items() for student in students)
     return {(code, username) for code, username in wanted if username in moodle.user_ids}
 
@@ -67,7 +67,7 @@ class Hands:
             assert (cohorts[number].name, cohorts[number].idnumber, self.moodle.members(number)) == known
 
     def ours(self) -> Pairs:
-        """Give the memberships (étape, username) of the cohorts that they didn't make, no idnumber twice."""
+        """Return the memberships (étape, username) of our cohorts; checks that no idnumber is there twice."""
         cohorts = [cohort for cohort in self.moodle.cohorts() if cohort.id not in self.made]
         assert len({cohort.idnumber for cohort in cohorts}) == len(cohorts), "a cohort was created twice"
         with self.moodle.lock:
@@ -119,7 +119,7 @@ class Hands:
         self.moodle.edit_cohort(self.id_of(some[11]), idnumber="DEPLACEE")
 
     def id_of(self, idnumber: str) -> int:
-        """Give Moodle's id of a cohort that they didn't make."""
+        """Return Moodle's id of a cohort that people didn't make."""
         return next(c.id for c in self.moodle.cohorts() if c.idnumber == idnumber and c.id not in self.made)
 
 
@@ -179,7 +179,7 @@ def test_after_a_night_every_cohort_is_true_but_for_what_the_guard_holds(
 
 
 def of_size(university: University, size: int) -> str:
-    """Give an étape that has about so many members."""
+    """Return an étape with about so many members."""
     return min(university.truth().items(), key=lambda item: (abs(len(item[1]) - size), item[0]))[0]
 
 
@@ -225,7 +225,7 @@ def settled(installation: Installation, worker: Process) -> Callable[[], bool]:
 
 
 def losing(messages: Iterable[Message], random: Random) -> tuple[list[Message], list[Message]]:
-    """Give those that arrive, and a tenth that don't. That numbers were merged no snapshot tells: those arrive."""
+    """Return the messages that arrive, and a tenth that don't; merges all arrive, since no snapshot has them."""
     day = list(messages)
     ids = sorted({message.value["id"] for message in day if "enrolment_id" in message.value["data"]})
     lost = {*random.sample(ids, len(ids) // 10)}
@@ -233,13 +233,13 @@ def losing(messages: Iterable[Message], random: Random) -> tuple[list[Message], 
 
 
 def subjects(messages: Iterable[Message]) -> Pairs:
-    """Give étape and student of those of these messages that are about an enrolment."""
+    """Return (étape, student) of the messages of enrolments."""
     about = [message for message in messages if "enrolment_id" in message.value["data"]]
     return {(message.value["data"]["enrolment_id"].split("-")[2], message.key) for message in about}
 
 
 def close(university: University, etape: str) -> None:
-    """Let everybody leave an étape at the source, without a message."""
+    """Delete all enrolments in an étape at the source, without a message."""
     for student in university.truth()[etape]:
         for row in university._records.current(student):
             if row.etape.code == etape:
@@ -350,7 +350,7 @@ def test_a_reconciliation_killed_twenty_times_is_finished_by_the_next(kafka: Kaf
 
 
 def killed_at_random(installation: Installation, university: University, hands: Hands, random: Random) -> int:
-    """Reconcile after some edits, and kill that at a random moment of its run; gives the run's number."""
+    """Reconcile after some edits, and kill it at a random moment; returns the number of the run."""
     calls = hands.moodle.calls
     while True:
         hands.add_and_remove(30)

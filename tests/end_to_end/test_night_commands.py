@@ -43,7 +43,7 @@ HASH = re.compile(r"\b[0-9a-f]{8}\b")
 
 
 def said_by(installation: Installation, *arguments: str, code: int = 0) -> str:
-    """Run a command that ends with this code; gives all that it printed."""
+    """Run a command that ends with this code; returns everything that it printed."""
     done = installation.run(*arguments)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -57,7 +57,7 @@ def json_of(installation: Installation, *arguments: str, code: int = 0) -> Any: 
 
 
 def rows(ranks: Iterable[int]) -> Iterator[bytes]:
-    """Give the rows of a snapshot that holds these students alone."""
+    """Return the rows of a snapshot with these students alone."""
     return (orjson.dumps(enrolment(rank).value["data"]) for rank in ranks)
 
 
@@ -76,7 +76,7 @@ def law(install: Install, moodle: SandboxMoodle) -> Installation:
 
 @pytest.fixture
 def departed(law: Installation) -> Installation:
-    """Six of the lawyers left, as messages said: more than may leave. A worker runs."""
+    """A worker runs; by messages, six of the law students left, more than may leave."""
     law.worker()
     law.publish(enrolment(rank, status="resigned", revision=2) for rank in LEAVING)
     eventually(lambda: law.state_of("ecampus").gaps["held"] == len(LEAVING))

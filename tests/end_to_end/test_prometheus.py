@@ -44,7 +44,7 @@ def rules_of(kind: str) -> list[dict[str, Any]]:
 
 
 def queries(name: str) -> Iterator[tuple[str, str]]:
-    """Give the queries of a dashboard as Grafana sends them when every platform is chosen: (panel, expression)."""
+    """Return the queries of a dashboard as Grafana sends them when every platform is chosen: (panel, expression)."""
     for panel in json.loads((HERE / name).read_text(encoding="utf-8"))["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"].replace("$platform", ".*").replace("$__rate_interval", "1m")

@@ -29,7 +29,7 @@ from worker.settings.root import KafkaSettings, load
 pytestmark = [pytest.mark.end_to_end, pytest.mark.kafka]
 
 Command = Callable[..., tuple[int, str]]
-NAMES = KafkaSettings()  # the topics and the group that these settings have unless said otherwise
+NAMES = KafkaSettings()  # the topics and the group that these settings have by default
 RIGHTS = rights(NAMES)
 
 
@@ -45,7 +45,7 @@ def secured() -> Iterator[SecuredKafka]:
 
 @pytest.fixture
 def cohorts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in this process, as one who comes so; gives its exit code and what it said."""
+    """Run a command in this process, with these settings of Kafka; returns its exit code and its output."""
 
     def cohorts(kafka: dict[str, Any], *arguments: str) -> tuple[int, str]:
         file = settings(tmp_path, kafka)
@@ -126,10 +126,10 @@ def case(value: str | Right | None) -> str:
     return value or "with its rights"
 
 
-def somebody(secured: SecuredKafka, some: Iterable[Right]) -> dict[str, Any]:
-    """Give somebody new these rights; gives how they come."""
+def somebody(secured: SecuredKafka, rights: Iterable[Right]) -> dict[str, Any]:
+    """Create a user with these rights; returns the settings to connect with."""
     user = f"user-{uuid.uuid4().hex}"
-    secured.allow(user, some)
+    secured.allow(user, rights)
     return secured.by_token(user)
 
 

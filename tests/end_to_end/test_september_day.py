@@ -49,7 +49,7 @@ class Site:
         self.handmade = self.foreign([*self.handmade, cohort])
 
     def foreign(self, ids: list[int] | None = None) -> dict[int, tuple[str, frozenset[str]]]:
-        """Give the handmade cohorts as they are: name, idnumber and members."""
+        """Return the handmade cohorts: name, idnumber and members."""
         wanted = self.handmade if ids is None else ids
         return {
             cohort.id: (f"{cohort.name} {cohort.idnumber} {cohort.description}", self._members(cohort.id))
@@ -58,18 +58,18 @@ class Site:
         }
 
     def taken(self) -> frozenset[str]:
-        """Give the idnumbers that handmade cohorts carry."""
+        """Return the idnumbers of handmade cohorts."""
         return frozenset(c.idnumber for c in self.moodle.cohorts() if c.id in self.handmade and c.idnumber)
 
     def ours(self) -> Image:
-        """Give the members' usernames of each cohort that isn't handmade; no idnumber is there twice."""
+        """Return the usernames of members by idnumber, of our cohorts; checks that no idnumber is there twice."""
         ours = [cohort for cohort in self.moodle.cohorts() if cohort.id not in self.handmade]
         found = {cohort.idnumber: self._members(cohort.id) for cohort in ours}
         assert len(found) == len(ours), "a cohort was created twice"
         return found
 
     def expected(self, truth: Mapping[str, frozenset[str]]) -> Image:
-        """Give the members that each of our cohorts must have: those who have an account."""
+        """Return the members that each of our cohorts must have: students with an account."""
         return {
             code: frozenset(f"e{number}" for number in numbers if f"e{number}" in self.moodle.user_ids)
             for code, numbers in truth.items()
@@ -77,7 +77,7 @@ class Site:
         }
 
     def waiting(self, truth: Mapping[str, frozenset[str]]) -> set[tuple[str, str]]:
-        """Give the memberships (étape, student) that wait for an account."""
+        """Return the memberships (étape, student) that wait for an account."""
         return {
             (code, number)
             for code, numbers in truth.items()
@@ -232,7 +232,7 @@ def waiting_here(installation: Installation, name: str, site: Site) -> set[tuple
 
 
 def assert_dead_letters_are(letters: list[Record], poison: list[Told], installation: Installation) -> None:
-    """Each poison message is there, whole, under the place that it came from; and nothing else is."""
+    """Check that the dead letters are exactly the poison messages, whole and with their origin."""
     places: dict[tuple[str | None, ...], tuple[bytes | None, bytes | None]] = {}
     for letter in letters:
         assert letter.headers[: len(TRACE)] == TRACE

@@ -86,7 +86,7 @@ class Day:
 
 
 def stop(worker: Process, installation: Installation) -> None:
-    """Have a worker stand still with cohorts that it has leased, but outside of a transaction.
+    """Freeze a worker while it holds leases, but outside of a transaction.
 
     For the end of one, which PostgreSQL makes, all others would wait a minute; so would we, to open the ledger.
     """

@@ -29,7 +29,7 @@ def installation(install: Install) -> Installation:
 
 
 def lines_of(installation: Installation, *arguments: str, code: int = 0) -> list[str]:
-    """Run a command that ends with this code; gives the lines that it printed, or when it fails, its complaint."""
+    """Run a command that ends with this code; returns the lines that it printed or, if it failed, its error."""
     done = installation.run(*arguments)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -38,7 +38,7 @@ def lines_of(installation: Installation, *arguments: str, code: int = 0) -> list
 
 
 def on_topic(installation: Installation) -> list[dict[str, object]]:
-    """Give the messages of the topic of snapshots."""
+    """Return the messages of the topic of snapshots."""
     return [
         orjson.loads(record.value or b"")
         for record in kafka.read_to_end(installation.kafka.properties, installation.snapshots)
@@ -52,7 +52,7 @@ def kinds(installation: Installation) -> dict[str, int]:
 
 
 def json_lines(ranks: Iterable[int]) -> Iterator[str]:
-    """Give the lines of a file that holds these students."""
+    """Return the lines of a file with these students."""
     return (json.dumps(enrolment(rank).value["data"]) for rank in ranks)
 
 

@@ -39,13 +39,13 @@ SECONDS = 20.0
 
 
 def expected(university: University, moodle: SandboxMoodle) -> set[tuple[str, str]]:
-    """Give the memberships (étape, username) of those who have an account."""
+    """Return the memberships (étape, username) of students with an account."""
     wanted = ((code, f"e{student}") for code, students in university.truth().items() for student in students)
     return {(code, username) for code, username in wanted if username in moodle.user_ids}
 
 
 def committed(installation: Installation) -> dict[Partition, int]:
-    """Give what the group has committed, as Kafka's own tools show it."""
+    """Return the committed offsets of the group, as Kafka's own tools show them."""
     consumer = Consumer({**installation.kafka.properties, "group.id": installation.topic})
     try:
         asked = [TopicPartition(installation.topic, number) for number in range(installation.partitions)]
@@ -65,7 +65,7 @@ def leased(installation: Installation) -> int:
 
 
 def stopped(worker: Process, reason: str) -> str:
-    """Wait until consumption has stopped for that reason; gives the sentence of /readyz."""
+    """Wait until consumption has stopped for that reason; returns the sentence of /readyz."""
     response = eventually(lambda: (answer := worker.get("readyz")).status_code == 503 and answer)
     assert response is not False
     assert worker.metrics()["cohorts_consumption_stopped", reason] == 1

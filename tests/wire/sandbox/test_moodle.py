@@ -58,7 +58,7 @@ def students(numbers: range) -> list[str]:
 
 @dataclass
 class Caller:
-    """A client of the sandbox, that sends the token last unless told otherwise."""
+    """A client of the sandbox that sends the token last by default."""
 
     moodle: SandboxMoodle
     http: httpx.Client
