@@ -28,7 +28,7 @@ COST = Cost(call=0.01, added=0.0003, removed=0.0003, looked_up=0.0002, created=0
 TRACE: Headers = (("trace", b"31f2"), ("nothing", None))
 QUIET = 400.0  # seconds until all is in step, once nothing more is killed
 
-Image = dict[str, frozenset[str]]
+Members = dict[str, frozenset[str]]
 Told = tuple[bytes, bytes, Headers]
 
 
@@ -61,14 +61,14 @@ class Site:
         """Return the idnumbers of handmade cohorts."""
         return frozenset(c.idnumber for c in self.moodle.cohorts() if c.id in self.handmade and c.idnumber)
 
-    def ours(self) -> Image:
+    def ours(self) -> Members:
         """Return the usernames of members by idnumber, of our cohorts; checks that no idnumber is there twice."""
         ours = [cohort for cohort in self.moodle.cohorts() if cohort.id not in self.handmade]
         found = {cohort.idnumber: self._members(cohort.id) for cohort in ours}
         assert len(found) == len(ours), "a cohort was created twice"
         return found
 
-    def expected(self, truth: Mapping[str, frozenset[str]]) -> Image:
+    def expected(self, truth: Mapping[str, frozenset[str]]) -> Members:
         """Return the members that each of our cohorts must have: students with an account."""
         return {
             code: frozenset(f"e{number}" for number in numbers if f"e{number}" in self.moodle.user_ids)
@@ -223,7 +223,7 @@ def enrolment(message: Message) -> tuple[str, str, str]:
     return data["source"]["uai"], data["enrolment_id"], data["source"]["system"]
 
 
-def truth_of(site: Site, truth: Mapping[str, frozenset[str]]) -> Image:
+def truth_of(site: Site, truth: Mapping[str, frozenset[str]]) -> Members:
     return {code: members for code, members in truth.items() if code in site.etapes}
 
 

@@ -55,7 +55,8 @@ class Day:
         messages = [(m.key.encode(), m.payload()) for m in stage.university.september_day(changes)]
         stage.poison = [(key.encode(), value) for key, value in stage.university.poison()]
         publish_evenly(stage, show, _interspersed(messages, stage.poison), seconds=DAY_SECONDS)
-        show.say("   " + ", ".join(f"{n} {kind}" for kind, n in stage.university.changes.most_common()))
+        kinds = [f"{number} {kind.replace('_', ' ')}" for kind, number in stage.university.changes.most_common()]
+        show.say(f"   {', '.join(kinds)}")
         show.wait_until_right(
             "ecampus", what=f"ecampus was not delayed (removals wait {REMOVAL_DELAY_SECONDS} s on purpose)"
         )

@@ -52,7 +52,7 @@ class Night:
         for name in AUTOMATIC:
             leaving = incidents.leaving[name]
             show.check(
-                f"{name}: {len(leaving)} memberships removed: of students who left, or who had been added by hand",
+                f"{name}: {len(leaving)} memberships removed, all of students who left or had been added by hand",
                 map(str, sorted(removed[name] ^ leaving)),
             )
         show.wait_until_right(*AUTOMATIC, what=f"every cohort is right, and {lost} kept its {len(members)} members")
