@@ -29,7 +29,7 @@ TRACE: Headers = (("trace", b"31f2"), ("nothing", None))
 QUIET = 400.0  # seconds until all is in step, once nothing more is killed
 
 Members = dict[str, frozenset[str]]
-Told = tuple[bytes, bytes, Headers]
+Produced = tuple[bytes, bytes, Headers]
 
 
 @dataclass
@@ -139,7 +139,7 @@ def test_after_a_september_day_with_killed_workers_and_a_flaky_moodle_every_coho
 ) -> None:
     random = Random(SEED)
     university = University(seed=SEED, students=STUDENTS, etapes=ETAPES)
-    initial: list[Told] = [(message.key.encode(), message.payload(), ()) for message in university.initial()]
+    initial: list[Produced] = [(message.key.encode(), message.payload(), ()) for message in university.initial()]
     patience = {"converge": {"removal_delay_seconds": 20.0, "park_seconds": 2.0, "park_most_seconds": 10.0}}
     with (
         sites(university) as found,
@@ -149,9 +149,9 @@ def test_after_a_september_day_with_killed_workers_and_a_flaky_moodle_every_coho
         installation.produce(initial)
         for _ in range(KILLS_BEFORE):
             worker = killed_and_replaced(installation, found, worker, after=random.randint(10, 110))
-        poison: list[Told] = [(key.encode(), payload, TRACE) for key, payload in university.poison()]
+        poison: list[Produced] = [(key.encode(), payload, TRACE) for key, payload in university.poison()]
         day = list(university.september_day(CHANGES))
-        records: list[Told] = [(message.key.encode(), message.payload(), ()) for message in day]
+        records: list[Produced] = [(message.key.encode(), message.payload(), ()) for message in day]
         installation.produce(shuffled_in(records, poison, random))
         for number in range(KILLS_DURING):
             worker = killed_and_replaced(installation, found, worker, after=random.randint(10, 70))
@@ -210,7 +210,7 @@ def killed_and_replaced(
     return installation.worker()
 
 
-def shuffled_in(records: list[Told], poison: list[Told], random: Random) -> list[Told]:
+def shuffled_in(records: list[Produced], poison: list[Produced], random: Random) -> list[Produced]:
     """Put each of the poison somewhere among the records, which stay in their order."""
     mixed = list(records)
     for record in poison:
@@ -231,17 +231,23 @@ def waiting_here(installation: Installation, name: str, site: Site) -> set[tuple
     return {pair for pair in installation.missing(name) if pair[0] not in site.taken()}
 
 
-def assert_dead_letters_are(letters: list[Record], poison: list[Told], installation: Installation) -> None:
+def assert_dead_letters_are(letters: list[Record], poison: list[Produced], installation: Installation) -> None:
     """Check that the dead letters are exactly the poison messages, whole and with their origin."""
-    places: dict[tuple[str | None, ...], tuple[bytes | None, bytes | None]] = {}
+    messages: dict[tuple[str, ...], tuple[bytes | None, bytes | None]] = {}
     for letter in letters:
-        assert letter.headers[: len(TRACE)] == TRACE
-        about = {name: (value or b"").decode() for name, value in letter.headers[len(TRACE) :]}
-        assert about.pop("__connect.errors.stage") == "VALUE_CONVERTER"
-        assert about.pop("__connect.errors.exception.class.name") == "InvalidMessage"
-        assert about.pop("__connect.errors.exception.message")
-        place = tuple(about.pop(f"__connect.errors.{name}") for name in ("topic", "partition", "offset"))
-        assert about == {}
-        assert place[0] == installation.topic
-        assert places.setdefault(place, (letter.key, letter.value)) == (letter.key, letter.value)
-    assert sorted(places.values()) == sorted((key, value) for key, value, _ in poison)
+        origin = origin_of(letter)
+        assert origin[0] == installation.topic
+        assert messages.setdefault(origin, (letter.key, letter.value)) == (letter.key, letter.value)
+    assert sorted(messages.values()) == sorted((key, value) for key, value, _ in poison)
+
+
+def origin_of(letter: Record) -> tuple[str, ...]:
+    """Return topic, partition and offset in the headers of a dead letter; checks that there are no other headers."""
+    assert letter.headers[: len(TRACE)] == TRACE
+    about = {name: (value or b"").decode() for name, value in letter.headers[len(TRACE) :]}
+    assert about.pop("__connect.errors.stage") == "VALUE_CONVERTER"
+    assert about.pop("__connect.errors.exception.class.name") == "InvalidMessage"
+    assert about.pop("__connect.errors.exception.message")
+    origin = tuple(about.pop(f"__connect.errors.{name}") for name in ("topic", "partition", "offset"))
+    assert about == {}
+    return origin
