@@ -1,4 +1,4 @@
-"""The servers that tests run against: embedded ones everywhere, real ones where they can be had and in CI."""
+"""The servers that tests run against: embedded ones everywhere, real ones where they are available and in CI."""
 
 import logging
 import uuid
@@ -18,15 +18,15 @@ REAL = {"kafka": pytest.mark.kafka, "postgres_url": pytest.mark.postgres, "slapd
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test that asks for a real server."""
+    """Mark each test that needs a real server."""
     for item in items:
         for fixture in REAL.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(REAL[fixture])
 
 
 @pytest.fixture(autouse=True)
-def _log_as_it_was() -> Iterator[None]:
-    """Undo what a command that runs in the test's process did to the log: its level would hide lines from others."""
+def _restored_logging() -> Iterator[None]:
+    """Restore the logging after a command in this process: its level would hide lines from other tests."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -55,16 +55,16 @@ def kafka(kafka_of_the_session: Kafka) -> Iterator[Kafka]:
 
 @pytest.fixture(params=["embedded", pytest.param("real", marks=pytest.mark.kafka)])
 def broker(request: pytest.FixtureRequest) -> EmbeddedBroker | Kafka:
-    """Both brokers, which create topics, stop and start by the same calls."""
-    found: EmbeddedBroker | Kafka = request.getfixturevalue(
+    """Each of the two brokers; both create topics, stop and start by the same calls."""
+    broker: EmbeddedBroker | Kafka = request.getfixturevalue(
         "embedded_broker" if request.param == "embedded" else "kafka"
     )
-    return found
+    return broker
 
 
 @pytest.fixture
 def topic() -> str:
-    """A name that no other test uses: the real Kafka serves the whole session."""
+    """A name that no other test uses, because the real Kafka serves the whole session."""
     return f"topic-{uuid.uuid4().hex}"
 
 
@@ -76,14 +76,14 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def postgres_url(postgres: Postgres) -> Iterator[str]:
-    """A fresh, empty PostgreSQL database."""
+    """A new, empty PostgreSQL database."""
     with postgres.database() as url:
         yield url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A fresh, empty database of each kind that a ledger can be in."""
+    """A new, empty database of each kind that a ledger can use."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     url: str = request.getfixturevalue("postgres_url")
@@ -92,6 +92,6 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def slapd() -> Iterator[Slapd]:
-    """A directory of the session, in which each test makes a branch of its own."""
+    """A directory for the whole session, in which each test creates a branch of its own."""
     with needed(), real_slapd() as server:
         yield server

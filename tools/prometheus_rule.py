@@ -12,7 +12,7 @@ TARGET = DEPLOY / "kubernetes" / "monitoring" / "prometheusrule.yaml"
 
 
 def resource() -> dict[str, Any]:
-    """Give the PrometheusRule that has every group of every file."""
+    """Return the PrometheusRule with every group of every file."""
     groups = [group for file in RULES for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]]
     return {
         "apiVersion": "monitoring.coreos.com/v1",

@@ -14,7 +14,7 @@ from worker.sandbox.moodle.server import SandboxMoodle
 
 @pytest.fixture
 def moodle() -> Iterator[SandboxMoodle]:
-    """A Moodle where nobody has an account yet."""
+    """A Moodle without any account of a student."""
     site = SandboxMoodle(name="Ecampus", token="secret-of-ecampus")
     with site.serving():
         yield site
@@ -22,13 +22,13 @@ def moodle() -> Iterator[SandboxMoodle]:
 
 @pytest.fixture
 def install(kafka: Kafka, topic: str, tmp_path: Path, moodle: SandboxMoodle) -> Iterator[Install]:
-    """Install for that Moodle, or for other platforms; more settings by section."""
+    """Install a worker for that Moodle, or for other platforms; more settings by section."""
     with ExitStack() as stack:
 
         def install(
             platforms: Mapping[str, Any] | None = None, *, partitions: int = 3, **more: Mapping[str, Any]
         ) -> Installation:
-            wanted = {"ecampus": platform(moodle)} if platforms is None else platforms
-            return stack.enter_context(installed(tmp_path, kafka, topic, wanted, more, partitions=partitions))
+            chosen = {"ecampus": platform(moodle)} if platforms is None else platforms
+            return stack.enter_context(installed(tmp_path, kafka, topic, chosen, more, partitions=partitions))
 
         yield install

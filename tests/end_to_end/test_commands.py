@@ -29,9 +29,9 @@ INVALID = b'{"specversion": "1.0", "student": "22009999"}'
 CONTENT_TYPE = ("content-type", b"application/cloudevents+json")
 
 
-def lines_of(here: Installation, *arguments: str, code: int = 0) -> list[str]:
-    """Run a command that ends with this code; gives the lines that it wrote on standard output."""
-    done = here.run(*arguments)
+def lines_of(installation: Installation, *arguments: str, code: int = 0) -> list[str]:
+    """Run a command that ends with this code; returns the lines that it wrote on standard output."""
+    done = installation.run(*arguments)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout.splitlines()
@@ -41,34 +41,36 @@ def lines_of(here: Installation, *arguments: str, code: int = 0) -> list[str]:
 
 
 def test_publish_sends_a_valid_file_under_the_students_numbers(install: Install, tmp_path: Path) -> None:
-    here = install()
+    installation = install()
     payloads = [enrolment(rank).payload() for rank in range(3)]
     (tmp_path / "messages.jsonl").write_bytes(b"\n".join([*payloads, b"", b""]))
-    assert lines_of(here, "publish", str(tmp_path / "messages.jsonl")) == [f"3 messages published to {here.topic}"]
-    records = list(kafka.read_to_end(here.kafka.properties, here.topic))
+    assert lines_of(installation, "publish", str(tmp_path / "messages.jsonl")) == [
+        f"3 messages published to {installation.topic}"
+    ]
+    records = list(kafka.read_to_end(installation.kafka.properties, installation.topic))
     assert {(record.key, record.value, record.headers) for record in records} == {
         (number(rank).encode(), payload, (CONTENT_TYPE,)) for rank, payload in enumerate(payloads)
     }
 
 
 def test_publish_sends_nothing_of_a_file_with_invalid_lines_and_names_them(install: Install, tmp_path: Path) -> None:
-    here = install()
+    installation = install()
     file = tmp_path / "messages.jsonl"
     file.write_bytes(b"\n".join([enrolment(0).payload(), INVALID, enrolment(1).payload(), b"{"]))
-    first, second, last = lines_of(here, "publish", str(file), code=1)
+    first, second, last = lines_of(installation, "publish", str(file), code=1)
     assert first.startswith(f"{file}:2: ")
     assert second.startswith(f"{file}:4: ")
     assert last == "2 invalid lines: nothing was sent"
     assert "22009999" not in first
-    assert here.published() == {}
+    assert installation.published() == {}
 
 
 def test_publish_to_a_missing_topic_ends_with_the_code_of_kafka_and_the_remedy(
     install: Install, tmp_path: Path
 ) -> None:
-    here = install()
+    installation = install()
     (tmp_path / "messages.jsonl").write_bytes(enrolment(0).payload())
-    done = here.run("publish", str(tmp_path / "messages.jsonl"), "--topic", "nowhere")
+    done = installation.run("publish", str(tmp_path / "messages.jsonl"), "--topic", "nowhere")
     assert done.returncode == 3
     assert "create the topic nowhere" in done.stderr
 
@@ -76,71 +78,71 @@ def test_publish_to_a_missing_topic_ends_with_the_code_of_kafka_and_the_remedy(
 def test_dead_letters_are_listed_and_those_that_can_be_read_by_now_are_replayed(
     install: Install, moodle: SandboxMoodle
 ) -> None:
-    here = install(partitions=1)
+    installation = install(partitions=1)
     welcome(moodle, range(3))
-    here.worker()
-    here.produce([(b"22009999", INVALID, ()), (b"22000000", enrolment(0).payload(), ())])
+    installation.worker()
+    installation.produce([(b"22009999", INVALID, ()), (b"22000000", enrolment(0).payload(), ())])
     eventually(lambda: lawyers(moodle) == numbers([0]))
     # An earlier version of the worker could not read this one.
-    about = {"topic": here.topic, "partition": "0", "offset": "1", "exception.message": "data.payment: enum"}
+    about = {"topic": installation.topic, "partition": "0", "offset": "1", "exception.message": "data.payment: enum"}
     headers = tuple((f"__connect.errors.{name}", text.encode()) for name, text in about.items())
-    letter = (here.dead_letters, b"22000001", enrolment(1).payload(), (CONTENT_TYPE, *headers))
-    RecordProducer(here.kafka.properties).send([letter])
+    letter = (installation.dead_letters, b"22000001", enrolment(1).payload(), (CONTENT_TYPE, *headers))
+    RecordProducer(installation.kafka.properties).send([letter])
 
-    listed = lines_of(here, "dead-letters", "list")
+    listed = lines_of(installation, "dead-letters", "list")
     assert [line.split("  ")[:2] for line in listed[:2]] == [
-        [f"{here.dead_letters}[0]@0", f"from {here.topic}[0]@0"],
-        [f"{here.dead_letters}[0]@1", f"from {here.topic}[0]@1"],
+        [f"{installation.dead_letters}[0]@0", f"from {installation.topic}[0]@0"],
+        [f"{installation.dead_letters}[0]@1", f"from {installation.topic}[0]@1"],
     ]
-    assert listed[2] == f"2 dead letters in {here.dead_letters}"
+    assert listed[2] == f"2 dead letters in {installation.dead_letters}"
     assert "22009999" not in "".join(listed)
-    as_json = [json.loads(line) for line in lines_of(here, "dead-letters", "list", "--json")]
-    assert [line["origin"] for line in as_json] == [f"{here.topic}[0]@0", f"{here.topic}[0]@1"]
+    as_json = [json.loads(line) for line in lines_of(installation, "dead-letters", "list", "--json")]
+    assert [line["origin"] for line in as_json] == [f"{installation.topic}[0]@0", f"{installation.topic}[0]@1"]
     assert as_json[1]["problem"] == "data.payment: enum"
 
     counts = "1 {}sent, 1 still can't be read, 0 come from no topic of kafka.topics"
-    assert lines_of(here, "dead-letters", "replay", "--dry-run") == [counts.format("would be ")]
-    assert here.published() == {(here.topic, 0): 2}
-    assert lines_of(here, "dead-letters", "replay") == [counts.format("")]
+    assert lines_of(installation, "dead-letters", "replay", "--dry-run") == [counts.format("would be ")]
+    assert installation.published() == {(installation.topic, 0): 2}
+    assert lines_of(installation, "dead-letters", "replay") == [counts.format("")]
     eventually(lambda: lawyers(moodle) == numbers([0, 1]))
-    replayed = list(kafka.read_to_end(here.kafka.properties, here.topic))[-1]
+    replayed = list(kafka.read_to_end(installation.kafka.properties, installation.topic))[-1]
     assert (replayed.key, replayed.headers) == (b"22000001", (CONTENT_TYPE,))
 
 
 def test_an_old_dead_letter_that_is_replayed_changes_nothing_that_is_newer(
     install: Install, moodle: SandboxMoodle
 ) -> None:
-    here = install(partitions=1)
+    installation = install(partitions=1)
     welcome(moodle, range(2))
-    here.worker()
-    here.publish([enrolment(0, revision=1), enrolment(0, status="resigned", revision=3)])
-    headers = (("__connect.errors.topic", here.topic.encode()),)
-    letter = (here.dead_letters, b"22000000", enrolment(0, revision=2).payload(), headers)
-    RecordProducer(here.kafka.properties).send([letter])
-    lines_of(here, "dead-letters", "replay")
-    here.publish([enrolment(1)])
+    installation.worker()
+    installation.publish([enrolment(0, revision=1), enrolment(0, status="resigned", revision=3)])
+    headers = (("__connect.errors.topic", installation.topic.encode()),)
+    letter = (installation.dead_letters, b"22000000", enrolment(0, revision=2).payload(), headers)
+    RecordProducer(installation.kafka.properties).send([letter])
+    lines_of(installation, "dead-letters", "replay")
+    installation.publish([enrolment(1)])
     eventually(lambda: lawyers(moodle) == numbers([1]))
-    assert here.recorded() == here.published() == {(here.topic, 0): 4}
-    assert status.desired(here.ledger, "ecampus") == {"L1DROI": {number(1)}}
+    assert installation.recorded() == installation.published() == {(installation.topic, 0): 4}
+    assert status.desired(installation.ledger, "ecampus") == {"L1DROI": {number(1)}}
 
 
 # Looking
 
 
 def test_status_says_how_every_platform_stands(install: Install, moodle: SandboxMoodle) -> None:
-    here = install(partitions=1)
+    installation = install(partitions=1)
     welcome(moodle, range(3))
-    here.worker()
-    here.publish(enrolment(rank) for rank in range(5))
+    installation.worker()
+    installation.publish(enrolment(rank) for rank in range(5))
     eventually(lambda: lawyers(moodle) == numbers(range(3)))
-    eventually(lambda: here.state_of("ecampus").reasons == {"no_account": 2})
+    eventually(lambda: installation.state_of("ecampus").reasons == {"no_account": 2})
 
-    text = "\n".join(lines_of(here, "status"))
+    text = "\n".join(lines_of(installation, "status"))
     assert "ecampus: 2 waiting for: no_account" in text
-    assert f"5 enrolments; positions {here.topic}[0] 5" in text
-    found = json.loads("".join(lines_of(here, "status", "--json")))
+    assert f"5 enrolments; positions {installation.topic}[0] 5" in text
+    found = json.loads("".join(lines_of(installation, "status", "--json")))
     assert found["enrolments"] == 5
-    assert found["positions"] == {f"{here.topic}[0]": 5}
+    assert found["positions"] == {f"{installation.topic}[0]": 5}
     [ecampus] = found["platforms"]
     assert (ecampus["name"], ecampus["state"], ecampus["memberships"]) == ("ecampus", "up", 5)
     assert ecampus["cohorts"] == {"wanted": 0, "owned": 1, "foreign": 0}
@@ -148,62 +150,66 @@ def test_status_says_how_every_platform_stands(install: Install, moodle: Sandbox
 
 
 def test_status_without_a_ledger_that_can_be_opened_ends_with_its_code(install: Install, tmp_path: Path) -> None:
-    here = install(ledger={"url": f"sqlite:///{tmp_path}/nowhere/ledger.db"})
-    assert lines_of(here, "status", code=4) == []
+    installation = install(ledger={"url": f"sqlite:///{tmp_path}/nowhere/ledger.db"})
+    assert lines_of(installation, "status", code=4) == []
 
 
 def test_config_shows_what_is_in_force_and_no_secret(install: Install, moodle: SandboxMoodle) -> None:
-    here = install()
-    shown = lines_of(here, "config")
-    assert f'kafka.topics = ["{here.topic}"]' in shown
+    installation = install()
+    shown = lines_of(installation, "config")
+    assert f'kafka.topics = ["{installation.topic}"]' in shown
     assert f'platforms.ecampus.url = "{moodle.url}"' in shown
     assert "converge.coalesce_seconds = 0.2" in shown
-    described = lines_of(here, "config", "--describe")
+    described = lines_of(installation, "config", "--describe")
     assert [line for line in described if not line.startswith("# ")] == shown
     assert moodle.token not in "".join(described)
 
 
-def test_a_command_without_its_settings_file_ends_with_their_code_and_says_so(install: Install, tmp_path: Path) -> None:
-    here = install()
+def test_a_command_without_its_settings_file_ends_with_the_code_of_settings_and_says_so(
+    install: Install, tmp_path: Path
+) -> None:
+    installation = install()
     for command in (["status"], ["check"], ["positions"], ["config"], ["dead-letters", "list"], ["adopt", "ecampus"]):
-        done = here.run(*command, config=tmp_path / "missing.toml")
+        done = installation.run(*command, config=tmp_path / "missing.toml")
         assert (command, done.returncode) == (command, 2)
         assert "missing.toml: no such file" in done.stderr
 
 
 def test_schema_prints_the_contract(install: Install) -> None:
-    here = install()
+    installation = install()
     for what in ("json-schema", "asyncapi"):
-        assert json.loads("".join(here.outputs("schema", what)))
-    examples = [json.loads(line) for line in here.outputs("schema", "examples")]
+        assert json.loads("".join(installation.outputs("schema", what)))
+    examples = [json.loads(line) for line in installation.outputs("schema", "examples")]
     assert len(examples) > 10
 
 
 def test_positions_are_shown_and_forgotten_so_that_a_restart_reads_everything_again(
     install: Install, moodle: SandboxMoodle
 ) -> None:
-    here = install(partitions=1)
+    installation = install(partitions=1)
     welcome(moodle, range(5))
-    worker = here.worker()
-    here.publish(enrolment(rank) for rank in range(5))
+    worker = installation.worker()
+    installation.publish(enrolment(rank) for rank in range(5))
     eventually(lambda: lawyers(moodle) == numbers(range(5)))
     assert worker.terminate() == 0
-    assert lines_of(here, "positions") == [f"{here.topic}[0] 5"]
-    assert lines_of(here, "positions", "--forget", here.topic) == [f"1 positions of {here.topic} forgotten"]
-    again = here.worker()
-    eventually(lambda: here.recorded() == here.published())
+    assert lines_of(installation, "positions") == [f"{installation.topic}[0] 5"]
+    assert lines_of(installation, "positions", "--forget", installation.topic) == [
+        f"1 positions of {installation.topic} forgotten"
+    ]
+    again = installation.worker()
+    eventually(lambda: installation.recorded() == installation.published())
     eventually(lambda: again.metrics().get(("cohorts_changes_total", "stale")) == 5)
     assert lawyers(moodle) == numbers(range(5))
-    assert status.applied(here.ledger, "ecampus", Action.REMOVE) == []
+    assert status.applied(installation.ledger, "ecampus", Action.REMOVE) == []
 
 
 # Check
 
 
-def findings(here: Installation, *, code: int) -> dict[str, tuple[str, str]]:
-    """Give the level and the sentence of each subject."""
+def findings(installation: Installation, *, code: int) -> dict[str, tuple[str, str]]:
+    """Return the level and the sentence of each subject."""
     found = {}
-    for line in lines_of(here, "check", code=code):
+    for line in lines_of(installation, "check", code=code):
         head, _, sentence = line.partition(": ")
         level, _, subject = head.partition(" ")
         found[subject] = (level, sentence)
@@ -211,20 +217,21 @@ def findings(here: Installation, *, code: int) -> dict[str, tuple[str, str]]:
 
 
 def test_check_finds_nothing_wrong_where_all_is_well(install: Install, moodle: SandboxMoodle) -> None:
-    here = install()
+    installation = install()
     welcome(moodle, [0])
     cohort = moodle.create_cohort(name="Lecteurs", idnumber="BU")
     moodle.add_member(cohort, moodle.user_ids[f"e{number(0)}"])
-    found = findings(here, code=0)
+    found = findings(installation, code=0)
     assert {level for level, _ in found.values()} == {"ok"}
     assert found.keys() == {
-        "settings", "kafka", f"kafka {here.topic}", f"kafka {here.dead_letters}", f"kafka {here.snapshots}", "ledger",
-        "ecampus", "ecampus functions", "ecampus accounts", "ecampus cohorts",
+        "settings", "kafka", f"kafka {installation.topic}", f"kafka {installation.dead_letters}",
+        f"kafka {installation.snapshots}", "ledger", "ecampus", "ecampus functions", "ecampus accounts",
+        "ecampus cohorts",
     }  # fmt: skip
     assert [call.function for call in moodle.calls if call.writes] == []
 
 
-def test_check_finds_a_kafka_that_is_not_there_and_still_looks_at_the_rest(install: Install) -> None:
+def test_check_finds_a_kafka_that_is_down_and_still_checks_the_rest(install: Install) -> None:
     [port] = free_ports(1)
     found = findings(install(kafka={"bootstrap": f"127.0.0.1:{port}"}), code=1)
     level, sentence = found["kafka"]
@@ -246,47 +253,47 @@ def test_check_finds_a_ledger_that_cannot_be_opened(install: Install, tmp_path: 
 
 
 def test_check_finds_a_moodle_that_is_not_there(install: Install, moodle: SandboxMoodle) -> None:
-    here = install()
+    installation = install()
     moodle.fault = Fault.PHP_DOWN
-    level, sentence = findings(here, code=1)["ecampus"]
+    level, sentence = findings(installation, code=1)["ecampus"]
     assert level == "FAILURE"
     assert "HTTP 502" in sentence
 
 
 def test_check_finds_an_invalid_token(install: Install, moodle: SandboxMoodle) -> None:
-    here = install()
+    installation = install()
     moodle.token = "another"
-    level, sentence = findings(here, code=1)["ecampus"]
+    level, sentence = findings(installation, code=1)["ecampus"]
     assert level == "FAILURE"
     assert "invalidtoken; check the token" in sentence
     assert "secret-of-ecampus" not in sentence
 
 
 def test_check_finds_a_function_that_is_not_granted(install: Install, moodle: SandboxMoodle) -> None:
-    here = install()
+    installation = install()
     moodle.granted.remove("core_cohort_delete_cohort_members")
-    level, sentence = findings(here, code=1)["ecampus functions"]
+    level, sentence = findings(installation, code=1)["ecampus functions"]
     assert level == "FAILURE"
     assert "core_cohort_delete_cohort_members; add them to its external service" in sentence
 
 
 @pytest.mark.parametrize("right", ["moodle/user:viewdetails", "moodle/user:viewalldetails"])
 def test_check_finds_a_token_that_sees_nobody(install: Install, moodle: SandboxMoodle, right: str) -> None:
-    here = install()
+    installation = install()
     welcome(moodle, [0])
     cohort = moodle.create_cohort(name="Lecteurs", idnumber="BU")
     moodle.add_member(cohort, moodle.user_ids[f"e{number(0)}"])
     moodle.capabilities.remove(right)
-    level, sentence = findings(here, code=1)["ecampus accounts"]
+    level, sentence = findings(installation, code=1)["ecampus accounts"]
     assert level == "FAILURE"
     assert f"{right} " in sentence
 
 
 def test_check_warns_of_an_idnumber_that_several_cohorts_carry(install: Install, moodle: SandboxMoodle) -> None:
-    here = install()
+    installation = install()
     for name in ("Droit", "Droit, ancienne"):
         moodle.create_cohort(name=name, idnumber="L1DROI")
-    level, sentence = findings(here, code=0)["ecampus cohorts"]
+    level, sentence = findings(installation, code=0)["ecampus cohorts"]
     assert level == "warning"
     assert "L1DROI; make them unique" in sentence
 
@@ -297,31 +304,31 @@ def test_check_warns_of_an_idnumber_that_several_cohorts_carry(install: Install,
 def test_a_cohort_made_by_hand_is_adopted_when_a_person_says_so_and_nobody_leaves_it(
     install: Install, moodle: SandboxMoodle
 ) -> None:
-    here = install({"ecampus": platform(moodle), "prelude": platform(moodle, mode="manual")})
+    installation = install({"ecampus": platform(moodle), "prelude": platform(moodle, mode="manual")})
     welcome(moodle, range(6))
     cohort = moodle.create_cohort(name="Droit, première année", idnumber="L1DROI")
     for rank in (0, 1, 5):  # the last isn't enrolled: a person's guest
         moodle.add_member(cohort, moodle.user_ids[f"e{number(rank)}"])
-    worker = here.worker()
-    here.publish(enrolment(rank) for rank in range(4))
-    eventually(lambda: here.state_of("ecampus").gaps["foreign"] == 4)
+    worker = installation.worker()
+    installation.publish(enrolment(rank) for rank in range(4))
+    eventually(lambda: installation.state_of("ecampus").gaps["foreign"] == 4)
 
-    shown = "\n".join(lines_of(here, "adopt", "ecampus"))
+    shown = "\n".join(lines_of(installation, "adopt", "ecampus"))
     assert "Droit, première année" in shown
     assert "1 cohorts could be adopted on ecampus; add --apply to adopt them" in shown
-    assert here.state_of("ecampus").cohorts["foreign"] == 1
-    assert "0 cohorts could be adopted" in "\n".join(lines_of(here, "adopt", "ecampus", "M*"))
+    assert installation.state_of("ecampus").cohorts["foreign"] == 1
+    assert "0 cohorts could be adopted" in "\n".join(lines_of(installation, "adopt", "ecampus", "M*"))
     assert lawyers(moodle) == numbers([0, 1, 5])
 
-    assert "1 of 1 cohorts adopted on ecampus" in lines_of(here, "adopt", "ecampus", "L1*", "--apply")
+    assert "1 of 1 cohorts adopted on ecampus" in lines_of(installation, "adopt", "ecampus", "L1*", "--apply")
     eventually(lambda: lawyers(moodle) == numbers([0, 1, 2, 3, 5]))
-    here.publish([enrolment(0, status="resigned", revision=2)])
+    installation.publish([enrolment(0, status="resigned", revision=2)])
     eventually(lambda: lawyers(moodle) == numbers([1, 2, 3, 5]))
-    eventually(lambda: status.applied(here.ledger, "ecampus", Action.REMOVE) == [("L1DROI", number(0))])
+    eventually(lambda: status.applied(installation.ledger, "ecampus", Action.REMOVE) == [("L1DROI", number(0))])
     assert [each.id for each in moodle.cohorts()] == [cohort]
     assert worker.terminate() == 0
 
-    assert lines_of(here, "adopt", "prelude", code=2) == []
-    assert lines_of(here, "adopt", "nowhere", code=2) == []
+    assert lines_of(installation, "adopt", "prelude", code=2) == []
+    assert lines_of(installation, "adopt", "nowhere", code=2) == []
     moodle.fault = Fault.PHP_DOWN
-    assert lines_of(here, "adopt", "ecampus", code=5) == []
+    assert lines_of(installation, "adopt", "ecampus", code=5) == []

@@ -87,7 +87,7 @@ def test_the_invented_university_fills_its_moodle_through_a_worker(
     (tmp_path / "cohorts.toml").write_text(text.replace("[kafka]\n", "[kafka]\n" + names), encoding="utf-8")
     monkeypatch.setenv("COHORTS_LEDGER__URL", f"sqlite:///{tmp_path / 'ledger.db'}")
     monkeypatch.setenv("COHORTS_WEB__PORT", "0")
-    monkeypatch.setattr(serve, "EVERY_SECONDS", 0.2)  # for weeks to go by
+    monkeypatch.setattr(serve, "DAY_SECONDS", 0.2)  # for weeks to go by
     settings = load(tmp_path / "cohorts.toml")
     create_topics(kafka.properties, definitions(settings.kafka, partitions=2, replicas=1))
     stop, worker = threading.Event(), Worker(settings)

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from worker.sandbox.demo import demo
+from worker.sandbox.demo import day, run
 from worker.sandbox.demo.stage import Stage
 
 STUDENTS = 250
@@ -11,24 +11,24 @@ STUDENTS = 250
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(demo, "DAY_SECONDS", 2.0)
-    monkeypatch.setattr("worker.sandbox.demo.show.GIVE_UP_SECONDS", 30.0)
-    monkeypatch.setenv("COHORTS_LEDGER__URL", "sqlite:////nowhere/real.db")  # must not be met
+    monkeypatch.setattr(day, "DAY_SECONDS", 2.0)
+    monkeypatch.setattr("worker.sandbox.demo.show.TIMEOUT_SECONDS", 30.0)
+    monkeypatch.setenv("COHORTS_LEDGER__URL", "sqlite:////nowhere/real.db")  # must not be reached
     with capture_logs():
         yield
 
 
-def test_demo_finds_every_cohort_as_the_generator_says(capsys: pytest.CaptureFixture[str]) -> None:
-    held = demo.run(students=STUDENTS, seed=2)
+def test_the_demo_finds_every_cohort_as_the_generator_says(capsys: pytest.CaptureFixture[str]) -> None:
+    held = run.run(students=STUDENTS, seed=2)
     printed = capsys.readouterr().out
     assert held, printed
     assert "every check held" in printed
     assert "FAILED" not in printed
-    for shown in ("1 extra, 1 gone account, 1 missing, 1 renamed, 1 stranger kept", "1 vanished", "`cohorts held`"):
+    for shown in ("1 extra, 1 gone account, 1 missing, 1 renamed, 1 unmatched kept", "1 vanished", "`cohorts held`"):
         assert shown in printed
 
 
-def test_demo_fails_and_says_what_differs_when_somebody_meddles(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_fails_and_prints_what_differs_when_somebody_meddles(capsys: pytest.CaptureFixture[str]) -> None:
     expected: dict[str, str] = {}
 
     def meddle(stage: Stage) -> None:
@@ -37,46 +37,46 @@ def test_demo_fails_and_says_what_differs_when_somebody_meddles(capsys: pytest.C
             (cohort for cohort in ecampus.moodle.cohorts() if cohort.id not in ecampus.by_hand),
             key=lambda cohort: (-len(ecampus.moodle.members(cohort.id)), cohort.idnumber),
         )[:3]
-        gone = min(ecampus.moodle.members(crowded.id))
-        ecampus.moodle.remove_member(crowded.id, gone)
+        missing = min(ecampus.moodle.members(crowded.id))
+        ecampus.moodle.remove_member(crowded.id, missing)
         ecampus.moodle.delete_cohort(emptied.id)
         ecampus.moodle.rename_cohort(renamed.id, "Autre nom")
         prelude.moodle.add_member(min(prelude.by_hand), min(prelude.students))
         prelude.moodle.remove_member(max(prelude.by_hand), next(iter(prelude.moodle.members(max(prelude.by_hand)))))
         prelude.moodle.create_cohort(name="En trop", idnumber="L9TROP")
         stage.poison.pop()
-        expected["missing"] = f"ecampus: {crowded.idnumber}: 1 missing: {ecampus.students[gone]}"
+        expected["missing"] = f"ecampus: {crowded.idnumber}: 1 missing: {ecampus.students[missing]}"
         expected["deleted"] = f"ecampus: {emptied.idnumber}: 0 cohorts instead of one"
         expected["renamed"] = f"ecampus: {renamed.idnumber}: is named «Autre nom», not «"
         expected["handmade"] = f"FAILED prelude: the {len(prelude.by_hand)} cohorts made by hand are untouched"
         expected["added"] = "prelude: L9TROP: is named «En trop»"
         expected["letters"] = f"FAILED {len(stage.poison) + 1} dead letters: exactly the {len(stage.poison)}"
 
-    assert not demo.run(students=STUDENTS, meddle=meddle)
+    assert not run.run(students=STUDENTS, meddle=meddle)
     printed = capsys.readouterr().out
     for sentence in expected.values():
         assert sentence in printed, printed
     assert "4 checks FAILED" in printed, printed
 
 
-def test_demo_fails_and_goes_no_further_when_somebody_meddles_while_it_reconciles(
+def test_the_demo_stops_when_somebody_meddles_while_it_reconciles(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected: dict[str, str] = {}
 
     def meddle(stage: Stage) -> None:
         ecampus, prelude = stage.platforms["ecampus"], stage.platforms["prelude"]
-        [(code, members)] = stage.apart.items()
-        gone = min(members)
-        ecampus.moodle.remove_member(ecampus.etapes()[code], ecampus.accounts()[gone])
-        theirs, (cohort, _) = max(prelude.by_hand.items())
-        prelude.moodle.rename_cohort(theirs, "Autre nom")
-        expected["member"] = f"ecampus: {code}: 1 missing: {gone}"
-        expected["untouched"] = "FAILED proof of the untouched"
-        expected["proof"] = f"prelude: {cohort.idnumber}: name, of which our journal has 0 entries"
-        monkeypatch.setattr("worker.sandbox.demo.show.GIVE_UP_SECONDS", 1.0)
+        [(code, members)] = stage.overrides.items()
+        missing = min(members)
+        ecampus.moodle.remove_member(ecampus.etapes()[code], ecampus.accounts()[missing])
+        cohort_id, (cohort, _) = max(prelude.by_hand.items())
+        prelude.moodle.rename_cohort(cohort_id, "Autre nom")
+        expected["member"] = f"ecampus: {code}: 1 missing: {missing}"
+        expected["untouched"] = "FAILED foreign cohorts are untouched"
+        expected["proof"] = f"prelude: {cohort.idnumber}: name (0 entries in our journal)"
+        monkeypatch.setattr("worker.sandbox.demo.show.TIMEOUT_SECONDS", 1.0)
 
-    assert not demo.run(students=STUDENTS, meddle_at_night=meddle)
+    assert not run.run(students=STUDENTS, meddle_at_night=meddle)
     printed = capsys.readouterr().out
     for sentence in expected.values():
         assert sentence in printed, printed

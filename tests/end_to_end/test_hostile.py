@@ -29,7 +29,7 @@ STEERING = "\x1b]0;owned\x07\x1b[2J\x9b31m"
 MISLEADING = "Licence \N{RIGHT-TO-LEFT OVERRIDE}tiord <script>alert(1)</script> [/red] {0.__class__}"
 
 
-def said(kind: str, data: dict[str, object], *, key: str = "1") -> tuple[bytes, bytes, tuple[()]]:
+def event(kind: str, data: dict[str, object], *, key: str = "1") -> tuple[bytes, bytes, tuple[()]]:
     """Write a message of any content."""
     envelope = {"specversion": "1.0", "id": "1", "source": "urn:nobody", "time": "2026-09-01T08:00:00Z"}
     value = {**envelope, "type": f"fr.etape-cohorts.{kind}.v1", "data": data}
@@ -38,7 +38,7 @@ def said(kind: str, data: dict[str, object], *, key: str = "1") -> tuple[bytes, 
 
 def enrolled(rank: int, code: str, label: str) -> tuple[bytes, bytes, tuple[()]]:
     etape = {"code": code, "label": label, "component": {"code": "[/]", "label": "=1+1"}}
-    return said(
+    return event(
         "enrolment.state",
         {
             "enrolment_id": f"{rank}:{code}", "academic_year": YEAR, "student": {"student_id": number(rank)},
@@ -50,28 +50,28 @@ def enrolled(rank: int, code: str, label: str) -> tuple[bytes, bytes, tuple[()]]
 def test_a_producer_that_has_everybody_resign_or_renumbered_empties_no_cohort(
     install: Install, moodle: SandboxMoodle
 ) -> None:
-    here = install()
+    installation = install()
     welcome(moodle, EVERYBODY)
-    worker = here.worker()
-    here.publish(enrolment(rank) for rank in EVERYBODY)
+    worker = installation.worker()
+    installation.publish(enrolment(rank) for rank in EVERYBODY)
     eventually(lambda: lawyers(moodle) == numbers(EVERYBODY))
-    eventually(lambda: here.missing("ecampus") == set())
+    eventually(lambda: installation.missing("ecampus") == set())
 
-    here.publish(enrolment(rank, status="resigned", revision=2) for rank in range(40))
+    installation.publish(enrolment(rank, status="resigned", revision=2) for rank in range(40))
     source = {"system": "apogee", "uai": UAI}
-    here.produce(
-        said("student.rekeyed", {"previous_student_id": number(rank), "student_id": number(40), "source": source})
+    installation.produce(
+        event("student.rekeyed", {"previous_student_id": number(rank), "student_id": number(40), "source": source})
         for rank in range(41, 60)
     )
-    eventually(lambda: here.state_of("ecampus").gaps["held"] == 59)
+    eventually(lambda: installation.state_of("ecampus").gaps["held"] == 59)
     assert lawyers(moodle) == numbers(EVERYBODY)
-    assert worker.said("removals are held until a person decides")
-    assert "59 removals of 1 cohorts are held" in here.run("held").stdout
+    assert worker.events("removals are held until a person decides")
+    assert "59 removals of 1 cohorts are held" in installation.run("held").stdout
 
 
-def shown(here: Installation, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
-    """Run a command; gives what it prints, in which nothing steers a terminal."""
-    done = here.run(*arguments)
+def shown(installation: Installation, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
+    """Run a command; returns what it prints, which must not control a terminal."""
+    done = installation.run(*arguments)
     text = done.stdout + done.stderr
     assert done.returncode in codes, text
     assert "Traceback" not in text
@@ -82,23 +82,23 @@ def shown(here: Installation, *arguments: str, codes: tuple[int, ...] = (0,)) ->
 def test_what_others_write_touches_no_cohort_of_others_and_steers_no_terminal(
     install: Install, moodle: SandboxMoodle, tmp_path: Path
 ) -> None:
-    here = install({"ecampus": platform(moodle), "prelude": platform(moodle, mode="manual")})
+    installation = install({"ecampus": platform(moodle), "prelude": platform(moodle, mode="manual")})
     welcome(moodle, range(4))
-    theirs = moodle.create_cohort(name=f"Professeurs {STEERING}", idnumber="PROFS")
+    foreign = moodle.create_cohort(name=f"Professeurs {STEERING}", idnumber="PROFS")
     moodle.create_cohort(name=MISLEADING, idnumber="[/bold]")
     moodle.create_cohort(name=MISLEADING, idnumber=STEERING)
-    moodle.add_member(theirs, moodle.user_ids[f"e{number(3)}"])
-    worker = here.worker()
+    moodle.add_member(foreign, moodle.user_ids[f"e{number(3)}"])
+    worker = installation.worker()
     codes = ("PROFS", "[/red]", "[/bold]")
-    here.produce(
+    installation.produce(
         [*(enrolled(rank, code, MISLEADING) for rank, code in enumerate(codes)), (b"1", STEERING.encode(), ())]
     )
     forged = (("__connect.errors.exception.message", STEERING.encode()), ("__connect.errors.topic", b"a\nb"))
-    RecordProducer(here.kafka.properties).send([(here.dead_letters, b"1", b"{}", forged)])
-    eventually(lambda: here.state_of("ecampus").gaps["foreign"] == 2 and len(here.letters()) == 2)
+    RecordProducer(installation.kafka.properties).send([(installation.dead_letters, b"1", b"{}", forged)])
+    eventually(lambda: installation.state_of("ecampus").gaps["foreign"] == 2 and len(installation.letters()) == 2)
     eventually(lambda: "[/red]" in moodle.memberships())
 
-    table = shown(here, "adopt", "ecampus")
+    table = shown(installation, "adopt", "ecampus")
     assert "[/bold]" in table
     assert r"Professeurs \u001b]0;owned\u0007\u001b[2J\u009b31m" in "".join(table.split("\n"))
     assert moodle.memberships()["PROFS"] == {f"e{number(3)}"}
@@ -109,21 +109,21 @@ def test_what_others_write_touches_no_cohort_of_others_and_steers_no_terminal(
         f"{number(1)};{YEAR};[/red];[/];active;apogee;{UAI}\n"
     )
     dry = ("snapshot", "publish", str(rows), "--taken-at", "2026-11-25T01:30:00+01:00", "--dry-run")
-    assert "[/]" in shown(here, *dry)
-    shown(here, "check")
-    shown(here, "status")
-    shown(here, "plan", "--students")
+    assert "[/]" in shown(installation, *dry)
+    shown(installation, "check")
+    shown(installation, "status")
+    shown(installation, "plan", "--students")
     for language in ("fr", "en"):
-        assert r"\u202e" in shown(here, "explain", number(1), "--lang", language)
+        assert r"\u202e" in shown(installation, "explain", number(1), "--lang", language)
     moodle.create_cohort(name="new", idnumber=f"new {STEERING}\nforged: all is well")
-    shown(here, "reconcile", "--without-snapshot", codes=(0, 7))
+    shown(installation, "reconcile", "--without-snapshot", codes=(0, 7))
     for form in ([], ["--json"], ["--html", "-"], ["--html", "-", "--lang", "en"]):
-        text = shown(here, "runs", "show", "1", *form)
+        text = shown(installation, "runs", "show", "1", *form)
         assert "<script>" not in text
         assert "\nforged" not in text
-    letters = shown(here, "dead-letters", "list")
+    letters = shown(installation, "dead-letters", "list")
     assert r"a\nb[?]@?  \u001b]0;owned" in letters
     for command in (["status"], ["plan", "--students"], ["held"], ["runs"], ["explain", number(1)]):
-        assert json.loads(shown(here, *command, "--json"))
+        assert json.loads(shown(installation, *command, "--json"))
     assert worker.metrics()["cohorts_gaps", "ecampus", "foreign"] == 2
-    assert worker.strange() == []
+    assert worker.other_lines() == []

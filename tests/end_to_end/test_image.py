@@ -30,19 +30,19 @@ Step = tuple[str, str]  # the instruction, and what follows it
 
 
 def stage(number: int) -> list[Step]:
-    """Give the steps of a stage of the Dockerfile."""
+    """Return the steps of a stage of the Dockerfile."""
     steps = [(word, rest) for word, rest in re.findall(r"^([A-Z]+) +(.+)$", LINES, re.MULTILINE) if word != "ARG"]
     starts = [place for place, (word, _) in enumerate(steps) if word == "FROM"] + [len(steps)]
     return steps[starts[number] + 1 : starts[number + 1]]
 
 
-def said(number: int, instruction: str) -> list[str]:
-    """Give what follows an instruction of a stage, each time."""
+def instructions(number: int, instruction: str) -> list[str]:
+    """Return the arguments of each such instruction of a stage."""
     return [rest for word, rest in stage(number) if word == instruction]
 
 
 def locked(name: str) -> dict[str, str]:
-    """Give the packages of a lock, each with its version, condition and hashes."""
+    """Return the packages of a lock, each with version, condition and hashes."""
     text = (ROOT / name).read_text(encoding="utf-8")
     return dict(re.findall(r"^([a-z0-9.-]+(?:\[\w+\])?)(==.*(?:\n    --hash.*)+)", text, re.MULTILINE))
 
@@ -55,12 +55,12 @@ class Image:
     state: Path
 
     def files(self) -> dict[str, float]:
-        """Give everything in the environment, with when it was changed."""
+        """Return the files of the environment, with their times of change."""
         return {str(path): path.lstat().st_mtime for path in self.environment.rglob("*")}
 
     def command(self, words: list[str], **more: str) -> list[str]:
-        """Give the command that runs these words as in a container, with more variables."""
-        (assignments,) = said(1, "ENV")
+        """Return the command that runs these words as in a container, with more variables."""
+        (assignments,) = instructions(1, "ENV")
         variables = dict(pair.split("=", 1) for pair in assignments.split()) | more
         variables["PATH"] = variables["PATH"].replace("/opt/cohorts", str(self.environment))
         return ["env", "-i", *(f"{name}={value}" for name, value in variables.items()), *words]
@@ -71,7 +71,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """Run the steps of the first stage."""
     folder = tmp_path_factory.mktemp("image")
     names = {"/src": "src", "/build": "build", "/wheels": "wheels", "/opt/cohorts": "cohorts"}
-    where = {there: folder / name for there, name in names.items()}
+    where = {path: folder / name for path, name in names.items()}
     where["/src"].mkdir()
     with needed():
         if not Path("/usr/include/ldap.h").exists():
@@ -85,8 +85,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
                 _copy(ROOT / source, where["/src"] / target)
         elif word == "RUN" and not rest.startswith("apt-get"):
             command = rest
-            for there, here in where.items():
-                command = re.sub(rf"(?<![\w/]){there}\b", str(here), command)
+            for path, installation in where.items():
+                command = re.sub(rf"(?<![\w/]){path}\b", str(installation), command)
             done = subprocess.run(
                 command, shell=True, cwd=where["/src"], env=environment, capture_output=True, check=False, text=True
             )
@@ -119,13 +119,13 @@ def test_what_is_compiled_needs_the_library_that_the_image_installs_and_no_other
     [compiled] = image.environment.rglob("_ldap.*.so")
     read = subprocess.run(["readelf", "--dynamic", compiled], capture_output=True, check=True, text=True)  # noqa: S607 - of binutils, as gcc
     assert set(re.findall(r"\(NEEDED\).*\[(\w+)", read.stdout)) == {"libldap", "liblber", "libc"}
-    [installed] = [re.findall(r" (lib\S+)", run) for run in said(1, "RUN") if run.startswith("apt-get")]
+    [installed] = [re.findall(r" (lib\S+)", run) for run in instructions(1, "RUN") if run.startswith("apt-get")]
     assert installed == ["libldap2"]  # which holds liblber, and brings what it needs itself
 
 
 @pytest.fixture(scope="module")
 def read_only(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Give what runs a command with a root file system that it can only read, but for the folder named before it."""
+    """Return the words that run a command on a read-only root file system, except for the folder named before it."""
     apart = ["unshare", "--map-root-user", "--mount", "sh", "-ec"]
     script = 'mount --bind "$1" "$1"; mount -o remount,bind,ro /; cd "$1"; shift; exec "$@"'
     with needed():
@@ -138,13 +138,17 @@ def read_only(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_worker_of_the_image_works_on_a_read_only_root(
     install: Install, image: Image, moodle: SandboxMoodle, read_only: list[str], tmp_path: Path
 ) -> None:
-    here = install(ledger={"url": "sqlite:///ledger.db"})
+    installation = install(ledger={"url": "sqlite:///ledger.db"})
     welcome(moodle, range(3))
     image.state.mkdir()
-    (entry,), (arguments,), (health,) = said(1, "ENTRYPOINT"), said(1, "CMD"), said(1, "HEALTHCHECK")
+    (entry,), (arguments,), (health,) = (
+        instructions(1, "ENTRYPOINT"),
+        instructions(1, "CMD"),
+        instructions(1, "HEALTHCHECK"),
+    )
     (port,) = free_ports(1)
     before = image.files()
-    variables = {"COHORTS_CONFIG": str(here.file), "COHORTS_WEB__PORT": str(port)}
+    variables = {"COHORTS_CONFIG": str(installation.file), "COHORTS_WEB__PORT": str(port)}
     command = image.command([*json.loads(entry), *json.loads(arguments)], **variables)
     look = image.command(json.loads(health.partition("CMD ")[2].replace("9464", str(port))))
 
@@ -152,10 +156,10 @@ def test_a_worker_of_the_image_works_on_a_read_only_root(
         return subprocess.run(look, capture_output=True, check=False).returncode == 0
 
     worker = Process([*read_only, str(image.state), *command], tmp_path / "worker.log")
-    here.processes.append(worker)  # which are gone at the end, whatever happens
+    installation.processes.append(worker)  # which are gone at the end, whatever happens
     worker.started()
     assert healthy()
-    here.publish(enrolment(rank) for rank in range(3))
+    installation.publish(enrolment(rank) for rank in range(3))
     eventually(lambda: lawyers(moodle) == numbers(range(3)))
     assert worker.terminate() == 0
     assert not healthy()
@@ -168,7 +172,7 @@ def test_sources_of_every_kind_can_be_read_from_the_image(
 ) -> None:
     (port,) = free_ports(1)
     student = entry("22600001", f"[etab={{UAI}}{UAI}][anneeinsc={YEAR}][etape=L1DROI_101]")
-    here = install(sources={
+    installation = install(sources={
         "directory": {
             "kind": "ldap", "base": slapd.branch([student]), "ca_file": str(slapd.ca),
             "uri": f"ldap://127.0.0.1:{slapd.ports['ldap']}", "bind_dn": READER, "password": PASSWORD,
@@ -178,7 +182,7 @@ def test_sources_of_every_kind_can_be_read_from_the_image(
 
     def read(source: str) -> subprocess.CompletedProcess[str]:
         words = ["cohorts", "snapshot", "publish", "--from", source, "--dry-run"]
-        command = [*read_only, str(tmp_path), *image.command(words, COHORTS_CONFIG=str(here.file))]
+        command = [*read_only, str(tmp_path), *image.command(words, COHORTS_CONFIG=str(installation.file))]
         return subprocess.run(command, capture_output=True, check=False, text=True)
 
     assert "1 enrolments (2026: 1)" in read("directory").stdout

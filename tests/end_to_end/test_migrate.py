@@ -27,11 +27,11 @@ def test_several_processes_may_migrate_one_new_ledger_at_once(ledger_url: str, t
         )
         for _ in range(SEVERAL)
     ]
-    said = [process.communicate(timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [0] * SEVERAL, said
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0] * SEVERAL, outputs
     ledger = Ledger(ledger_url)
     try:
         sentence = f"{ledger.name} ledger, instance {ledger.instance}: its schema is up to date\n"
     finally:
         ledger.close()
-    assert said == [(sentence, "")] * SEVERAL
+    assert outputs == [(sentence, "")] * SEVERAL

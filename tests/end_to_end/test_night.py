@@ -17,8 +17,9 @@ from worker.domain.report import Report
 from worker.domain.states import Action, Drift, RunState
 from worker.ledger import runs, schema, status
 from worker.sandbox.moodle.server import SandboxMoodle
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import DAY, University
+from worker.sandbox.university.admissions import DAY
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 
 pytestmark = pytest.mark.end_to_end
 
@@ -34,7 +35,7 @@ Pairs = set[tuple[str, str]]
 
 
 def expected(university: University, moodle: SandboxMoodle) -> Pairs:
-    """Give the memberships (étape, username) of those who have an account."""
+    """Return the memberships (étape, username) of students with an account."""
     wanted = ((code, f"e{student}") for code, students in university.truth().items() for student in students)
     return {(code, username) for code, username in wanted if username in moodle.user_ids}
 
@@ -61,12 +62,12 @@ class Hands:
 
     def assert_left_alone(self) -> None:
         """What they made is as they made it."""
-        there = {cohort.id: cohort for cohort in self.moodle.cohorts()}
+        cohorts = {cohort.id: cohort for cohort in self.moodle.cohorts()}
         for number, known in self.made.items():
-            assert (there[number].name, there[number].idnumber, self.moodle.members(number)) == known
+            assert (cohorts[number].name, cohorts[number].idnumber, self.moodle.members(number)) == known
 
     def ours(self) -> Pairs:
-        """Give the memberships (étape, username) of the cohorts that they didn't make, no idnumber twice."""
+        """Return the memberships (étape, username) of our cohorts; checks that no idnumber is there twice."""
         cohorts = [cohort for cohort in self.moodle.cohorts() if cohort.id not in self.made]
         assert len({cohort.idnumber for cohort in cohorts}) == len(cohorts), "a cohort was created twice"
         with self.moodle.lock:
@@ -75,11 +76,11 @@ class Hands:
 
     def add_and_remove(self, count: int) -> None:
         """Put so many students where they don't belong, and take as many out of where they do."""
-        there = sorted(self.ours() - self.guests)
-        some = self._random.sample(there, min(3 * count, len(there) // 3 * 3))
+        members = sorted(self.ours() - self.guests)
+        some = self._random.sample(members, min(3 * count, len(members) // 3 * 3))
         for (cohort, username), (other, _), (_, student) in zip(*[iter(some)] * 3, strict=True):
             self.moodle.remove_member(self.id_of(cohort), self.moodle.user_ids[username])
-            if (other, student) not in there:
+            if (other, student) not in members:
                 self.add(other, student)
 
     def add(self, cohort: str, username: str) -> None:
@@ -101,14 +102,14 @@ class Hands:
         large = {code for code, size in sizes.items() if size > 8} - but
         some = self._random.sample(sorted(large), 12)
         quiet = self._random.choice(sorted(large - busy - {*some}))
-        there = sorted(self.ours())
+        members = sorted(self.ours())
         self.add_and_remove(60)
-        for _, username in self._random.sample(there, 40):
-            if (crowded, username) not in there:
+        for _, username in self._random.sample(members, 40):
+            if (crowded, username) not in members:
                 self.add(crowded, username)
         for number in range(4):
             self.invite(some[number], f"a.teacher{number}")
-        for _, username in self._random.sample(there, 40):
+        for _, username in self._random.sample(members, 40):
             if user_id := self.moodle.user_ids.get(username):
                 self.moodle.delete_user(user_id)
         for number, code in enumerate(some[4:9]):
@@ -118,7 +119,7 @@ class Hands:
         self.moodle.edit_cohort(self.id_of(some[11]), idnumber="DEPLACEE")
 
     def id_of(self, idnumber: str) -> int:
-        """Give Moodle's id of a cohort that they didn't make."""
+        """Return Moodle's id of a cohort that people didn't make."""
         return next(c.id for c in self.moodle.cohorts() if c.idnumber == idnumber and c.id not in self.made)
 
 
@@ -127,48 +128,48 @@ def test_after_a_night_every_cohort_is_true_but_for_what_the_guard_holds(
 ) -> None:
     random = Random(SEED)
     university = University(seed=SEED)
-    closed, crowded, theirs = (of_size(university, size) for size in (80, 30, 12))
-    with platforms(university, random, theirs) as (hands, elsewhere), installed(
+    closed, crowded, taken = (of_size(university, size) for size in (80, 30, 12))
+    with platforms(university, random, taken) as (hands, elsewhere), installed(
         tmp_path, kafka, topic, settings(hands.moodle, elsewhere.moodle), PATIENT, partitions=PARTITIONS
-    ) as here:  # fmt: skip
-        worker = here.worker()
-        here.publish(university.initial())
-        eventually(settled(here, worker), within=QUIET, every=0.5)
+    ) as installation:  # fmt: skip
+        worker = installation.worker()
+        installation.publish(university.initial())
+        eventually(settled(installation, worker), within=QUIET, every=0.5)
         arriving, lost = losing(university.september_day(CHANGES), random)
-        here.publish(arriving)
-        eventually(settled(here, worker), within=QUIET, every=0.5)
+        installation.publish(arriving)
+        eventually(settled(installation, worker), within=QUIET, every=0.5)
 
         stood = pairs(university.truth())
         university.depart(0.03)
         close(university, closed)
         before, taken_at = pairs(university.truth()), time.time() - TAKEN_BEFORE
-        here.publish_snapshot(university.snapshot_rows(), years=YEARS, taken_at=taken_at)
+        installation.publish_snapshot(university.snapshot_rows(), years=YEARS, taken_at=taken_at)
         since = day_after(university, taken_at)
         hands.moodle.add_users((username, "") for username, _, _ in university.late_accounts())
         news = subjects([*since, *lost]) | stood ^ before | before ^ pairs(university.truth())
         described = {message.key for message in since}  # and students
         busy = {code for code, _ in news} | described
         hands.meddle(university, crowded, but={closed, crowded}, busy=busy)
-        report = reconciled(here, hands.moodle, [*since, *lost])
-        eventually(settled(here, worker), within=QUIET, every=0.5)
+        report = reconciled(installation, hands.moodle, [*since, *lost])
+        eventually(settled(installation, worker), within=QUIET, every=0.5)
 
-        expect = {pair for pair in expected(university, hands.moodle) if pair[0] != theirs} | hands.guests
-        held = held_now(here)
+        expect = {pair for pair in expected(university, hands.moodle) if pair[0] != taken} | hands.guests
+        held = held_now(installation)
         assert held.keys() == {closed, crowded}
         waiting = {(cohort, f"e{student}") for cohort, (_, students) in held.items() for student in students}
         assert not waiting & expect
         assert hands.ours() == expect | waiting
         asked = university.removals_asked() | hands.added | subjects(lost)
-        assert_journalled_right(here, report, asked=asked, since=pairs(university.truth()) ^ before)
+        assert_journalled_right(installation, report, asked=asked, since=pairs(university.truth()) ^ before)
         assert_told(report, hands, elsewhere)
-        assert_all_vanished_were_noticed(report, here)
+        assert_all_vanished_were_noticed(report, installation)
 
         name, students = held[closed]
-        assert here.run("approve", name).returncode == 0
+        assert installation.run("approve", name).returncode == 0
         gone = {(closed, f"e{student}") for student in students}
         eventually(lambda: hands.ours() == (expect | waiting) - gone)
-        assert held_now(here).keys() == {crowded}
-        assert here.run("undo", name).returncode == 0
+        assert held_now(installation).keys() == {crowded}
+        assert installation.run("undo", name).returncode == 0
         eventually(lambda: hands.ours() == expect | waiting)
         for people in (hands, elsewhere):
             people.assert_left_alone()
@@ -178,7 +179,7 @@ def test_after_a_night_every_cohort_is_true_but_for_what_the_guard_holds(
 
 
 def of_size(university: University, size: int) -> str:
-    """Give an étape that has about so many members."""
+    """Return an étape with about so many members."""
     return min(university.truth().items(), key=lambda item: (abs(len(item[1]) - size), item[0]))[0]
 
 
@@ -209,20 +210,22 @@ def settings(ecampus: SandboxMoodle, prelude: SandboxMoodle) -> dict[str, object
     }
 
 
-def settled(here: Installation, worker: Process) -> Callable[[], bool]:
+def settled(installation: Installation, worker: Process) -> Callable[[], bool]:
     """Wait for what has been published to be recorded, and for no gap to be open that could be closed."""
-    published = here.published()
+    published = installation.published()
 
     def is_settled() -> bool:
         worker.must_run()
-        gaps = here.state_of("ecampus").gaps
-        return here.recorded() == published and not any(gaps[state] for state in ("ready", "waiting", "retrying"))
+        gaps = installation.state_of("ecampus").gaps
+        return installation.recorded() == published and not any(
+            gaps[state] for state in ("ready", "waiting", "retrying")
+        )
 
     return is_settled
 
 
 def losing(messages: Iterable[Message], random: Random) -> tuple[list[Message], list[Message]]:
-    """Give those that arrive, and a tenth that don't. That numbers were merged no snapshot tells: those arrive."""
+    """Return the messages that arrive, and a tenth that don't; merges all arrive, since no snapshot has them."""
     day = list(messages)
     ids = sorted({message.value["id"] for message in day if "enrolment_id" in message.value["data"]})
     lost = {*random.sample(ids, len(ids) // 10)}
@@ -230,13 +233,13 @@ def losing(messages: Iterable[Message], random: Random) -> tuple[list[Message], 
 
 
 def subjects(messages: Iterable[Message]) -> Pairs:
-    """Give étape and student of those of these messages that are about an enrolment."""
+    """Return (étape, student) of the messages of enrolments."""
     about = [message for message in messages if "enrolment_id" in message.value["data"]]
     return {(message.value["data"]["enrolment_id"].split("-")[2], message.key) for message in about}
 
 
 def close(university: University, etape: str) -> None:
-    """Let everybody leave an étape at the source, without a message."""
+    """Delete all enrolments in an étape at the source, without a message."""
     for student in university.truth()[etape]:
         for row in university._records.current(student):
             if row.etape.code == etape:
@@ -249,32 +252,32 @@ def day_after(university: University, at: float) -> list[Message]:
     return list(university.september_day(CHANGES_SINCE))
 
 
-def reconciled(here: Installation, moodle: SandboxMoodle, messages: list[Message]) -> Report:
+def reconciled(installation: Installation, moodle: SandboxMoodle, messages: list[Message]) -> Report:
     """Reconcile, while these messages are published: some at the start, some once Moodle is read, and then the rest."""
     third = len(messages) // 3
     calls = len(moodle.calls)
-    process = here.reconciliation()
+    process = installation.reconciliation()
 
     def has(function: str) -> bool:
         process.must_run()
         return any(call.function == function for call in moodle.calls[calls:])
 
-    eventually(lambda: runs.listed(here.ledger, most=1))
-    here.publish(messages[:third])
+    eventually(lambda: runs.listed(installation.ledger, most=1))
+    installation.publish(messages[:third])
     eventually(lambda: has("core_cohort_get_cohort_members"), within=QUIET)
-    here.publish(messages[third : 2 * third])
+    installation.publish(messages[third : 2 * third])
     assert process.is_running()
     eventually(lambda: has("core_cohort_delete_cohort_members"), within=QUIET)
-    here.publish(messages[2 * third :])
+    installation.publish(messages[2 * third :])
     assert process.wait(within=QUIET) == 0, process.text()
-    report = runs.report(here.ledger)
+    report = runs.report(installation.ledger)
     assert report is not None
     return report
 
 
-def held_now(here: Installation) -> dict[str, tuple[str, set[str]]]:
+def held_now(installation: Installation) -> dict[str, tuple[str, set[str]]]:
     """Give, by cohort, the hash and the students of the removals that are held, as the command lists them."""
-    done = here.run("held", "--json", "--students")
+    done = installation.run("held", "--json", "--students")
     assert done.returncode == 0, done.stderr
     return {
         each["cohort"]: (each["hash"], {student for students in each["removals"].values() for student in students})
@@ -282,12 +285,12 @@ def held_now(here: Installation) -> dict[str, tuple[str, set[str]]]:
     }
 
 
-def assert_journalled_right(here: Installation, report: Report, *, asked: Pairs, since: Pairs) -> None:
+def assert_journalled_right(installation: Installation, report: Report, *, asked: Pairs, since: Pairs) -> None:
     """Nobody was removed whom nothing had asked for; the run has undone nothing of what came `since`."""
-    assert set(status.applied(here.ledger, "ecampus", Action.REMOVE)) <= asked
+    assert set(status.applied(installation.ledger, "ecampus", Action.REMOVE)) <= asked
     entries = sa.select(schema.journal).where(schema.journal.c.at >= report.started_at).order_by(schema.journal.c.id)
     by_messages: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    with here.ledger.read() as connection:
+    with installation.ledger.read() as connection:
         for row in connection.execute(entries):
             pair = (row.cohort, row.student_id)
             if row.run is None:
@@ -296,11 +299,11 @@ def assert_journalled_right(here: Installation, report: Report, *, asked: Pairs,
                 assert by_messages[pair] <= {row.action}
 
 
-def assert_all_vanished_were_noticed(report: Report, here: Installation) -> None:
+def assert_all_vanished_were_noticed(report: Report, installation: Installation) -> None:
     """Two cohorts were deleted: the night found both, but for a busy one that converging came upon, here or there."""
     by_reading = report.platforms[0].drift[Drift.VANISHED]
-    said = [line for process in here.processes for line in process.said("cohort was deleted on Moodle")]
-    by_converging = {line["cohort"] for line in said}
+    lines = [line for process in installation.processes for line in process.events("cohort was deleted on Moodle")]
+    by_converging = {line["cohort"] for line in lines}
     assert len(by_converging) <= 1
     assert 2 - len(by_converging) <= by_reading <= 2
 
@@ -329,40 +332,42 @@ def test_a_reconciliation_killed_twenty_times_is_finished_by_the_next(kafka: Kaf
     open_handed = {"cohort_percent": 100, "platform_percent": 100}
     with moodle.serving():
         settings = {"ecampus": platform(moodle, limits=of_few, guard=open_handed)}
-        with installed(tmp_path, kafka, topic, settings, {}) as here:
-            killed = [killed_at_random(here, university, hands, random) for _ in range(KILLS)]
-            last = here.run("reconcile", within=QUIET)
+        with installed(tmp_path, kafka, topic, settings, {}) as installation:
+            killed = [killed_at_random(installation, university, hands, random) for _ in range(KILLS)]
+            last = installation.run("reconcile", within=QUIET)
             assert last.returncode == 0, last.stdout + last.stderr
             assert hands.ours() == expected(university, moodle)
-            removed, added = (status.applied(here.ledger, "ecampus", action) for action in (Action.REMOVE, Action.ADD))
+            removed, added = (
+                status.applied(installation.ledger, "ecampus", action) for action in (Action.REMOVE, Action.ADD)
+            )
             assert set(removed) <= university.removals_asked() | hands.added
             assert set(added) <= pairs(university.truth_at_start())
             assert moodle.collisions == []
-            listed = json.loads(here.run("runs", "--json", "--most", "1000").stdout)
+            listed = json.loads(installation.run("runs", "--json", "--most", "1000").stdout)
             states = {run["id"]: run["state"] for run in listed}
             assert {states.pop(number) for number in killed} == {"abandoned"}
             assert set(states.values()) == {"done"}
 
 
-def killed_at_random(here: Installation, university: University, hands: Hands, random: Random) -> int:
-    """Reconcile after some edits, and kill that at a random moment of its run; gives the run's number."""
+def killed_at_random(installation: Installation, university: University, hands: Hands, random: Random) -> int:
+    """Reconcile after some edits, and kill it at a random moment; returns the number of the run."""
     calls = hands.moodle.calls
     while True:
         hands.add_and_remove(30)
-        before = runs.listed(here.ledger, most=1)
+        before = runs.listed(installation.ledger, most=1)
         if not before or before[0].state is RunState.DONE or random.random() < 0.3:
             university.depart(0.02)
-            here.publish_snapshot(university.snapshot_rows(), years=YEARS)
+            installation.publish_snapshot(university.snapshot_rows(), years=YEARS)
         moment = len(calls) + random.randrange(CALLS)
-        process = here.reconciliation()
+        process = installation.reconciliation()
 
         def is_time(process: Process = process, before: list[runs.Run] = before, moment: int = moment) -> bool:
-            begun = runs.listed(here.ledger, most=1) != before
+            begun = runs.listed(installation.ledger, most=1) != before
             return not process.is_running() or (begun and len(calls) >= moment)
 
         eventually(is_time, every=0.01)
         process.kill()
-        [run] = runs.listed(here.ledger, most=1)
+        [run] = runs.listed(installation.ledger, most=1)
         assert [run] != before, process.text()
         if run.state is RunState.RUNNING:
             return run.id

@@ -42,41 +42,41 @@ PARIS = ZoneInfo("Europe/Paris")  # the default of the settings
 HASH = re.compile(r"\b[0-9a-f]{8}\b")
 
 
-def said_by(here: Installation, *arguments: str, code: int = 0) -> str:
-    """Run a command that ends with this code; gives all that it printed."""
-    done = here.run(*arguments)
+def said_by(installation: Installation, *arguments: str, code: int = 0) -> str:
+    """Run a command that ends with this code; returns everything that it printed."""
+    done = installation.run(*arguments)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
 
 
-def json_of(here: Installation, *arguments: str, code: int = 0) -> Any:  # noqa: ANN401 - any JSON
-    done = here.run(*arguments, "--json")
+def json_of(installation: Installation, *arguments: str, code: int = 0) -> Any:  # noqa: ANN401 - any JSON
+    done = installation.run(*arguments, "--json")
     assert done.returncode == code, done.stdout + done.stderr
     return json.loads(done.stdout)
 
 
 def rows(ranks: Iterable[int]) -> Iterator[bytes]:
-    """Give the rows of a snapshot that holds these students alone."""
+    """Return the rows of a snapshot with these students alone."""
     return (orjson.dumps(enrolment(rank).value["data"]) for rank in ranks)
 
 
 @pytest.fixture
 def law(install: Install, moodle: SandboxMoodle) -> Installation:
     """Twenty lawyers in their cohort, of whom at most four may leave in a day; no worker is left running."""
-    here = install({"ecampus": platform(moodle, guard=GUARD)})
+    installation = install({"ecampus": platform(moodle, guard=GUARD)})
     welcome(moodle, EVERYBODY)
-    worker = here.worker()
-    here.publish(enrolment(rank) for rank in EVERYBODY)
+    worker = installation.worker()
+    installation.publish(enrolment(rank) for rank in EVERYBODY)
     eventually(lambda: lawyers(moodle) == numbers(EVERYBODY))
-    eventually(lambda: here.missing("ecampus") == set())
+    eventually(lambda: installation.missing("ecampus") == set())
     assert worker.terminate() == 0
-    return here
+    return installation
 
 
 @pytest.fixture
 def departed(law: Installation) -> Installation:
-    """Six of the lawyers left, as messages said: more than may leave. A worker runs."""
+    """A worker runs; by messages, six of the law students left, more than may leave."""
     law.worker()
     law.publish(enrolment(rank, status="resigned", revision=2) for rank in LEAVING)
     eventually(lambda: law.state_of("ecampus").gaps["held"] == len(LEAVING))
@@ -268,11 +268,11 @@ def test_a_night_without_any_snapshot_is_refused_unless_it_only_reads_moodle_bac
 def test_a_platform_that_is_down_makes_a_night_partial(install: Install, moodle: SandboxMoodle) -> None:
     down = SandboxMoodle(name="Collegium", token="secret-of-collegium")
     with down.serving():
-        here = install({"ecampus": platform(moodle), "collegium": platform(down)})
+        installation = install({"ecampus": platform(moodle), "collegium": platform(down)})
         welcome(moodle, EVERYBODY)
         down.fault = Fault.PHP_DOWN
-        here.publish_snapshot(rows(EVERYBODY))
-        text = said_by(here, "reconcile", code=7)
+        installation.publish_snapshot(rows(EVERYBODY))
+        text = said_by(installation, "reconcile", code=7)
         assert "reconciliation 1: partial" in text
         assert re.search(r"collegium: FAILED: .*HTTP 502", text)
         assert lawyers(moodle) == numbers(EVERYBODY)
@@ -291,24 +291,24 @@ def test_a_night_without_kafka_ends_with_its_code_and_counts_as_failed(law: Inst
 # The guard
 
 
-def test_a_guard_that_is_off_is_said_loudly_everywhere(install: Install, moodle: SandboxMoodle) -> None:
-    here = install({"ecampus": platform(moodle, guard=GUARD | {"enabled": False})})
+def test_a_guard_that_is_off_is_reported_everywhere(install: Install, moodle: SandboxMoodle) -> None:
+    installation = install({"ecampus": platform(moodle, guard=GUARD | {"enabled": False})})
     welcome(moodle, EVERYBODY)
-    here.publish_snapshot(rows(EVERYBODY))
-    said_by(here, "reconcile")
+    installation.publish_snapshot(rows(EVERYBODY))
+    said_by(installation, "reconcile")
     loud = "THE GUARD IS OFF"
-    assert f"warning ecampus guard: {loud}" in said_by(here, "check")
-    assert f"ecampus: {loud}" in said_by(here, "status")
-    assert f"ecampus: {loud}" in said_by(here, "plan")
-    here.publish_snapshot(rows(range(10, 20)))
-    here.settings["snapshot"] = {"max_shrink_percent": 100}
-    here.write_settings()
-    assert f"ecampus: {loud}" in said_by(here, "reconcile")
+    assert f"warning ecampus guard: {loud}" in said_by(installation, "check")
+    assert f"ecampus: {loud}" in said_by(installation, "status")
+    assert f"ecampus: {loud}" in said_by(installation, "plan")
+    installation.publish_snapshot(rows(range(10, 20)))
+    installation.settings["snapshot"] = {"max_shrink_percent": 100}
+    installation.write_settings()
+    assert f"ecampus: {loud}" in said_by(installation, "reconcile")
     assert lawyers(moodle) == numbers(range(10, 20))
-    assert here.worker().metrics()["cohorts_guard_enabled", "ecampus"] == 0
-    here.settings["platforms"]["ecampus"]["guard"]["enabled"] = True
-    here.write_settings()
-    assert loud not in said_by(here, "check") + said_by(here, "status") + said_by(here, "plan")
+    assert installation.worker().metrics()["cohorts_guard_enabled", "ecampus"] == 0
+    installation.settings["platforms"]["ecampus"]["guard"]["enabled"] = True
+    installation.write_settings()
+    assert loud not in said_by(installation, "check") + said_by(installation, "status") + said_by(installation, "plan")
 
 
 # Inside the workers
@@ -317,21 +317,21 @@ def test_a_guard_that_is_off_is_said_loudly_everywhere(install: Install, moodle:
 def test_a_night_has_one_run_among_two_workers_and_is_kept(
     install: Install, moodle: SandboxMoodle, postgres_url: str
 ) -> None:
-    here = install(ledger={"url": postgres_url})
+    installation = install(ledger={"url": postgres_url})
     welcome(moodle, EVERYBODY)
-    here.publish_snapshot(rows(EVERYBODY))
+    installation.publish_snapshot(rows(EVERYBODY))
     due = datetime.now(PARIS) - timedelta(minutes=5)
-    workers = [here.worker("--reconcile-at", f"{due:%H:%M}") for _ in range(2)]
+    workers = [installation.worker("--reconcile-at", f"{due:%H:%M}") for _ in range(2)]
     for worker in workers:
         eventually(polled(worker))
-    eventually(lambda: any(worker.said("reconciliation ended") for worker in workers))
+    eventually(lambda: any(worker.events("reconciliation ended") for worker in workers))
     assert lawyers(moodle) == numbers(EVERYBODY)
-    [run] = json_of(here, "runs")
+    [run] = json_of(installation, "runs")
     assert (run["night"], run["state"]) == (f"{due:%Y-%m-%d}", "done")
-    report = json_of(here, "runs", "show", str(run["id"]))
+    report = json_of(installation, "runs", "show", str(run["id"]))
     assert (report["night"], report["snapshot"]["rows"]) == (run["night"], 20)
     assert [worker.terminate() for worker in workers] == [0, 0]
-    assert sum(len(worker.said("reconciliation ended")) for worker in workers) == 1
+    assert sum(len(worker.events("reconciliation ended")) for worker in workers) == 1
 
 
 def polled(worker: Process) -> Callable[[], bool]:

@@ -27,8 +27,8 @@ from tests.support.procedures import procedure
 from worker.domain.states import Action, PlatformState
 from worker.ledger import status
 from worker.sandbox.moodle.server import Fault, SandboxMoodle
-from worker.sandbox.university.catalogue import CatalogueComponent, CatalogueEtape
-from worker.sandbox.university.generator import InventedEnrolment, Message, enrolled
+from worker.sandbox.university.catalogue import CatalogueEtape, Faculty
+from worker.sandbox.university.records import InventedEnrolment, Message, enrolled
 from worker.sync import dead_letters
 
 pytestmark = pytest.mark.end_to_end
@@ -226,7 +226,7 @@ def test_a_backup_is_restored_and_its_ledger_moved_to_postgresql(
     law: Installation, moodle: SandboxMoodle, postgres_url: str
 ) -> None:
     backup = law.directory / "backup.db"
-    sports = CatalogueEtape("L1SPOR", "Licence 1 STAPS", CatalogueComponent("SPO", "UFR STAPS"), ("101",), 0)
+    sports = CatalogueEtape("L1SPOR", "Licence 1 STAPS", Faculty("SPO", "UFR STAPS"), ("101",), 0)
     before = law.worker()
     with procedure(law, "Restoring the ledger from a backup") as tried:
         where = "sqlite:////var/backups/cohorts/ledger.db"
@@ -312,7 +312,7 @@ def test_apogee_to_pegase(install: Install, moodle: SandboxMoodle) -> None:
     here = install({"ecampus": platform(moodle, guard=GUARD)})
     moodle.add_users((f"e0{rank:07}", f"0{rank:07}") for rank in EVERYBODY)
     everybody = {f"e0{rank:07}" for rank in EVERYBODY}
-    old = CatalogueEtape("XINFO1_101", "L1 Informatique", CatalogueComponent("U99", "UFR des Sciences"), ("101",), 0)
+    old = CatalogueEtape("XINFO1_101", "L1 Informatique", Faculty("U99", "UFR des Sciences"), ("101",), 0)
 
     def told(rank: int, *, pegase: bool, revision: int = 1, status: str = "active") -> Message:
         at = 1_788_000_000.0 + revision

@@ -44,7 +44,7 @@ def rules_of(kind: str) -> list[dict[str, Any]]:
 
 
 def queries(name: str) -> Iterator[tuple[str, str]]:
-    """Give the queries of a dashboard as Grafana sends them when every platform is chosen: (panel, expression)."""
+    """Return the queries of a dashboard as Grafana sends them when every platform is chosen: (panel, expression)."""
     for panel in json.loads((HERE / name).read_text(encoding="utf-8"))["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"].replace("$platform", ".*").replace("$__rate_interval", "1m")
@@ -117,35 +117,35 @@ def test_no_dashboard_names_a_data_source_and_each_panel_is_explained(name: str)
 # A real Prometheus that scrapes a real worker
 
 
-def test_every_rule_and_every_query_finds_what_a_worker_tells(install: Install, moodle: SandboxMoodle) -> None:
+def test_every_rule_and_every_query_finds_the_metrics_of_a_worker(install: Install, moodle: SandboxMoodle) -> None:
     """A day with a bit of everything: changes, a dead letter, people without account, removals held, a night."""
     elsewhere = SandboxMoodle(name="Elsewhere", token="secret-of-elsewhere")
     elsewhere.url = f"http://127.0.0.1:{free_ports(1)[0]}"  # where nobody serves it
-    here = install({
+    installation = install({
         "ecampus": platform(moodle),
         "sante": platform(elsewhere, guard={"enabled": False}, routes=[{"components": ["MED"]}]),
     })  # fmt: skip
     welcome(moodle, range(40))
-    worker = here.worker()
+    worker = installation.worker()
     address = worker.started().removeprefix("http://")
     with needed(), real_prometheus([address], RULES) as prometheus:
         eventually(lambda: prometheus.query("sum(cohorts_changes_total) == 0"))
-        here.publish(enrolment(rank) for rank in range(43))  # three of whom have no account
+        installation.publish(enrolment(rank) for rank in range(43))  # three of whom have no account
         eventually(lambda: lawyers(moodle) == numbers(range(40)))
-        here.produce([(b"poison", b"{}", ())])
-        here.publish(enrolment(rank, status="resigned", revision=2) for rank in range(20))
-        eventually(lambda: here.state_of("ecampus").gaps["held"] == 20)
-        here.publish_snapshot(orjson.dumps(enrolment(rank).value["data"]) for rank in range(20, 43))
-        assert here.run("reconcile").returncode == 7  # elsewhere could not be read
-        assert here.run("reconcile").returncode == 6  # that snapshot was had already
+        installation.produce([(b"poison", b"{}", ())])
+        installation.publish(enrolment(rank, status="resigned", revision=2) for rank in range(20))
+        eventually(lambda: installation.state_of("ecampus").gaps["held"] == 20)
+        installation.publish_snapshot(orjson.dumps(enrolment(rank).value["data"]) for rank in range(20, 43))
+        assert installation.run("reconcile").returncode == 7  # elsewhere could not be read
+        assert installation.run("reconcile").returncode == 6  # that snapshot was had already
 
         eventually(lambda: prometheus.query("max(cohorts_snapshot_refusals) > 0"))
         eventually(lambda: prometheus.query("sum(cohorts_dead_letters_total) == 1"))
         eventually(lambda: firing(prometheus) >= {"CohortsNightPartial", "CohortsSnapshotRefused"})
-        told = {rule["name"]: rule for rule in prometheus.rules()}
-        assert [rule for rule in told.values() if rule["health"] != "ok"] == []
+        rules = {rule["name"]: rule for rule in prometheus.rules()}
+        assert [rule for rule in rules.values() if rule["health"] != "ok"] == []
         recorded = {rule["record"] for rule in rules_of("record")}
-        assert recorded <= told.keys()
+        assert recorded <= rules.keys()
         for name in sorted(recorded):
             assert prometheus.query(name) or name in EMPTY, name
         for name in DASHBOARDS:
@@ -153,7 +153,7 @@ def test_every_rule_and_every_query_finds_what_a_worker_tells(install: Install, 
                 found = prometheus.query(expr)
                 why = [reason for part, reason in EMPTY.items() if part in expr]
                 assert found or why, f"{name}, {panel}: nothing is found by {expr}"
-        pending = {name for name, rule in told.items() if rule.get("alerts")}
+        pending = {name for name, rule in rules.items() if rule.get("alerts")}
         assert pending == EXPECTED
 
 

@@ -30,7 +30,7 @@ from worker.settings.root import load
 pytestmark = [pytest.mark.end_to_end, pytest.mark.kafka]
 
 Command = Callable[..., tuple[int, str]]
-NAMES = KafkaSettings()  # the topics and the group that these settings have unless said otherwise
+NAMES = KafkaSettings()  # the topics and the group that these settings have by default
 RIGHTS = rights(NAMES)
 
 
@@ -46,7 +46,7 @@ def secured() -> Iterator[SecuredKafka]:
 
 @pytest.fixture
 def cohorts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in this process, as one who comes so; gives its exit code and what it said."""
+    """Run a command in this process, with these settings of Kafka; returns its exit code and its output."""
 
     def cohorts(kafka: dict[str, Any], *arguments: str) -> tuple[int, str]:
         file = settings(tmp_path, kafka)
@@ -81,7 +81,7 @@ def settings(folder: Path, kafka: dict[str, Any], **more: Any) -> Path:  # noqa:
 
 
 @pytest.mark.parametrize("way", ["password over TLS", "certificate", "OpenID provider"])
-def test_a_worker_comes_by_the_ways_of_a_production_kafka(secured: SecuredKafka, cohorts: Command, way: str) -> None:
+def test_a_worker_connects_in_each_way_of_a_production_kafka(secured: SecuredKafka, cohorts: Command, way: str) -> None:
     secured.add_user("known")
     with openid_provider() as provider:
         ways = {
@@ -91,20 +91,20 @@ def test_a_worker_comes_by_the_ways_of_a_production_kafka(secured: SecuredKafka,
         }
         user, kafka = ways[way]
         secured.allow(user, RIGHTS["check"])
-        code, said = cohorts(kafka, "check")
-    assert code == 0, said
+        code, output = cohorts(kafka, "check")
+    assert code == 0, output
     for topic in (*NAMES.topics, NAMES.snapshots, NAMES.dead_letters):
-        assert f"ok kafka {topic}: " in said
-    assert "warning kafka" not in said
+        assert f"ok kafka {topic}: " in output
+    assert "warning kafka" not in output
 
 
-def test_a_wrong_password_is_said_and_not_shown(secured: SecuredKafka, cohorts: Command) -> None:
+def test_a_wrong_password_is_reported_and_not_shown(secured: SecuredKafka, cohorts: Command) -> None:
     secured.add_user("known")
-    code, said = cohorts(secured.by_password("known", "not the password"), "check")
+    code, output = cohorts(secured.by_password("known", "not the password"), "check")
     assert code == 1
-    assert "SASL authentication error" in said
-    assert "see kafka.bootstrap and kafka.client" in said
-    assert "not the password" not in said
+    assert "SASL authentication error" in output
+    assert "see kafka.bootstrap and kafka.client" in output
+    assert "not the password" not in output
 
 
 # What one may do
@@ -127,10 +127,10 @@ def case(value: str | Right | None) -> str:
     return value or "with its rights"
 
 
-def somebody(secured: SecuredKafka, some: Iterable[Right]) -> dict[str, Any]:
-    """Give somebody new these rights; gives how they come."""
+def somebody(secured: SecuredKafka, rights: Iterable[Right]) -> dict[str, Any]:
+    """Create a user with these rights; returns the settings to connect with."""
     user = f"user-{uuid.uuid4().hex}"
-    secured.allow(user, some)
+    secured.allow(user, rights)
     return secured.by_token(user)
 
 
@@ -144,13 +144,13 @@ def test_a_command_works_with_its_rights_and_names_what_is_missing_without_one(
     arguments = [str(tmp_path / word) if word.endswith(".jsonl") else word for word in words]
     if command == "snapshot publish":
         arguments += ["--years", str(YEAR), "--taken-at", datetime.now(UTC).isoformat()]
-    code, said = cohorts(somebody(secured, (right for right in RIGHTS[key] if right != missing)), *arguments)
+    code, output = cohorts(somebody(secured, (right for right in RIGHTS[key] if right != missing)), *arguments)
     if missing is None:
-        assert code == 0, said
+        assert code == 0, output
     else:
-        assert code in {1, 3}, said
-        assert missing.name in said
-        assert "`cohorts topics acls`" in said
+        assert code in {1, 3}, output
+        assert missing.name in output
+        assert "`cohorts topics acls`" in output
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
@@ -206,8 +206,8 @@ def test_a_watch_works_with_its_rights_and_ends_with_the_one_that_is_missing(
 def test_topics_are_created_and_judged_by_who_may(secured: SecuredKafka, cohorts: Command) -> None:
     names = {"topics": ["new"], "snapshots": "new.snapshots", "dead_letters": NAMES.dead_letters}
     needed = rights(KafkaSettings.model_validate(names))["topics create"]
-    code, said = cohorts(somebody(secured, needed) | names, "topics", "create", "--partitions", "3")
-    assert (code, said.splitlines()) == (
+    code, output = cohorts(somebody(secured, needed) | names, "topics", "create", "--partitions", "3")
+    assert (code, output.splitlines()) == (
         0,
         [
             "new: created, 3 partition(s), messages kept for 14 days",
@@ -217,21 +217,21 @@ def test_topics_are_created_and_judged_by_who_may(secured: SecuredKafka, cohorts
     )
     found = topic_settings(secured.properties, ["new"])["new"]
     assert (found["cleanup.policy"], found["message.timestamp.type"]) == ("delete", "LogAppendTime")
-    code, said = cohorts(somebody(secured, needed) | names | {"topics": ["newer"]}, "topics", "create")
+    code, output = cohorts(somebody(secured, needed) | names | {"topics": ["newer"]}, "topics", "create")
     assert code == 3
-    assert "The topic newer cannot be created: TOPIC_AUTHORIZATION_FAILED" in said
+    assert "The topic newer cannot be created: TOPIC_AUTHORIZATION_FAILED" in output
 
 
 def test_check_warns_when_it_may_not_look_at_settings(secured: SecuredKafka, cohorts: Command) -> None:
     sees = [right for right in RIGHTS["check"] if right.operation == "Describe"]
-    code, said = cohorts(somebody(secured, sees), "check")
+    code, output = cohorts(somebody(secured, sees), "check")
     assert code == 0
-    assert "warning kafka topics: Kafka does not return the settings of topics: TOPIC_AUTHORIZATION_FAILED" in said
+    assert "warning kafka topics: Kafka does not return the settings of topics: TOPIC_AUTHORIZATION_FAILED" in output
 
 
 def test_acls_prints_the_rights_of_a_command_for_kafkas_own_program(cohorts: Command) -> None:
-    code, said = cohorts({}, "topics", "acls", "--command", "run", "--principal", "User:worker")
-    assert (code, said.splitlines()) == (
+    code, output = cohorts({}, "topics", "acls", "--command", "run", "--principal", "User:worker")
+    assert (code, output.splitlines()) == (
         0,
         [
             "# cohorts run",
@@ -247,7 +247,7 @@ def test_acls_prints_the_rights_of_a_command_for_kafkas_own_program(cohorts: Com
     )
 
 
-def test_whoever_may_write_nothing_is_told_the_topic_while_a_record_waits(secured: SecuredKafka) -> None:
+def test_an_error_names_the_topic_that_one_may_not_write_while_a_record_waits(secured: SecuredKafka) -> None:
     """Kafka refuses the producer as such, some time after it was handed the record."""
     topic = NAMES.topics[0]
     kafka = KafkaSettings.model_validate(somebody(secured, [Right(operation="Read", kind="topic", name=topic)]))

@@ -9,14 +9,14 @@ from random import Random
 import pytest
 
 from tests.support.installation import Installation, Process, eventually, installed, pairs, platform
-from tests.support.privacy import headers_of, said_of, shown
+from tests.support.privacy import headers_of, personal_words, shown
 from tests.support.servers.kafka import Kafka
 from worker.domain.states import Action
 from worker.kafka import Headers, Record
 from worker.ledger import status
 from worker.sandbox.moodle.server import Chaos, Cost, SandboxMoodle
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 
 pytestmark = pytest.mark.end_to_end
 
@@ -28,8 +28,8 @@ COST = Cost(call=0.01, added=0.0003, removed=0.0003, looked_up=0.0002, created=0
 TRACE: Headers = (("trace", b"31f2"), ("nothing", None))
 QUIET = 400.0  # seconds until all is in step, once nothing more is killed
 
-Image = dict[str, frozenset[str]]
-Told = tuple[bytes, bytes, Headers]
+Members = dict[str, frozenset[str]]
+Produced = tuple[bytes, bytes, Headers]
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Site:
         self.handmade = self.foreign([*self.handmade, cohort])
 
     def foreign(self, ids: list[int] | None = None) -> dict[int, tuple[str, frozenset[str]]]:
-        """Give the handmade cohorts as they are: name, idnumber and members."""
+        """Return the handmade cohorts: name, idnumber and members."""
         wanted = self.handmade if ids is None else ids
         return {
             cohort.id: (f"{cohort.name} {cohort.idnumber} {cohort.description}", self._members(cohort.id))
@@ -58,18 +58,18 @@ class Site:
         }
 
     def taken(self) -> frozenset[str]:
-        """Give the idnumbers that handmade cohorts carry."""
+        """Return the idnumbers of handmade cohorts."""
         return frozenset(c.idnumber for c in self.moodle.cohorts() if c.id in self.handmade and c.idnumber)
 
-    def ours(self) -> Image:
-        """Give the members' usernames of each cohort that isn't handmade; no idnumber is there twice."""
-        mine = [cohort for cohort in self.moodle.cohorts() if cohort.id not in self.handmade]
-        found = {cohort.idnumber: self._members(cohort.id) for cohort in mine}
-        assert len(found) == len(mine), "a cohort was created twice"
+    def ours(self) -> Members:
+        """Return the usernames of members by idnumber, of our cohorts; checks that no idnumber is there twice."""
+        ours = [cohort for cohort in self.moodle.cohorts() if cohort.id not in self.handmade]
+        found = {cohort.idnumber: self._members(cohort.id) for cohort in ours}
+        assert len(found) == len(ours), "a cohort was created twice"
         return found
 
-    def expected(self, truth: Mapping[str, frozenset[str]]) -> Image:
-        """Give the members that each of our cohorts must have: those who have an account."""
+    def expected(self, truth: Mapping[str, frozenset[str]]) -> Members:
+        """Return the members that each of our cohorts must have: students with an account."""
         return {
             code: frozenset(f"e{number}" for number in numbers if f"e{number}" in self.moodle.user_ids)
             for code, numbers in truth.items()
@@ -77,7 +77,7 @@ class Site:
         }
 
     def waiting(self, truth: Mapping[str, frozenset[str]]) -> set[tuple[str, str]]:
-        """Give the memberships (étape, student) that wait for an account."""
+        """Return the memberships (étape, student) that wait for an account."""
         return {
             (code, number)
             for code, numbers in truth.items()
@@ -139,22 +139,22 @@ def test_after_a_september_day_with_killed_workers_and_a_flaky_moodle_every_coho
 ) -> None:
     random = Random(SEED)
     university = University(seed=SEED, students=STUDENTS, etapes=ETAPES)
-    initial: list[Told] = [(message.key.encode(), message.payload(), ()) for message in university.initial()]
+    initial: list[Produced] = [(message.key.encode(), message.payload(), ()) for message in university.initial()]
     patience = {"converge": {"removal_delay_seconds": 20.0, "park_seconds": 2.0, "park_most_seconds": 10.0}}
     with (
         sites(university) as found,
-        installed(tmp_path, kafka, topic, settings(found), patience, partitions=PARTITIONS) as here,
+        installed(tmp_path, kafka, topic, settings(found), patience, partitions=PARTITIONS) as installation,
     ):
-        worker = here.worker()
-        here.produce(initial)
+        worker = installation.worker()
+        installation.produce(initial)
         for _ in range(KILLS_BEFORE):
-            worker = killed_and_replaced(here, found, worker, after=random.randint(10, 110))
-        poison: list[Told] = [(key.encode(), payload, TRACE) for key, payload in university.poison()]
+            worker = killed_and_replaced(installation, found, worker, after=random.randint(10, 110))
+        poison: list[Produced] = [(key.encode(), payload, TRACE) for key, payload in university.poison()]
         day = list(university.september_day(CHANGES))
-        records: list[Told] = [(message.key.encode(), message.payload(), ()) for message in day]
-        here.produce(shuffled_in(records, poison, random))
+        records: list[Produced] = [(message.key.encode(), message.payload(), ()) for message in day]
+        installation.produce(shuffled_in(records, poison, random))
         for number in range(KILLS_DURING):
-            worker = killed_and_replaced(here, found, worker, after=random.randint(10, 70))
+            worker = killed_and_replaced(installation, found, worker, after=random.randint(10, 70))
             if number == 0:
                 for site in found.values():
                     site.moodle.add_users((username, idnumber) for username, idnumber, _ in university.late_accounts())
@@ -162,53 +162,55 @@ def test_after_a_september_day_with_killed_workers_and_a_flaky_moodle_every_coho
 
         def in_step() -> bool:
             worker.must_run()
-            assert here.recorded() == published
+            assert installation.recorded() == published
             for name in ("ecampus", "collegium"):
                 site = found[name]
                 differing = pairs(site.ours()) ^ pairs(site.expected(truth))
                 assert not differing, f"{name}: {len(differing)} memberships differ, as {sorted(differing)[:3]}"
-                assert here.missing(name) - pairs(truth_of(site, truth)) == set()
-                assert waiting_here(here, name, site) == site.waiting(truth)
+                assert installation.missing(name) - pairs(truth_of(site, truth)) == set()
+                assert waiting_here(installation, name, site) == site.waiting(truth)
             return True
 
-        published = here.published()
+        published = installation.published()
         eventually(in_step, within=QUIET, every=1.0)
         page = worker.get("metrics").text
         assert worker.terminate() == 0
-        assert [process.wait() for process in here.processes[:-1]] == [-9] * (KILLS_BEFORE + KILLS_DURING)
+        assert [process.wait() for process in installation.processes[:-1]] == [-9] * (KILLS_BEFORE + KILLS_DURING)
 
-        told = [message for message in [*university.initial(), *day] if "enrolment_id" in message.value["data"]]
-        assert here.status().enrolments == len({enrolment(message) for message in told})
-        letters = here.letters()
-        assert_dead_letters_are(letters, poison, here)
-        outside = [page, *(process.text() for process in here.processes), *headers_of(letters)]
-        assert shown(outside, said_of([*university.initial(), *day])) == set()
+        enrolments = [message for message in [*university.initial(), *day] if "enrolment_id" in message.value["data"]]
+        assert installation.status().enrolments == len({enrolment(message) for message in enrolments})
+        letters = installation.letters()
+        assert_dead_letters_are(letters, poison, installation)
+        outside = [page, *(process.text() for process in installation.processes), *headers_of(letters)]
+        assert shown(outside, personal_words([*university.initial(), *day])) == set()
         assert not any(site.moodle.token in text for site in found.values() for text in outside)
         for name in ("ecampus", "collegium"):
-            assert set(status.applied(here.ledger, name, Action.REMOVE)) <= university.removals_asked()
+            assert set(status.applied(installation.ledger, name, Action.REMOVE)) <= university.removals_asked()
             assert found[name].moodle.collisions == []
-            assert here.state_of(name).reasons == {"no_account": len(found[name].waiting(truth))}
+            assert installation.state_of(name).reasons == {"no_account": len(found[name].waiting(truth))}
         assert {name: site.foreign() for name, site in found.items()} == {
             name: site.handmade for name, site in found.items()
         }
         assert found["prelude"].moodle.calls == []
 
 
-def killed_and_replaced(here: Installation, found: Mapping[str, Site], worker: Process, *, after: int) -> Process:
+def killed_and_replaced(
+    installation: Installation, found: Mapping[str, Site], worker: Process, *, after: int
+) -> Process:
     """Kill the worker once it has done so much more, whatever it is doing then, and start another."""
 
     def done() -> int:
         worker.must_run()
-        recorded = sum(int(offset) for offset in here.status().positions.values())
+        recorded = sum(int(offset) for offset in installation.status().positions.values())
         return sum(len(site.moodle.calls) for site in found.values()) + recorded // 500
 
     before = done()
     eventually(lambda: done() >= before + after, within=QUIET, every=0.02)
     worker.kill()
-    return here.worker()
+    return installation.worker()
 
 
-def shuffled_in(records: list[Told], poison: list[Told], random: Random) -> list[Told]:
+def shuffled_in(records: list[Produced], poison: list[Produced], random: Random) -> list[Produced]:
     """Put each of the poison somewhere among the records, which stay in their order."""
     mixed = list(records)
     for record in poison:
@@ -221,25 +223,31 @@ def enrolment(message: Message) -> tuple[str, str, str]:
     return data["source"]["uai"], data["enrolment_id"], data["source"]["system"]
 
 
-def truth_of(site: Site, truth: Mapping[str, frozenset[str]]) -> Image:
+def truth_of(site: Site, truth: Mapping[str, frozenset[str]]) -> Members:
     return {code: members for code, members in truth.items() if code in site.etapes}
 
 
-def waiting_here(here: Installation, name: str, site: Site) -> set[tuple[str, str]]:
-    return {pair for pair in here.missing(name) if pair[0] not in site.taken()}
+def waiting_here(installation: Installation, name: str, site: Site) -> set[tuple[str, str]]:
+    return {pair for pair in installation.missing(name) if pair[0] not in site.taken()}
 
 
-def assert_dead_letters_are(letters: list[Record], poison: list[Told], here: Installation) -> None:
-    """Each poison message is there, whole, under the place that it came from; and nothing else is."""
-    places: dict[tuple[str | None, ...], tuple[bytes | None, bytes | None]] = {}
+def assert_dead_letters_are(letters: list[Record], poison: list[Produced], installation: Installation) -> None:
+    """Check that the dead letters are exactly the poison messages, whole and with their origin."""
+    messages: dict[tuple[str, ...], tuple[bytes | None, bytes | None]] = {}
     for letter in letters:
-        assert letter.headers[: len(TRACE)] == TRACE
-        about = {name: (value or b"").decode() for name, value in letter.headers[len(TRACE) :]}
-        assert about.pop("__connect.errors.stage") == "VALUE_CONVERTER"
-        assert about.pop("__connect.errors.exception.class.name") == "InvalidMessage"
-        assert about.pop("__connect.errors.exception.message")
-        place = tuple(about.pop(f"__connect.errors.{name}") for name in ("topic", "partition", "offset"))
-        assert about == {}
-        assert place[0] == here.topic
-        assert places.setdefault(place, (letter.key, letter.value)) == (letter.key, letter.value)
-    assert sorted(places.values()) == sorted((key, value) for key, value, _ in poison)
+        origin = origin_of(letter)
+        assert origin[0] == installation.topic
+        assert messages.setdefault(origin, (letter.key, letter.value)) == (letter.key, letter.value)
+    assert sorted(messages.values()) == sorted((key, value) for key, value, _ in poison)
+
+
+def origin_of(letter: Record) -> tuple[str, ...]:
+    """Return topic, partition and offset in the headers of a dead letter; checks that there are no other headers."""
+    assert letter.headers[: len(TRACE)] == TRACE
+    about = {name: (value or b"").decode() for name, value in letter.headers[len(TRACE) :]}
+    assert about.pop("__connect.errors.stage") == "VALUE_CONVERTER"
+    assert about.pop("__connect.errors.exception.class.name") == "InvalidMessage"
+    assert about.pop("__connect.errors.exception.message")
+    origin = tuple(about.pop(f"__connect.errors.{name}") for name in ("topic", "partition", "offset"))
+    assert about == {}
+    return origin

@@ -21,8 +21,8 @@ from worker.domain.states import Action, RunState
 from worker.ledger import runs, status
 from worker.ledger.schema import cohort
 from worker.sandbox.moodle.server import Cost, SandboxMoodle
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 
 pytestmark = pytest.mark.end_to_end
 
@@ -43,16 +43,16 @@ QUIET = 300.0
 class Day:
     """The university, its Moodle, its installation, and what must be true of them in the end."""
 
-    def __init__(self, here: Installation, moodle: SandboxMoodle, university: University) -> None:
-        self.here = here
+    def __init__(self, installation: Installation, moodle: SandboxMoodle, university: University) -> None:
+        self.installation = installation
         self.moodle = moodle
         self.university = university
-        self.told: list[Message] = []
+        self.published: list[Message] = []
 
     def tell(self, messages: Iterator[Message]) -> None:
         some = list(messages)
-        self.told += some
-        self.here.publish(some)
+        self.published += some
+        self.installation.publish(some)
 
     def writing(self) -> int:
         """Count the writing calls in flight."""
@@ -65,7 +65,7 @@ class Day:
 
     def in_step(self, *workers: Process) -> None:
         """Wait until every message is recorded and every cohort equal to the truth."""
-        published = self.here.published()
+        published = self.installation.published()
         known = self.moodle.user_ids
         truth = self.university.truth()
         expected = {
@@ -75,22 +75,22 @@ class Day:
         def look() -> bool:
             for worker in workers:
                 worker.must_run()
-            assert self.here.recorded() == published
+            assert self.installation.recorded() == published
             differing = pairs(self.moodle.memberships()) ^ expected
             assert not differing, f"{len(differing)} memberships differ, as {sorted(differing)[:3]}"
-            left = {state: count for state, count in self.here.state_of("ecampus").gaps.items() if count}
+            left = {state: count for state, count in self.installation.state_of("ecampus").gaps.items() if count}
             assert left.keys() <= {"parked"}, left
             return True
 
         eventually(look, within=QUIET, every=0.5)
 
 
-def stop(worker: Process, here: Installation) -> None:
-    """Have a worker stand still with cohorts that it has leased, but outside of a transaction.
+def stop(worker: Process, installation: Installation) -> None:
+    """Freeze a worker while it holds leases, but outside of a transaction.
 
     For the end of one, which PostgreSQL makes, all others would wait a minute; so would we, to open the ledger.
     """
-    ledger = here.ledger
+    ledger = installation.ledger
     busy = sa.text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name AND state <> 'idle'")
     leased = sa.select(sa.func.count()).where(cohort.c.lease_holder.contains(f":{worker.pid}:"))
 
@@ -112,17 +112,17 @@ def stop(worker: Process, here: Installation) -> None:
 
 
 @contextmanager
-def commands(here: Installation) -> Iterator[None]:
+def commands(installation: Installation) -> Iterator[None]:
     """Run commands that look, one after another, until the block ends; each must succeed."""
     over = threading.Event()
     failed: list[str] = []
 
     def look() -> None:
-        student = next(iter(next(iter(status.desired(here.ledger, "ecampus").values()))))
+        student = next(iter(next(iter(status.desired(installation.ledger, "ecampus").values()))))
         for arguments in (*COMMANDS, ("explain", student)) * 99:
             if over.is_set():
                 return
-            done = here.run(*arguments)
+            done = installation.run(*arguments)
             if done.returncode:
                 failed.append(f"{arguments}: {done.returncode} {done.stderr}")
 
@@ -173,37 +173,37 @@ def test_several_workers_who_come_and_go_and_stand_still_leave_every_cohort_true
     with ExitStack() as stack:
         stack.enter_context(moodle.serving())
         platforms = {"ecampus": platform(moodle, limits=LIMITS)}
-        here = stack.enter_context(installed(tmp_path, kafka, topic, platforms, more, partitions=PARTITIONS))
-        day = Day(here, moodle, university)
-        first, second, third = (here.worker() for _ in range(3))
+        installation = stack.enter_context(installed(tmp_path, kafka, topic, platforms, more, partitions=PARTITIONS))
+        day = Day(installation, moodle, university)
+        first, second, third = (installation.worker() for _ in range(3))
         share(kafka, topic, protocol, first, second, third)
         day.tell(university.initial())
         eventually(lambda: day.writing() == 6, every=0.01)  # all that three workers may have in flight
-        stop(first, here)
+        stop(first, installation)
         day.calls_more(random.randint(3, 9))
-        stop(second, here)
+        stop(second, installation)
         moodle.cost = COST
         stopped_at = time.monotonic()
 
-        with commands(here):
+        with commands(installation):
             day.tell(university.september_day(CHANGES))
             day.calls_more(random.randint(5, 20))
             third.kill()
-            fourth, fifth = here.worker(), here.worker()
+            fourth, fifth = installation.worker(), installation.worker()
             fourth.started()
-            here.publish_snapshot(university.snapshot_rows(), years=(2025, 2026), taken_at=opening + 20 * HOUR)
+            installation.publish_snapshot(university.snapshot_rows(), years=(2025, 2026), taken_at=opening + 20 * HOUR)
             moodle.add_users((username, number) for username, number, _ in university.late_accounts())
             share(kafka, topic, protocol, fourth, fifth)
-            night = here.reconciliation()
+            night = installation.reconciliation()
             day.tell(university.september_day(CHANGES))
             assert fifth.terminate() == 0
-            sixth = here.worker()
+            sixth = installation.worker()
             assert night.wait(within=QUIET) == 0, night.text()
             day.in_step(fourth, sixth)
         eventually(lambda: time.monotonic() > stopped_at + STOPPED)
         first.go_on()
         second.go_on()
-        eventually(lambda: first.said("lease lost, work discarded") and second.said("lease lost, work discarded"))
+        eventually(lambda: first.events("lease lost, work discarded") and second.events("lease lost, work discarded"))
         share(kafka, topic, protocol, first, second, fourth, sixth)
         day.in_step(first, second, fourth, sixth)
         assert [worker.terminate() for worker in (first, second)] == [0, 0]
@@ -211,14 +211,14 @@ def test_several_workers_who_come_and_go_and_stand_still_leave_every_cohort_true
 
 
 def assert_nothing_went_wrong(day: Day) -> None:
-    here, moodle, university = day.here, day.moodle, day.university
+    installation, moodle, university = day.installation, day.moodle, day.university
     assert moodle.collisions == []
     assert len({cohort.idnumber for cohort in moodle.cohorts()}) == len(moodle.cohorts())
-    assert set(status.applied(here.ledger, "ecampus", Action.REMOVE)) <= university.removals_asked()
-    assert here.letters() == []
-    assert here.missing("ecampus") - pairs(university.truth()) == set()
-    [night] = runs.listed(here.ledger, most=9)
+    assert set(status.applied(installation.ledger, "ecampus", Action.REMOVE)) <= university.removals_asked()
+    assert installation.letters() == []
+    assert installation.missing("ecampus") - pairs(university.truth()) == set()
+    [night] = runs.listed(installation.ledger, most=9)
     assert night.state is RunState.DONE
-    report = runs.report(here.ledger)
+    report = runs.report(installation.ledger)
     assert report is not None
     assert report.platforms[0].drift == {}

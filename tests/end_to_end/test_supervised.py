@@ -26,19 +26,19 @@ class Listener:
         self._socket.settimeout(30)
 
     def next(self) -> str:
-        """Wait for what is said next."""
+        """Wait for the next datagram."""
         return self._socket.recv(100).decode()
 
     def rest(self) -> list[str]:
-        """Give what was said and not heard yet."""
+        """Return what was sent and not received yet."""
         self._socket.settimeout(0)
-        said = []
+        received = []
         try:
             while True:
-                said.append(self._socket.recv(100).decode())
+                received.append(self._socket.recv(100).decode())
         except BlockingIOError:
             self._socket.settimeout(30)
-        return said
+        return received
 
     def close(self) -> None:
         self._socket.close()

@@ -30,15 +30,17 @@ def test_what_changes_in_a_directory_reaches_the_cohorts_though_the_watch_is_kil
         "kind": "ldap", "base": base, "uri": f"ldap://127.0.0.1:{slapd.ports['ldap']}", "ca_file": str(slapd.ca),
         "bind_dn": READER, "password": PASSWORD, "watch_seconds": 1.0,
     }  # fmt: skip
-    here: Installation = install({"ecampus": platform(moodle, guard={"enabled": False})}, sources={"ldap": directory})
+    installation: Installation = install(
+        {"ecampus": platform(moodle, guard={"enabled": False})}, sources={"ldap": directory}
+    )
     moodle.add_users((f"e{number}", "") for number in STUDENTS)
     truth = dict.fromkeys(STUDENTS, "L1DROI")
 
     def in_step() -> bool:
-        there = {(cohort, user) for cohort, users in moodle.memberships().items() for user in users}
-        return there == {(etape, f"e{number}") for number, etape in truth.items()}
+        members = {(cohort, user) for cohort, users in moodle.memberships().items() for user in users}
+        return members == {(etape, f"e{number}") for number, etape in truth.items()}
 
-    worker, watch, random = here.worker(), here.watch("ldap"), Random(7)
+    worker, watch, random = installation.worker(), installation.watch("ldap"), Random(7)
     eventually(in_step)
     assert watch.get("livez").status_code == 200
     for turn in range(6):
@@ -55,17 +57,17 @@ def test_what_changes_in_a_directory_reaches_the_cohorts_though_the_watch_is_kil
             rdn = f"newrdn: uid=e{leaving}\ndeleteoldrdn: 0\nnewsuperior: {gone}"
             slapd.change(f"{dn(leaving, base)}\nchangetype: moddn\n{rdn}\n")
         watch.kill()
-        watch = here.watch("ldap")
+        watch = installation.watch("ldap")
         if turn % 3 == 0:
             eventually(in_step)
     eventually(in_step)
     metrics = watch.metrics()
     assert metrics["cohorts_watch_entries", "ldap"] == len(truth)
-    assert here.letters() == []
+    assert installation.letters() == []
     assert watch.terminate() == 0
     assert worker.terminate() == 0
-    said = here.run("watch", "ldap", "--once")
-    assert (said.returncode, said.stdout) == (0, f"{len(truth)} entries, 0 of them new or changed; told: nothing\n")
-    said = here.run("watch", "apogee", "--once")
-    assert said.returncode == 2
-    assert "there are: ldap" in said.stderr
+    done = installation.run("watch", "ldap", "--once")
+    assert (done.returncode, done.stdout) == (0, f"{len(truth)} entries, 0 of them new or changed; told: nothing\n")
+    done = installation.run("watch", "apogee", "--once")
+    assert done.returncode == 2
+    assert "there are: ldap" in done.stderr

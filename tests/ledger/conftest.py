@@ -1,4 +1,4 @@
-"""A new ledger for each test: emptied, or copied, because its migrations take longer than most tests."""
+"""A new ledger for each test, emptied or copied, because migrations take longer than most tests."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ TABLES = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
 
 @pytest.fixture(scope="session")
 def sqlite_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with every table, and nothing in them."""
+    """A file with every table, all empty."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.db"
     opened = Ledger(f"sqlite:///{path}")
     with opened.write() as connection:

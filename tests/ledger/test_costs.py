@@ -136,7 +136,7 @@ def test_students_whose_accounts_are_found_are_woken_at_no_more_cost_where_there
 
 
 @pytest.mark.postgres
-def test_and_so_are_they_by_a_postgresql_that_has_no_statistics_yet(postgres: Postgres) -> None:
+def test_students_are_woken_at_no_more_cost_by_a_postgresql_without_statistics(postgres: Postgres) -> None:
     found = [f"2{rank:07}" for rank in range(100)]
     lookups: list[int] = []
     for etapes in (100, 2_000):

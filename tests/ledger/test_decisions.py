@@ -315,7 +315,7 @@ def test_approving_twice_is_refused_as_done(university: University) -> None:
         decisions.approve(university.ledger, name, by="bob", now=university.now)
 
 
-def test_what_is_held_is_told_once(university: University) -> None:
+def test_what_is_held_is_reported_once(university: University) -> None:
     def newly_held() -> dict[Limit, int]:
         queue = workbook(university.ledger, guard=GUARD)
         held = queue.claim(university.now, limit=1000).held
@@ -582,7 +582,7 @@ def test_an_undo_is_not_undone_by_a_snapshot_that_could_not_tell(
     assert university.members() == {number, *numbers(2, 20)}
 
 
-def test_nor_by_one_that_could_not_tell_of_the_student_by_a_number_that_is_new_since(undone: University) -> None:
+def test_an_undo_is_not_undone_by_a_snapshot_that_could_not_tell_of_a_newer_number(undone: University) -> None:
     undone.tell(merged("1", "31"))
     undone.now += HOUR
     undone.night("1", run=8, unknown=Unknown(students=frozenset({"31"})))
@@ -717,7 +717,7 @@ def test_who_is_over_has_departed_and_who_is_elsewhere_has_changed_etape(univers
     assert whys(university.planned(LAW)) == {"+enrolled": ["2"]}
 
 
-def test_other_rules_are_told_from_closed_years(university: University) -> None:
+def test_changed_rules_are_distinguished_from_closed_years(university: University) -> None:
     university.enrol("30", year=2027)
     closed = replace(POLICY, active_years=frozenset({2027}))
     recorder(university.ledger, closed).apply_policy(now=university.now)
@@ -734,7 +734,7 @@ def test_an_excluded_etape_is_a_change_of_rules(university: University) -> None:
     assert whys(university.planned(LAW)) == {"-rule_changed": numbers(21, 25)}
 
 
-def test_drift_is_told_from_departures(university: University) -> None:
+def test_drift_is_distinguished_from_departures(university: University) -> None:
     university.read_back({ETAPE: {*range(2, 21), 30}, LAW: {*range(21, 26), 20}})
     university.enrol("31")
     assert whys(university.planned()) == {"+drift": ["1"], "+enrolled": ["31"], "-drift": ["30"]}
@@ -833,7 +833,7 @@ def test_members_of_a_closed_year_stay_for_the_time_of_grace(closing: University
     assert closing.members() == {*numbers(31, 50)}
 
 
-def test_then_the_guard_looks_at_them(closing: University) -> None:
+def test_after_the_time_of_grace_the_guard_judges_members_of_a_closed_year(closing: University) -> None:
     closing.now += GRACE
     closing.converge()
     assert closing.members() == {*numbers(1, 20), *numbers(31, 50)}
@@ -910,7 +910,7 @@ def test_what_closing_a_year_would_do_is_shown_and_leaves_no_trace(university: U
     assert {each.idnumber for each in university.plan().cohorts} == set()
 
 
-def test_a_rehearsal_that_fails_leaves_no_trace_either(university: University) -> None:
+def test_a_rehearsal_that_fails_leaves_no_trace(university: University) -> None:
     before = content(university.ledger)
     with pytest.raises(InterruptedError), graceful(university.ledger).rehearsed(now=university.now):
         raise InterruptedError

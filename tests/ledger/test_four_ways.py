@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from schemas import SnapshotRow
-from tests.ledger.test_fold import heard
+from tests.ledger.test_fold import parsed
 from tests.support.apogee_database import apogee_database
 from tests.support.builders import NOW, UAI, recorder
 from tests.support.debezium import Capture, as_numbers
@@ -20,7 +20,7 @@ from worker.domain.snapshots import SnapshotScope
 from worker.formats import Debezium
 from worker.ledger import Ledger, status
 from worker.runtime.sources import source
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.settings.root import Settings
 from worker.snapshots import AcceptanceCriteria
 from worker.snapshots.reader import newest
@@ -79,14 +79,14 @@ def settings(**source: object) -> Settings:
     )
 
 
-def test_through_messages(ledger: Ledger) -> None:
+def test_a_university_has_its_memberships_through_messages(ledger: Ledger) -> None:
     living = university()
-    changes = heard([*living.initial(), *living.september_day(CHANGES)])
+    changes = parsed([*living.initial(), *living.september_day(CHANGES)])
     record(ledger, (Received(change=change, published_at=NOW) for change in changes))
     assert desired(ledger) == written(after_the_day().truth())
 
 
-def test_through_change_capture(ledger: Ledger) -> None:
+def test_a_university_has_its_memberships_through_change_capture(ledger: Ledger) -> None:
     living = university()
     capture, reader = Capture(living), Debezium(UAI)
     for event in [*capture.initial(), *capture.day(living.september_day(CHANGES))]:
@@ -95,22 +95,22 @@ def test_through_change_capture(ledger: Ledger) -> None:
     assert desired(ledger) == written(after_the_day().truth())
 
 
-def test_through_the_directory(ledger: Ledger, slapd: Slapd) -> None:
+def test_a_university_has_its_memberships_through_the_directory(ledger: Ledger, slapd: Slapd) -> None:
     base = slapd.branch(ldif(after_the_day(), "{base}"))
     directory = source(settings(**slapd.settings(base).model_dump()), "it")
     snap(ledger, directory.read(SCOPE))
     assert desired(ledger) == written(after_the_day().truth())
 
 
-def test_through_the_database_of_apogee(ledger: Ledger, postgres: Postgres) -> None:
+def test_a_university_has_its_memberships_through_the_database_of_apogee(ledger: Ledger, postgres: Postgres) -> None:
     with postgres.database() as url, apogee_database(url) as apogee:
         apogee.load(after_the_day())
         snap(ledger, source(settings(kind="sql", url=url), "it").read(SCOPE))
     assert desired(ledger) == written(after_the_day().truth())
 
 
-def test_through_a_file_and_the_messages_of_merges_which_no_row_tells(ledger: Ledger, tmp_path: Path) -> None:
-    merges = (change for change in heard([*university().september_day(CHANGES)]) if isinstance(change, NumberChange))
+def test_a_university_has_its_memberships_through_a_file_and_messages_of_merges(ledger: Ledger, tmp_path: Path) -> None:
+    merges = (change for change in parsed([*university().september_day(CHANGES)]) if isinstance(change, NumberChange))
     record(ledger, (Received(change=change, published_at=NOW) for change in merges))
     file = tmp_path / "enrolments.jsonl"
     rows = after_the_day().snapshot_rows()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.ledger.test_fold import SMALL, emptied, expected, heard, world
+from tests.ledger.test_fold import SMALL, emptied, expected, parsed, world
 from tests.support.builders import ETAPE, NOW, UAI, content, deleted, memberships, merged, names, recorder, told
 from tests.support.debezium import Apogee, Capture, Event, as_numbers
 from worker.domain.changes import (
@@ -30,7 +30,7 @@ from worker.formats import Debezium
 from worker.ledger import Ledger, status
 from worker.ledger.enrolments import Counts
 from worker.ledger.status import read_status
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 
 PERSON = 104_233
 ENROLMENT = f"2026:{PERSON}:{ETAPE}:101:1"
@@ -104,7 +104,7 @@ def test_a_university_desires_the_same_through_debezium_as_through_its_messages(
     tell_in_batches(ledger, said)
     again = University(seed=5, students=300, etapes=25)
     told_natively = Ledger(f"sqlite:///{tmp_path / 'native.db'}")
-    changes = heard([*again.initial(), *again.september_day(300)])
+    changes = parsed([*again.initial(), *again.september_day(300)])
     tell_in_batches(told_natively, [Received(change=change, published_at=NOW) for change in changes])
     assert members(ledger) == as_numbers(members(told_natively)) == as_numbers(living.truth())
     assert names(ledger) == names(told_natively)
@@ -468,7 +468,9 @@ def test_any_order_of_captured_changes_desires_what_the_messages_of_the_same_fac
 
 @given(stories(), st.randoms(use_true_random=False))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_and_so_it_does_on_postgresql(postgres_url: str, story: Story, random: Random) -> None:
+def test_captured_changes_in_any_order_desire_the_same_as_messages_on_postgresql(
+    postgres_url: str, story: Story, random: Random
+) -> None:
     ledger = Ledger(postgres_url)
     try:
         check(ledger, story, random)

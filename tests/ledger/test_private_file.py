@@ -26,7 +26,7 @@ def test_a_new_ledger_and_what_sqlite_puts_beside_it_are_read_by_nobody_else(tmp
     assert modes == dict.fromkeys(("ledger.db", "ledger.db-shm", "ledger.db-wal"), 0o600)
 
 
-def test_rights_that_a_person_gave_stay(tmp_path: Path) -> None:
+def test_permissions_that_a_person_set_stay(tmp_path: Path) -> None:
     file = tmp_path / "ledger.db"
     file.touch()
     file.chmod(0o640)

@@ -123,7 +123,7 @@ def test_an_older_version_never_replaces_a_newer_one(ledger: Ledger) -> None:
     assert desired(ledger) == MEMBER
 
 
-def test_versions_are_numbers(ledger: Ledger) -> None:
+def test_versions_are_compared_as_numbers(ledger: Ledger) -> None:
     record(ledger, told(version=10), told(version=9, status=Status.CANCELLED), told(version=2**63 - 1))
     assert desired(ledger) == MEMBER
 

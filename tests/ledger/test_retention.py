@@ -32,8 +32,8 @@ from worker.ledger.retention import ERASED, Removed
 from worker.ledger.runs import Runs
 from worker.ledger.schema import enrolment, journal, membership, metadata, proposal, snapshot, waiting
 from worker.ledger.status import read_status
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 
 YEAR = 366 * DAY
 LATER = NOW + 4 * YEAR
@@ -355,7 +355,7 @@ def test_a_person_is_erased_by_any_of_their_numbers_and_what_was_counted_of_them
     assert erase(ledger, number) == NOTHING
 
 
-def test_nothing_of_an_erased_person_is_left_in_the_file_either(tmp_path: Path) -> None:
+def test_nothing_of_an_erased_person_is_left_in_the_file(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     departed(Scene(ledger))
     erase(ledger, STUDENT)

@@ -68,7 +68,7 @@ def test_runs_are_numbered_and_listed_newest_first(ledger: Ledger) -> None:
     assert [run.id for run in runs.listed(ledger, most=1)] == [second]
 
 
-def test_while_one_is_going_on_no_other_begins_and_it_is_said_for_how_long(ledger: Ledger) -> None:
+def test_while_a_run_is_going_on_no_other_begins_and_the_refusal_says_for_how_long(ledger: Ledger) -> None:
     number = begun(process(ledger))
     before = content(ledger)
     with pytest.raises(RunInProgress) as refused:
@@ -114,7 +114,7 @@ def test_a_run_whose_process_is_seen_to_be_dead_is_given_up_at_once(ledger: Ledg
     assert (given_up.state, given_up.ended_at) == (RunState.ABANDONED, NOW + 1)
 
 
-def test_even_a_night_that_is_over_has_the_dead_given_up(ledger: Ledger) -> None:
+def test_dead_runs_are_given_up_even_if_the_night_has_had_its_run(ledger: Ledger) -> None:
     mine = process(ledger)
     mine.end(ended(begun(mine, NOW, NIGHT), night=NIGHT))
     begun(mine, NOW + 100)

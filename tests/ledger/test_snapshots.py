@@ -147,7 +147,7 @@ def test_labels_and_logins_that_were_learnt_later_stay(ledger: Ledger) -> None:
 # Absence
 
 
-def test_what_is_absent_has_ended(ledger: Ledger) -> None:
+def test_an_enrolment_absent_from_a_snapshot_has_ended(ledger: Ledger) -> None:
     record(ledger, told(), told(enrolment_id="2", student_id=OTHER))
     assert snap(ledger, image(told(enrolment_id="2", student_id=OTHER))) == SnapshotCounts(
         applied=0, ended=1, memberships=1
@@ -156,7 +156,7 @@ def test_what_is_absent_has_ended(ledger: Ledger) -> None:
     assert facts(ledger)[told().enrolment_id, "apogee"] == Status.ABSENT
 
 
-def test_what_is_absent_may_come_back_by_a_later_message_or_snapshot(ledger: Ledger) -> None:
+def test_an_absent_enrolment_may_come_back_by_a_later_message_or_snapshot(ledger: Ledger) -> None:
     record(ledger, told(), image(), told(version=2, changed_at=TAKEN_AT + 1))
     assert desired(ledger) == MEMBER
     record(ledger, image(at=TAKEN_AT + 2), image(told(), at=TAKEN_AT + 3))
@@ -178,7 +178,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("where", ELSEWHERE)
-def test_what_lies_outside_its_scope_goes_on(ledger: Ledger, where: str) -> None:
+def test_an_enrolment_outside_the_scope_of_a_snapshot_goes_on(ledger: Ledger, where: str) -> None:
     outside = ELSEWHERE[where]
     policy = replace(POLICY, uais=frozenset({UAI, FOREIGN_UAI}), active_years=frozenset({2025, 2026}))
     assert outside.etape is not None
@@ -188,7 +188,7 @@ def test_what_lies_outside_its_scope_goes_on(ledger: Ledger, where: str) -> None
     assert desired(ledger) == {outside.etape: frozenset({STUDENT})}
 
 
-def test_a_glob_says_which_etapes_it_is_complete_for(ledger: Ledger) -> None:
+def test_a_glob_says_which_etapes_a_snapshot_is_complete_for(ledger: Ledger) -> None:
     codes = ["XINFO1", "XINFO22", "XMATH1", "XMATH22", "YINFO1"]
     record(ledger, *(told(enrolment_id=code, etape=code) for code in codes))
     record(ledger, image(scope=replace(SCOPE, etapes=("XINFO*", "XMATH?"))))
@@ -253,7 +253,7 @@ LATER = TAKEN_AT + 1
 
 
 @pytest.mark.parametrize("told_before", [True, False])
-def test_nothing_that_was_learnt_after_it_was_taken_is_touched(ledger: Ledger, *, told_before: bool) -> None:
+def test_nothing_learnt_after_a_snapshot_was_taken_is_touched(ledger: Ledger, *, told_before: bool) -> None:
     later = [
         told(version=2, changed_at=LATER, status=Status.RESIGNED),
         told(enrolment_id="2", student_id=OTHER, version=2, changed_at=LATER),
@@ -267,7 +267,7 @@ def test_nothing_that_was_learnt_after_it_was_taken_is_touched(ledger: Ledger, *
     assert desired(ledger) == {ETAPE: frozenset({OTHER}), "XDROI1": frozenset({THIRD})}
 
 
-def test_a_fact_of_the_very_instant_is_overruled(ledger: Ledger) -> None:
+def test_a_fact_of_the_instant_of_a_snapshot_is_overruled(ledger: Ledger) -> None:
     record(ledger, told(changed_at=TAKEN_AT), told(enrolment_id="2", student_id=OTHER, changed_at=TAKEN_AT))
     record(ledger, image(told(status=Status.RESIGNED)))
     assert desired(ledger) == {}
@@ -321,7 +321,7 @@ def test_a_late_deletion_that_knows_neither_year_nor_etape_changes_nothing(ledge
     assert desired(ledger) == MEMBER
 
 
-def test_a_deletion_that_knows_neither_and_is_newer_ends_it(ledger: Ledger) -> None:
+def test_a_newer_deletion_that_knows_neither_year_nor_etape_ends_the_enrolment(ledger: Ledger) -> None:
     record(ledger, image(told()), deleted(version=9, changed_at=LATER))
     assert desired(ledger) == {}
 
@@ -339,7 +339,7 @@ def test_the_snapshot_of_one_system_overrules_what_another_said_before(ledger: L
     assert desired(ledger) == MEMBER
 
 
-def test_a_message_of_the_other_system_is_followed_from_then_on(ledger: Ledger) -> None:
+def test_a_later_message_of_another_system_than_the_snapshot_is_followed(ledger: Ledger) -> None:
     record(ledger, told(system="supann"), image(told(), system="supann"))
     record(ledger, told(system="apogee", changed_at=LATER, status=Status.CANCELLED))
     assert desired(ledger) == {}
@@ -427,7 +427,7 @@ def test_a_snapshot_that_says_what_is_known_is_the_source_of_nothing(ledger: Led
 
 
 @pytest.mark.parametrize("table", ["enrolment", "membership", "snapshot"])
-def test_an_error_in_the_middle_leaves_nothing_of_it(ledger: Ledger, table: str) -> None:
+def test_an_error_in_the_middle_leaves_nothing_of_a_snapshot(ledger: Ledger, table: str) -> None:
     record(ledger, told())
     before = content(ledger)
 
@@ -461,20 +461,20 @@ def test_the_last_snapshot_is_remembered_with_its_rows_by_year(ledger: Ledger) -
     )
 
 
-def test_the_newest_is_the_last_whatever_its_scope(ledger: Ledger) -> None:
+def test_the_newest_snapshot_is_the_last_whatever_its_scope(ledger: Ledger) -> None:
     record(ledger, image(told()), image(at=LATER, scope=replace(SCOPE, etapes=("X",)), name="part"))
     last = recorder(ledger).last_snapshot()
     assert last is not None
     assert (last.id, last.taken_at) == ("part", LATER)
 
 
-def test_of_one_scope_only_the_last_is_kept(ledger: Ledger) -> None:
+def test_of_one_scope_only_the_last_snapshot_is_kept(ledger: Ledger) -> None:
     record(ledger, *(image(told(), at=TAKEN_AT + day * 86_400) for day in range(3)))
     with ledger.read() as connection:
         assert len(connection.execute(sa.select(snapshot)).all()) == 1
 
 
-def test_a_name_may_be_used_again_for_another_scope(ledger: Ledger) -> None:
+def test_the_name_of_a_snapshot_may_be_used_again_for_another_scope(ledger: Ledger) -> None:
     record(ledger, image(told(), name="nightly"))
     wider = replace(SCOPE, academic_years=frozenset({2026, 2027}))
     record(ledger, image(told(), at=LATER, scope=wider, name="nightly"))
@@ -649,13 +649,17 @@ def test_whole_snapshots_and_any_messages_around_them_desire_what_the_true_order
 
 @given(stories(moving=False, scopes=SCOPES), RANDOMS)
 @settings(max_examples=150, deadline=None)
-def test_and_so_do_snapshots_of_a_part(sqlite: Ledger, story: Story, random: Random) -> None:
+def test_partial_snapshots_and_any_messages_around_them_desire_what_the_true_order_says(
+    sqlite: Ledger, story: Story, random: Random
+) -> None:
     check(sqlite, story, random)
 
 
 @given(stories(moving=False, scopes=SCOPES), RANDOMS)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_and_so_they_do_on_postgresql(postgres_url: str, story: Story, random: Random) -> None:
+def test_snapshots_and_messages_on_postgresql_desire_what_the_true_order_says(
+    postgres_url: str, story: Story, random: Random
+) -> None:
     ledger = Ledger(postgres_url)
     try:
         check(ledger, story, random)

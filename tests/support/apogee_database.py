@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from tests.support.builders import UAI
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.sources.sql import SqlSource
 
 STATUSES = {"active": "E", "pending": "C", "cancelled": "A", "resigned": "R"}

@@ -1,4 +1,4 @@
-"""Messages and policies, with the values that don't matter filled in."""
+"""Changes and policies, with defaults for the values that don't matter."""
 
 from typing import Any
 
@@ -38,35 +38,35 @@ TOLD = EnrolmentChange(
 
 
 def told(**changes: Any) -> EnrolmentChange:  # noqa: ANN401 - any field of it
-    """Tell an enrolment, active and paid unless said otherwise."""
+    """Return an enrolment's change, active and paid by default."""
     return TOLD._replace(**changes)
 
 
-def deleted(**changes: Any) -> EnrolmentChange:  # noqa: ANN401 - idem
-    """Tell that an enrolment is no more, as little as a message may know of it."""
+def deleted(**changes: Any) -> EnrolmentChange:  # noqa: ANN401 - any field of it
+    """Return an enrolment's deletion, with as little as a message may know of it."""
     bare = TOLD._replace(status=Status.DELETED, etape=None, etape_version=None, academic_year=None)
     return bare._replace(component=None, payment=Payment.UNKNOWN, **changes)
 
 
 def merged(previous: str, into: str, *, at: Instant = NOW, uai: str = UAI) -> NumberChange:
-    """Tell that a number lives on as another."""
+    """Return the merge of a number into another."""
     return NumberChange(uai=uai, previous_student_id=previous, student_id=into, changed_at=at, origin=f"merge@{at:.0f}")
 
 
 def described(
     label: str | None = None, *, etape: str = ETAPE, at: Instant = NOW, uai: str = UAI, **more: str | None
 ) -> EtapeChange:
-    """Tell an étape's label, its component or both."""
+    """Return the description of an étape: its label, its component or both."""
     return EtapeChange(uai=uai, etape=etape, changed_at=at, origin=f"etapes@{at:.0f}", etape_label=label, **more)
 
 
 def received(*changes: EnrolmentChange | NumberChange | EtapeChange, at: Instant = NOW) -> list[Received]:
-    """Publish changes."""
+    """Return the changes as they are received."""
     return [Received(change=change, published_at=at) for change in changes]
 
 
 def recorder(ledger: Ledger, policy: Policy = POLICY, *, coalesce: float = 0, removal_delay: float = 0) -> Recorder:
-    """Build a recorder without delays unless said otherwise."""
+    """Build a recorder, without delays by default."""
     return Recorder(ledger, Mapper(policy), coalesce=coalesce, removal_delay=removal_delay)
 
 
@@ -77,12 +77,12 @@ def workbook(
     platform: str = "ecampus",
     guard: Guard = Guard(),  # noqa: B008 - frozen
 ) -> WorkQueue:
-    """Open the work of a platform; a lease is a minute."""
+    """Open the work queue of a platform, with leases of a minute."""
     return WorkQueue(ledger, platform, holder, lease=60, guard=guard)
 
 
 def content(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything in the ledger, by table."""
+    """Return everything in the ledger, by table."""
     with ledger.read() as connection:
         return {
             table.name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=repr)
@@ -91,7 +91,7 @@ def content(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def names(ledger: Ledger, platform: str = "ecampus") -> dict[str, str | None]:
-    """Wanted names by idnumber, of the cohorts that have desired members."""
+    """Return wanted names by idnumber, of the cohorts with desired members."""
     used = sa.select(membership.c.cohort_id).where(membership.c.desired)
     with ledger.read() as connection:
         rows = connection.execute(
@@ -103,7 +103,7 @@ def names(ledger: Ledger, platform: str = "ecampus") -> dict[str, str | None]:
 
 
 def memberships(ledger: Ledger) -> dict[tuple[str, str], sa.Row[Any]]:
-    """Every row of a membership, by (cohort idnumber, student id)."""
+    """Return every row of a membership, by (cohort idnumber, student id)."""
     with ledger.read() as connection:
         rows = connection.execute(sa.select(cohort.c.idnumber, membership).join(membership)).all()
         return {(row.idnumber, row.student_id): row for row in rows}

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from worker.sandbox.university.catalogue import etapes
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 
 KEYS = {
     "INDIVIDU": ("COD_IND",),

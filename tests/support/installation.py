@@ -1,4 +1,4 @@
-"""An installation as a person would have it: a settings file, the `cohorts` commands, worker processes."""
+"""An installation as a university has it: a settings file, the `cohorts` commands, worker processes."""
 # ruff: noqa: S603 -- the programs and their arguments are our own
 
 import itertools
@@ -25,24 +25,24 @@ from worker.ledger import Ledger, status
 from worker.ledger.status import PlatformStatus, read_status
 from worker.runtime.topics import definitions
 from worker.sandbox.moodle.server import SandboxMoodle
-from worker.sandbox.university.catalogue import CatalogueComponent, CatalogueEtape
-from worker.sandbox.university.generator import InventedEnrolment, Message, enrolled
+from worker.sandbox.university.catalogue import CatalogueEtape, Faculty
+from worker.sandbox.university.records import InventedEnrolment, Message, enrolled
 from worker.settings.kafka import KafkaSettings
 
 PROGRAM = str(Path(sys.executable).with_name("cohorts"))
-PATIENCE = 60.0  # seconds for what takes a few
+TIMEOUT = 60.0  # seconds for what takes a few
 UAI, YEAR = "0141408E", 2026
-LAW = CatalogueEtape("L1DROI", "Licence 1 Droit", CatalogueComponent("DRT", "UFR Droit"), ("101",), 0)
+LAW = CatalogueEtape("L1DROI", "Licence 1 Droit", Faculty("DRT", "UFR Droit"), ("101",), 0)
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], *, within: float = PATIENCE, every: float = 0.1) -> T:
-    """Look until something is found; an AssertionError of the look is what is still wrong."""
+def eventually(probe: Callable[[], T], *, within: float = TIMEOUT, every: float = 0.1) -> T:
+    """Probe until the result is true, and return it; raises AssertionError with what was wrong at last."""
     deadline = time.monotonic() + within
     while True:
         try:
-            if found := look():
-                return found
+            if result := probe():
+                return result
             wrong = f"not within {within:g} s"
         except AssertionError as error:
             wrong = str(error)
@@ -61,7 +61,7 @@ def toml(value: Any) -> str:  # noqa: ANN401 - what TOML can hold
 
 
 class EndedError(Exception):
-    """A worker ended by itself; the text is the end of what it logged."""
+    """A worker ended by itself; the text is the end of its log."""
 
 
 class Process:
@@ -70,7 +70,7 @@ class Process:
     def __init__(self, arguments: list[str], errors: Path) -> None:
         self._errors = errors
         self.name = errors.stem
-        """Which PostgreSQL shows its connections by."""
+        """The application name of its connections to PostgreSQL."""
         with errors.open("wb") as stderr:
             self._popen = subprocess.Popen(
                 arguments,
@@ -81,45 +81,45 @@ class Process:
             )
 
     def must_run(self) -> None:
-        """Raise EndedError if it has ended: then there is nothing to wait for."""
+        """Raise EndedError if the process has ended."""
         if self._popen.poll() is not None:
             end = "\n".join(line[:500] for line in self.text().splitlines()[-30:])
             raise EndedError(f"exit code {self._popen.returncode}: …{end}")
 
     def text(self) -> str:
-        """Give what it wrote on standard error."""
+        """Return its standard error."""
         return self._errors.read_text(encoding="utf-8")
 
     def log(self) -> list[dict[str, Any]]:
-        """Give what it logged; each whole line is a JSON object, unless it is strange."""
+        """Return its log, a JSON object per line."""
         return [json.loads(line) for line in self._lines() if line.startswith("{")]
 
-    def strange(self) -> list[str]:
-        """Give the lines on standard error that aren't of its log."""
+    def other_lines(self) -> list[str]:
+        """Return the lines on standard error that aren't log lines."""
         return [line for line in self._lines() if not line.startswith("{")]
 
     def _lines(self) -> list[str]:
         return [line for line in self.text().splitlines(keepends=True) if line.endswith("\n")]
 
-    def said(self, event: str) -> list[dict[str, Any]]:
-        """Give the log lines of one event."""
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """Return the log lines of one event."""
         return [line for line in self.log() if line["event"] == event]
 
     def started(self) -> str:
-        """Wait until it is up; gives the address of its web pages."""
+        """Wait until it has started; returns the address of its web pages."""
 
         def address() -> str:
             self.must_run()
-            return next((str(line["web"]) for line in self.said("started")), "")
+            return next((str(line["web"]) for line in self.events("started")), "")
 
         return eventually(address)
 
     def get(self, path: str) -> httpx.Response:
-        """Ask its web server."""
+        """Request a path from its web server."""
         return httpx.get(f"{self.started()}/{path}", timeout=10)
 
     def metrics(self) -> dict[tuple[str, ...], float]:
-        """Give every sample of /metrics by its name and the values of its labels."""
+        """Return every sample of /metrics by its name and the values of its labels."""
         return {
             (sample.name, *sample.labels.values()): sample.value
             for family in text_string_to_metric_families(self.get("metrics").text)
@@ -127,50 +127,47 @@ class Process:
         }
 
     def kill(self) -> None:
-        """End it at once, as a power cut does."""
+        """End it at once, like a power cut."""
         self._popen.kill()
         self._popen.wait()
 
     @property
     def pid(self) -> int:
-        """Its number, which the holder of a lease is named by."""
+        """The id of the process, which names the holder of a lease."""
         return self._popen.pid
 
     def stop(self) -> None:
-        """Have it stand still wherever it is, as a frozen machine does, until it is told to go on.
-
-        It does at the end of this: on a busy machine a signal may take its time, while the process goes on.
-        """
+        """Freeze it until `go_on`, and wait until it has stopped: on a busy machine, a signal may take some time."""
         self._popen.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def go_on(self) -> None:
-        """Let it go on as if nothing had happened."""
+        """Let a frozen process go on."""
         self._popen.send_signal(signal.SIGCONT)
 
     def terminate(self) -> int:
-        """Ask it to stop, as a supervisor does; gives its exit code."""
+        """Ask it to stop, as a supervisor does; returns its exit code."""
         self._popen.send_signal(signal.SIGTERM)
         return self.wait()
 
     def is_running(self) -> bool:
-        """Say whether it has not ended yet."""
+        """Whether it has not ended yet."""
         return self._popen.poll() is None
 
-    def wait(self, *, within: float = PATIENCE) -> int:
-        """Wait for its end; gives its exit code."""
+    def wait(self, *, within: float = TIMEOUT) -> int:
+        """Wait for its end; returns its exit code."""
         return self._popen.wait(within)
 
 
 def environment() -> dict[str, str]:
-    """Give the environment of a process of ours, without any settings of whoever runs the tests."""
+    """Return the environment of our processes, without the settings of the person who runs the tests."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("COHORTS_")}
     return ours | {"COLUMNS": "200"}
 
 
 @dataclass
 class Installation:
-    """One university's: settings, topics, ledger. What it starts is gone at the end of `running`."""
+    """Settings, topics and ledger of one university. Its processes end with the context of `installed`."""
 
     directory: Path
     kafka: Kafka
@@ -189,7 +186,7 @@ class Installation:
 
     @property
     def snapshots(self) -> str:
-        """The topic of the complete images."""
+        """The topic of snapshots."""
         return f"{self.topic}.snapshots"
 
     @property
@@ -205,12 +202,12 @@ class Installation:
         return self.ledgers[0]
 
     def write_settings(self) -> None:
-        """Write the settings file anew."""
+        """Write the settings to their file."""
         lines = [f"{name} = {toml(value)}\n" for name, value in self.settings.items()]
         self.file.write_text("".join(lines), encoding="utf-8")
 
     def run(
-        self, *arguments: str, config: Path | None = None, given: str | None = None, within: float = PATIENCE
+        self, *arguments: str, config: Path | None = None, given: str | None = None, within: float = TIMEOUT
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, as a person does; `given` is its standard input."""
         return subprocess.run(
@@ -224,7 +221,7 @@ class Installation:
         )
 
     def outputs(self, *arguments: str) -> list[str]:
-        """Run a command that takes no settings and succeeds; gives the lines that it prints."""
+        """Run a command that takes no settings and succeeds; returns the lines that it prints."""
         done = subprocess.run([PROGRAM, *arguments], capture_output=True, check=True, encoding="utf-8")
         return done.stdout.splitlines()
 
@@ -250,14 +247,14 @@ class Installation:
     def publish_snapshot(
         self, rows: Iterable[bytes], *, years: Iterable[int] = (YEAR,), taken_at: float | None = None
     ) -> None:
-        """Publish a complete image of these rows, taken now unless said, by the command that is there for it."""
+        """Publish a snapshot of these rows, taken now by default, with the command for it."""
         done = self.run(*self.snapshot(rows, years=years, taken_at=taken_at))
         assert done.returncode == 0, done.stdout + done.stderr
 
     def snapshot(
         self, rows: Iterable[bytes], *, years: Iterable[int] = (YEAR,), taken_at: float | None = None
     ) -> list[str]:
-        """Give the command that publishes a complete image of these rows."""
+        """Return the arguments of the command that publishes a snapshot of these rows."""
         file = self.directory / "snapshot.jsonl"
         file.write_bytes(b"".join(row + b"\n" for row in rows))
         taken = datetime.fromtimestamp(time.time() if taken_at is None else taken_at, UTC).isoformat()
@@ -265,7 +262,7 @@ class Installation:
         return ["snapshot", "publish", str(file), "--taken-at", taken, *scope]
 
     def publish(self, messages: Iterable[Message]) -> None:
-        """Produce messages as the records' software does."""
+        """Produce messages, as student-records software does."""
         self.produce((message.key.encode(), message.payload(), ()) for message in messages)
 
     def produce(self, records: Iterable[tuple[bytes | None, bytes | None, Headers]]) -> None:
@@ -273,37 +270,36 @@ class Installation:
         RecordProducer(self.kafka.properties).send((self.topic, *record) for record in records)
 
     def letters(self) -> list[Record]:
-        """Give the dead letters."""
+        """Return the dead letters."""
         return list(read_to_end(self.kafka.properties, self.dead_letters))
 
     def published(self) -> dict[Partition, int]:
-        """Count the records of each partition, of a topic without transactions: the offset of its end."""
+        """Return the end offset of each partition that has records, of a topic without transactions."""
         counts = {(self.topic, number): 0 for number in range(self.partitions)}
         for record in read_to_end(self.kafka.properties, self.topic):
             counts[record.topic, record.partition] = record.offset + 1
         return {partition: count for partition, count in counts.items() if count}
 
     def recorded(self) -> dict[Partition, int]:
-        """Say where the ledger has got to."""
+        """Return the positions in the ledger."""
         ids = {name: topic.id for name, topic in describe(self.kafka.properties, [self.topic]).topics.items()}
         return status.positions(self.ledger, ids)
 
     def status(self) -> status.LedgerStatus:
-        """Say how the ledger stands."""
+        """Return the status of the ledger."""
         return read_status(self.ledger, sorted(self.settings["platforms"]), time.time())
 
     def state_of(self, platform: str) -> PlatformStatus:
-        """Say how one platform stands."""
-        return next(each for each in self.status().platforms if each.name == platform)
+        """Return the status of one platform."""
+        return next(status for status in self.status().platforms if status.name == platform)
 
     def is_up(self, platform: str) -> bool:
-        """Say whether a platform answered last time."""
+        """Whether a platform responded last time."""
         return self.state_of(platform).state is PlatformState.UP
 
     def missing(self, platform: str) -> set[tuple[str, str]]:
-        """Give the memberships (cohort, student) that are desired and not known to be on Moodle."""
-        there = pairs(status.observed(self.ledger, platform))
-        return pairs(status.desired(self.ledger, platform)) - there
+        """Return the memberships (cohort, student) that are desired and not known to be on Moodle."""
+        return pairs(status.desired(self.ledger, platform)) - pairs(status.observed(self.ledger, platform))
 
 
 @contextmanager
@@ -316,7 +312,7 @@ def installed(
     *,
     partitions: int = 3,
 ) -> Iterator[Installation]:
-    """Install for these platforms, with delays of seconds; `more` is by section of the settings."""
+    """Install a worker for these platforms, with delays of seconds; `more` holds further settings by section."""
     delays = {"coalesce_seconds": 0.2, "removal_delay_seconds": 1.0, "poll_seconds": 0.2}
     retries = {"park_seconds": 1.0, "park_most_seconds": 5.0}
     sections: dict[str, dict[str, Any]] = {
@@ -334,22 +330,22 @@ def installed(
     for section, values in more.items():
         sections.setdefault(section, {}).update(values)
     settings = {"uais": [UAI], "active_years": [YEAR], "platforms": dict(platforms), **sections}
-    there = Installation(directory, kafka, topic, settings, partitions)
-    named = KafkaSettings(topics=(topic,), dead_letters=there.dead_letters, snapshots=there.snapshots)
-    create_topics(kafka.properties, definitions(named, partitions=partitions, replicas=1))
-    there.write_settings()
+    installation = Installation(directory, kafka, topic, settings, partitions)
+    topics = KafkaSettings(topics=(topic,), dead_letters=installation.dead_letters, snapshots=installation.snapshots)
+    create_topics(kafka.properties, definitions(topics, partitions=partitions, replicas=1))
+    installation.write_settings()
     try:
-        yield there
+        yield installation
     finally:
-        for process in there.processes:
+        for process in installation.processes:
             process.kill()
             print(process.text()[-2000:])  # noqa: T201 - pytest shows it if the test failed
-        for ledger in there.ledgers:
+        for ledger in installation.ledgers:
             ledger.close()
 
 
 def platform(moodle: SandboxMoodle, *, timeout: float = 5.0, **more: object) -> dict[str, object]:
-    """Give the settings of an automatic platform whose accounts are named e and the student number."""
+    """Return the settings of an automatic platform with accounts named `e` and the student number."""
     return {
         "mode": "automatic",
         "url": moodle.url,
@@ -360,11 +356,11 @@ def platform(moodle: SandboxMoodle, *, timeout: float = 5.0, **more: object) -> 
 
 
 def pairs(members: Mapping[str, Iterable[str]]) -> set[tuple[str, str]]:
-    """Give (cohort, member) for every member of every cohort."""
-    return {(cohort, member) for cohort, some in members.items() for member in some}
+    """Return (cohort, member) for every member of every cohort."""
+    return {(cohort, member) for cohort, of_cohort in members.items() for member in of_cohort}
 
 
-# The students of the small tests: all of them in law, each known by a rank.
+# The students of the small tests: all of them in law, each with a rank.
 
 
 def number(rank: int) -> str:
@@ -372,7 +368,7 @@ def number(rank: int) -> str:
 
 
 def enrolment(rank: int, *, status: str = "active", revision: int = 1) -> Message:
-    """Tell the enrolment in law of the student of this rank."""
+    """Return the message of the enrolment in law of the student with this rank."""
     return enrolled(
         InventedEnrolment(
             uai=UAI, person=rank, number=number(rank), year=YEAR, etape=LAW, etape_version="101",
@@ -382,12 +378,12 @@ def enrolment(rank: int, *, status: str = "active", revision: int = 1) -> Messag
 
 
 def welcome(moodle: SandboxMoodle, ranks: Iterable[int]) -> None:
-    """Give these students their accounts."""
+    """Create the accounts of these students."""
     moodle.add_users((f"e{number(rank)}", number(rank)) for rank in ranks)
 
 
 def lawyers(moodle: SandboxMoodle) -> set[str]:
-    """Give the student numbers of the members of the cohort of law."""
+    """Return the student numbers of the members of the cohort of law."""
     return {username.removeprefix("e") for username in moodle.memberships().get("L1DROI", set())}
 
 

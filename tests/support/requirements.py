@@ -11,7 +11,7 @@ from tests.support.servers import MissingServerError
 
 @contextmanager
 def needed() -> Iterator[None]:
-    """Skip what needs a server that is missing; in CI, fail."""
+    """Skip a test that needs a missing server; in CI, fail."""
     try:
         yield
     except MissingServerError as missing:

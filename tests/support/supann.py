@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from itertools import cycle
 
-from worker.sandbox.university.generator import InventedEnrolment
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import InventedEnrolment
 
 
 def ldif(university: University, base: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ def retries_without_waiting() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger without anything in it, to copy: quicker than migrating each anew."""
+    """An empty ledger to copy, which is quicker than a migration for each test."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.db"
     Ledger(f"sqlite:///{path}").close()
     return path
@@ -25,7 +25,7 @@ def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def build(tmp_path: Path, empty_ledger: Path) -> Iterator[Build]:
-    """Build a world over a fresh SQLite ledger, with these platforms."""
+    """Build a world on a new SQLite ledger, with these platforms."""
 
     def url() -> str:
         return f"sqlite:///{shutil.copy(empty_ledger, tmp_path / 'ledger.db')}"
@@ -36,7 +36,7 @@ def build(tmp_path: Path, empty_ledger: Path) -> Iterator[Build]:
 
 @pytest.fixture
 def world(build: Build) -> World:
-    """One automatic platform whose accounts are named by student number, with the students s1 to s5."""
+    """A world with one automatic platform, whose accounts are named by student number, and the students s1 to s5."""
     world = build()
     world.accounts("s1", "s2", "s3", "s4", "s5")
     return world

@@ -1,24 +1,24 @@
 """Measures what the worker can do: `python -m tools.bench [PART…]`; `make bench` also writes docs/benchmarks.md.
 
-Rates depend on the machine and on what else it does: read the ratios, whose sides take turns within one run.
-The docstring of each part is its method, as it is printed in the docs.
+Rates depend on the machine and its load. Read the ratios: both sides of each are measured in turns within one run.
+The docstring of each part describes its method, and is printed in the docs.
 """
 
 import os
 from dataclasses import dataclass
 
 SHARE = float(os.environ.get("BENCH_SHARE", "1"))
-"""Less than 1 for a short form, whose figures mean nothing: it shows that everything still runs."""
+"""Less than 1 for a short run, which shows that everything still works but whose figures mean nothing."""
 
 
 def scaled(number: int, least: int = 100) -> int:
-    """Give a size, smaller in a short form."""
+    """Return a size, smaller in a short run."""
     return max(min(number, least), round(SHARE * number))
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number with its unit, and the most or the least that we aim at."""
+    """A number with its unit, and the upper or lower bound that we aim at."""
 
     number: float
     unit: str
@@ -30,7 +30,7 @@ class Quantity:
 
     @property
     def aim(self) -> str:
-        """Say what we aim at, and whether that is so; nothing without an aim."""
+        """The bound, and whether it is met; empty without an aim."""
         if self.most is None and self.least is None:
             return ""
         bound = f"≤ {self.most:,g}" if self.most is not None else f"≥ {self.least:,g}"
@@ -38,13 +38,13 @@ class Quantity:
 
     @property
     def is_met(self) -> bool:
-        """Whether it is as we want it."""
+        """Whether the aim is met."""
         return (self.most is None or self.number <= self.most) and (self.least is None or self.number >= self.least)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """What was measured, the figure, what it is compared with and their ratio. The one or the other has an aim."""
+    """What was measured, the figure, what it is compared with, and their ratio. One of the two may have an aim."""
 
     what: str
     figure: Quantity | str
@@ -53,9 +53,9 @@ class Figure:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """Give a row of the table: see `COLUMNS`."""
-        quantities = [each for each in (self.ratio, self.figure) if isinstance(each, Quantity)]
-        aim = next((each.aim for each in quantities if each.aim), "")
+        """The row of the table: see `COLUMNS`."""
+        quantities = [quantity for quantity in (self.ratio, self.figure) if isinstance(quantity, Quantity)]
+        aim = next((quantity.aim for quantity in quantities if quantity.aim), "")
         return self.what, str(self.ratio or ""), aim, str(self.figure), self.against
 
 
@@ -63,7 +63,7 @@ COLUMNS = ("measured", "ratio", "aim", "figure", "against")
 
 
 def _written(number: float) -> str:
-    """Write three digits, or all of a larger one."""
+    """Format a number with three digits, or all of a larger one."""
     if abs(number) >= 100 or number == int(number):
         return f"{number:,.0f}"
     return f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"

@@ -40,11 +40,11 @@ PARTS = {
     "rest": rest,
 }
 WIDTH = 160
-"""Columns of a log or a file, which have none of their own."""
+"""Columns where the output isn't a terminal."""
 
 
 def main(names: list[str]) -> str | None:
-    """Print the table; gives what is wrong with the arguments."""
+    """Print the table; returns what is wrong with the arguments, if anything."""
     if unknown := set(names) - PARTS.keys():
         return f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}"
     telemetry.configure_logging("error")

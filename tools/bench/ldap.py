@@ -18,7 +18,7 @@ from worker import snapshots, telemetry
 from worker.domain.snapshots import SnapshotScope
 from worker.runtime.sources import source
 from worker.sandbox.broker import EmbeddedBroker
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.settings.root import Settings
 
 TITLE = "From a directory to a published snapshot"
@@ -30,7 +30,7 @@ BASE = f"ou=people,{SUFFIX}"
 
 
 def run() -> Iterator[Figure]:
-    """Load the whole university and a tenth of it, and take turns."""
+    """Measure a tenth of the university, then the whole."""
     _, few_memory, _ = _measured(FEW)
     reading, memory, bare = _measured(STUDENTS)
     plain, what = statistics.median(bare), f"{STUDENTS:,} students"
@@ -46,12 +46,12 @@ def run() -> Iterator[Figure]:
         what=what,
         figure=Quantity(memory, "MiB"),
         against=f"{few_memory:.0f} MiB with {FEW:,}",
-        ratio=Quantity(1024 * (memory - few_memory) / (STUDENTS - FEW), "KiB a student more", most=1.0),
+        ratio=Quantity(1024 * (memory - few_memory) / (STUDENTS - FEW), "KiB per additional student", most=1.0),
     )
 
 
 def _measured(students: int) -> tuple[dict[str, list[float]], float, list[float]]:
-    """Give our seconds by what was done after them, our peak of memory in MiB, and the seconds of ldapsearch."""
+    """Return our seconds until read and until published, our peak memory in MiB, and the seconds of ldapsearch."""
     entries = ldif(University(students=students), BASE)
     ours: dict[str, list[float]] = {"read": [], "published": []}
     peaks, bare = [], []
@@ -59,11 +59,11 @@ def _measured(students: int) -> tuple[dict[str, list[float]], float, list[float]
         for number in range(ROUNDS):
             broker.create_topic(f"snapshots-{number}", PARTITIONS)
             kafka = {"bootstrap": broker.bootstrap, "snapshots": f"snapshots-{number}"}
-            theirs, pipe = PROCESSES.Pipe()
+            receiver, sender = PROCESSES.Pipe()
             chosen = settings(ledger="sqlite://", kafka=kafka, sources={"directory": slapd.settings()})
-            process = command(_publish, pipe, chosen)
-            pipe.close()  # so that a process that fails is not waited for
-            read, published, memory = theirs.recv()
+            process = command(_publish, sender, chosen)
+            sender.close()  # so that recv() fails if the process does
+            read, published, memory = receiver.recv()
             process.join()
             ours["read"].append(read)
             ours["published"].append(published)
@@ -72,21 +72,21 @@ def _measured(students: int) -> tuple[dict[str, list[float]], float, list[float]
     return ours, max(peaks), bare
 
 
-def _publish(pipe: Connection, ours: Settings) -> None:
+def _publish(sender: Connection, ours: Settings) -> None:
     """Do what the command does."""
     telemetry.configure_logging("warning")
     scope = SnapshotScope(uais=ours.uais, academic_years=ours.active_years)
     started, taken_at = time.perf_counter(), datetime.now(UTC)
     publisher = snapshots.Publisher(ours.kafka.properties(), ours.kafka.snapshots)
-    with snapshots.collect(source(ours, "directory").read(scope), scope) as image:
+    with snapshots.collect(source(ours, "directory").read(scope), scope) as snapshot:
         read = time.perf_counter() - started
-        name = snapshots.new_id(image.system, taken_at)
-        publisher.publish(image, snapshot_id=name, taken_at=taken_at)
-    pipe.send((read, time.perf_counter() - started, peak()))
+        name = snapshots.new_id(snapshot.system, taken_at)
+        publisher.publish(snapshot, snapshot_id=name, taken_at=taken_at)
+    sender.send((read, time.perf_counter() - started, peak()))
 
 
 def _ldapsearch(slapd: Slapd) -> float:
-    """Read the same pages into nothing; gives the seconds, with the start of the program."""
+    """Read the same pages and discard them; returns the seconds, start of the program included."""
     source = slapd.settings()
     command = ["ldapsearch", "-LLL", "-x", "-ZZ", "-H", source.uri, "-D", READER, "-w", PASSWORD, "-b", source.base]
     wanted = [source.student_id, source.login, source.composite]

@@ -1,14 +1,14 @@
-"""Messages a second into the ledger, against parsing alone and against bare inserts; and a night's snapshot.
+"""Messages per second into the ledger, against parsing alone and against bare inserts; and the snapshot of a night.
 
-Parsing is measured by itself: what is called recorded is from parsed messages to committed positions; where it is
-included, it is on both sides. The bare inserts go through the same connections, hence with the same durability, and
-write with the driver's `executemany`. They come in two kinds:
+Parsing is measured separately: "recorded" means from parsed messages to committed positions. Where parsing is
+included, it is on both sides. Bare inserts use the same connections, hence the same durability, and the driver's
+`executemany`. There are two kinds:
 
-- all that an initial load leaves in every table, in as many transactions of as many rows as the ledger made. This is
-  the like for like of an initial load. It still flatters the bare side: its rows come table by table, it reads
-  nothing, and whatever the ledger writes twice, such as the name of a cohort, it writes once.
-- the enrolments alone, one row a message, in batches of as many: the like for like of messages that change nothing
-  else. An initial load writes more than twice as many rows, a message that ends a membership two.
+- all rows that an initial load leaves in the tables, in as many transactions of as many rows as the ledger made: the
+  fair comparison for an initial load. It still favours the bare side, whose rows come table by table, which reads
+  nothing, and which writes once what the ledger writes twice, such as the name of a cohort.
+- the enrolments alone, one row per message, in batches of the same size: the fair comparison for messages that change
+  nothing else. An initial load writes more than twice as many rows; a message that ends a membership writes two.
 
 PostgreSQL runs without durability on both sides.
 """
@@ -39,14 +39,14 @@ from worker.domain.snapshots import Snapshot, SnapshotScope
 from worker.formats import cloudevents
 from worker.ledger import Ledger, schema
 from worker.runtime.ledger import recorder
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 
 TITLE = "Messages into the ledger"
 ROUNDS = scaled(3, least=1)
 LATER = timedelta(days=3 * 365)
-"""Than the first messages, which are of two years."""
+"""Later than all first messages, which span two years."""
 AIM = 2.0
-"""Times slower than bare inserts."""
+"""Times slower than bare inserts, at most."""
 NIGHT_AIM = 1.0
 """Seconds."""
 Rates = dict[str, list[float]]
@@ -54,33 +54,33 @@ Row = tuple[Any, ...]
 
 
 def run() -> Iterator[Figure]:
-    """Give the figures of SQLite, then of PostgreSQL where there is one."""
+    """Yield the figures of SQLite, then of PostgreSQL if there is one."""
     university = University(students=scaled(35_000))
     values = [message.value for message in university.initial()]
     scenarios = {
         "initial load": _payloads(values),
         "replay, all stale": _payloads(values),
-        "newer versions, nothing else new": _payloads(values, version=1),
+        "newer versions, no other change": _payloads(values, version=1),
         "newer versions that end memberships": _payloads(values, version=2, status="cancelled"),
     }
-    image = [schemas.EnrolmentRow.model_validate_json(row) for row in university.snapshot_rows()]
+    night_rows = [schemas.EnrolmentRow.model_validate_json(row) for row in university.snapshot_rows()]
     del values
     gc.collect()
-    gc.freeze()  # the worker holds no university in its memory, that the collector would go through
+    gc.freeze()  # a worker holds no university in memory that the garbage collector would scan
     with tempfile.TemporaryDirectory() as directory:
         numbers = count()
-        rates = _rounds(scenarios, image, lambda _: f"sqlite:///{Path(directory) / f'{next(numbers)}.db'}")
-        yield from _figures("SQLite", scenarios, image, rates)
+        rates = _rounds(scenarios, night_rows, lambda _: f"sqlite:///{Path(directory) / f'{next(numbers)}.db'}")
+        yield from _figures("SQLite", scenarios, night_rows, rates)
     try:
         with real_postgres() as server:
-            rates = _rounds(scenarios, image, lambda stack: stack.enter_context(server.database()))
-            yield from _figures("PostgreSQL", scenarios, image, rates)
+            rates = _rounds(scenarios, night_rows, lambda stack: stack.enter_context(server.database()))
+            yield from _figures("PostgreSQL", scenarios, night_rows, rates)
     except MissingServerError as missing:
         yield Figure(what="PostgreSQL", figure=str(missing))
 
 
 def _payloads(values: Sequence[dict[str, Any]], version: int = 0, **state: str) -> list[bytes]:
-    """Write the messages; with a version or a state, those of enrolments alone, and all later than the snapshot."""
+    """Return the messages; with a version, only those of enrolments, with that state and later than the snapshot."""
     if not version:
         return [orjson.dumps(value) for value in values]
     return [
@@ -95,9 +95,11 @@ def _payloads(values: Sequence[dict[str, Any]], version: int = 0, **state: str) 
 
 
 def _rounds(
-    scenarios: dict[str, list[bytes]], image: Sequence[schemas.EnrolmentRow], database: Callable[[ExitStack], str]
+    scenarios: dict[str, list[bytes]],
+    night_rows: Sequence[schemas.EnrolmentRow],
+    database: Callable[[ExitStack], str],
 ) -> Rates:
-    """Measure everything in turn, several times, each time in new databases."""
+    """Measure everything in turns, several times, each time in new databases."""
     rates: Rates = defaultdict(list)
     for _ in range(ROUNDS):
         with ExitStack() as stack:
@@ -116,39 +118,39 @@ def _rounds(
                     alone = {"enrolment": rows["enrolment"]}
                     rates["bare enrolments"].append(_bare(others[1], alone, transactions))
                 if name == "replay, all stale":
-                    rates["night"].append(_night(ledger, image))
+                    rates["night"].append(_night(ledger, night_rows))
     return rates
 
 
 def _figures(
-    database: str, scenarios: dict[str, list[bytes]], image: Sequence[schemas.EnrolmentRow], rates: Rates
+    database: str, scenarios: dict[str, list[bytes]], night_rows: Sequence[schemas.EnrolmentRow], rates: Rates
 ) -> Iterator[Figure]:
-    middle = {name: statistics.median(some) for name, some in rates.items()}
+    medians = {name: statistics.median(values) for name, values in rates.items()}
 
     def against(name: str, other: str, what: str, *, aim: float | None = None) -> Figure:
         number = len(scenarios.get(name, scenarios["initial load"]))
         return Figure(
             what=f"{database}: {name} ({number:,})",
-            figure=Quantity(middle[name], "messages/s recorded"),
-            against=f"{middle[other]:,.0f}/s {what}",
-            ratio=Quantity(middle[other] / middle[name], "times slower", most=aim),
+            figure=Quantity(medians[name], "messages/s recorded"),
+            against=f"{medians[other]:,.0f}/s {what}",
+            ratio=Quantity(medians[other] / medians[name], "times slower", most=aim),
         )
 
-    yield against("initial load", "bare", "bare inserts of all the rows that it leaves", aim=AIM)
+    yield against("initial load", "bare", "bare inserts of all resulting rows", aim=AIM)
     for name in scenarios:
-        aim = AIM if name in {"replay, all stale", "newer versions, nothing else new"} else None
-        yield against(name, "bare enrolments", "bare inserts of an enrolment", aim=aim)
+        aim = AIM if name in {"replay, all stale", "newer versions, no other change"} else None
+        yield against(name, "bare enrolments", "bare inserts of one enrolment", aim=aim)
     yield against("initial load", "parse", "only parsed")
-    both = 1 / (1 / middle["parse"] + 1 / middle["bare"])
+    both = 1 / (1 / medians["parse"] + 1 / medians["bare"])
     yield Figure(
         what=f"{database}: initial load, parsing included",
-        figure=Quantity(middle["with parsing"], "messages/s"),
+        figure=Quantity(medians["with parsing"], "messages/s"),
         against=f"{both:,.0f}/s parsed and inserted",
-        ratio=Quantity(both / middle["with parsing"], "times slower", most=AIM),
+        ratio=Quantity(both / medians["with parsing"], "times slower", most=AIM),
     )
     yield Figure(
-        what=f"{database}: a snapshot without news ({len(image):,} rows)",
-        figure=Quantity(middle["night"], "s", most=NIGHT_AIM),
+        what=f"{database}: a snapshot without changes ({len(night_rows):,} rows)",
+        figure=Quantity(medians["night"], "s", most=NIGHT_AIM),
     )
 
 
@@ -165,7 +167,7 @@ def _parsed(payloads: Sequence[bytes], start: int) -> list[Received]:
 
 
 def _record(ledger: Ledger, payloads: Sequence[bytes]) -> tuple[float, float, float]:
-    """Record as the worker does, from bytes to positions; gives messages a second parsed, recorded, and both."""
+    """Record as the worker does, from bytes to positions; returns messages per second parsed, recorded, and both."""
     into = recorder(settings(ledger="sqlite://"), ledger)
     parsing = recording = 0.0
     for start in _starts(payloads):
@@ -179,12 +181,13 @@ def _record(ledger: Ledger, payloads: Sequence[bytes]) -> tuple[float, float, fl
     return number / parsing, number / recording, number / (parsing + recording)
 
 
-def _night(ledger: Ledger, image: Sequence[schemas.EnrolmentRow]) -> float:
-    """Record a snapshot, taken after the first messages, that says what they say; gives the seconds."""
+def _night(ledger: Ledger, night_rows: Sequence[schemas.EnrolmentRow]) -> float:
+    """Record a snapshot, taken after the first messages, with the same content; returns the seconds."""
     with ledger.read() as connection:
         at = 1 + connection.scalar(sa.select(sa.func.max(schema.enrolment.c.changed_at)))
     rows = [
-        cloudevents.enrolment(row, version=0, changed_at=at, origin=f"snapshot S[0]#{i}") for i, row in enumerate(image)
+        cloudevents.enrolment(row, version=0, changed_at=at, origin=f"snapshot S[0]#{i}")
+        for i, row in enumerate(night_rows)
     ]
     scope = SnapshotScope(
         uais=frozenset(row.uai for row in rows),
@@ -192,19 +195,19 @@ def _night(ledger: Ledger, image: Sequence[schemas.EnrolmentRow]) -> float:
     )
     snapshot = Snapshot(id="S", taken_at=at, system=rows[0].system, scope=scope, rows=rows)
     began = time.perf_counter()
-    told = recorder(settings(ledger="sqlite://"), ledger).record_snapshot(snapshot, run=1, now=time.time())
+    counts = recorder(settings(ledger="sqlite://"), ledger).record_snapshot(snapshot, run=1, now=time.time())
     seconds = time.perf_counter() - began
-    if told.applied or told.ended:
-        raise RuntimeError(f"a snapshot without news told {told.applied} enrolments and ended {told.ended}")
+    if counts.applied or counts.ended:
+        raise RuntimeError(f"a snapshot without changes updated {counts.applied} enrolments and ended {counts.ended}")
     return seconds
 
 
 def _rows(ledger: Ledger) -> dict[str, list[Row]]:
-    """Read what a load has left, as the driver gives it, by table in the order of foreign keys."""
+    """Return the rows that a load has left, by table in the order of foreign keys."""
     wanted = [table.name for table in schema.metadata.sorted_tables if table.name not in {"meta", "position"}]
     with ledger.read() as connection:
-        found = {name: connection.exec_driver_sql(f'SELECT * FROM "{name}"') for name in wanted}  # noqa: S608 - the tables are those of the ledger
-        return {name: [tuple(row) for row in rows] for name, rows in found.items()}
+        results = {name: connection.exec_driver_sql(f'SELECT * FROM "{name}"') for name in wanted}  # noqa: S608 - the tables are those of the ledger
+        return {name: [tuple(row) for row in rows] for name, rows in results.items()}
 
 
 def _total(rows: dict[str, list[Row]]) -> int:
@@ -212,18 +215,18 @@ def _total(rows: dict[str, list[Row]]) -> int:
 
 
 def _bare(ledger: Ledger, rows: dict[str, list[Row]], transactions: int) -> float:
-    """Insert these rows with the driver, in so many transactions; gives rows a second."""
+    """Insert these rows with the driver, in so many transactions; returns rows per second."""
     mark = "?" if ledger.name == "sqlite" else "%s"
-    every = [(table, row) for table, some in rows.items() for row in some]
+    every = [(table, row) for table, of_table in rows.items() for row in of_table]
     size = -(-len(every) // transactions)
     shares = [
-        [(table, [row for _, row in some]) for table, some in groupby(every[start : start + size], key=itemgetter(0))]
+        [(table, [row for _, row in group]) for table, group in groupby(every[start : start + size], key=itemgetter(0))]
         for start in range(0, len(every), size)
     ]
-    marks = {table: ", ".join([mark] * len(some[0])) for table, some in rows.items() if some}
+    marks = {table: ", ".join([mark] * len(of_table[0])) for table, of_table in rows.items() if of_table}
     began = time.perf_counter()
     for share in shares:
         with ledger.write() as connection:
-            for table, some in share:
-                connection.exec_driver_sql(f'INSERT INTO "{table}" VALUES ({marks[table]})', some)  # noqa: S608 - the tables are those of the ledger
+            for table, inserted in share:
+                connection.exec_driver_sql(f'INSERT INTO "{table}" VALUES ({marks[table]})', inserted)  # noqa: S608 - the tables are those of the ledger
     return len(every) / (time.perf_counter() - began)

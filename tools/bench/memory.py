@@ -16,7 +16,7 @@ from worker.runtime.ledger import open_ledger
 from worker.runtime.worker import Worker
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle.server import Cost
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.settings.root import Settings
 
 TITLE = "A whole worker from an empty ledger"
@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.5
 
 
 def run() -> Iterator[Figure]:
-    """Publish everything, then start the worker in a process of its own and watch it to the end."""
+    """Publish everything, then start the worker in a process of its own and measure it to the end."""
     university = University(students=scaled(35_000))
     with ExitStack() as stack:
         broker = stack.enter_context(EmbeddedBroker())
@@ -42,24 +42,24 @@ def run() -> Iterator[Figure]:
             kafka={"bootstrap": broker.bootstrap},
             limits={"calls_per_second": 1000},
         )
-        theirs, pipe = PROCESSES.Pipe()
-        process = command(_work, pipe, ours, len(messages))
-        before, recorded, after_recording, closed, at_the_end = theirs.recv()
+        receiver, sender = PROCESSES.Pipe()
+        process = command(_work, sender, ours, len(messages))
+        before, recorded, after_recording, closed, at_the_end = receiver.recv()
         process.join()
     what, plain = f"{len(messages):,} messages", f"{before:.0f} MiB, before it starts"
     for done, peak_, seconds in (
         ("recorded", after_recording, recorded),
-        ("on a Moodle whose calls cost nothing", at_the_end, closed),
+        ("on a Moodle with instant calls", at_the_end, closed),
     ):
         yield Figure(
-            what=f"{what}, all {done} after {seconds:.1f} s: peak of memory",
+            what=f"{what}, all {done} after {seconds:.1f} s: peak memory",
             figure=Quantity(peak_, "MiB"),
             against=plain,
             ratio=Quantity(peak_ / before, "times as much"),
         )
 
 
-def _work(pipe: Connection, ours: Settings, messages: int) -> None:
+def _work(sender: Connection, ours: Settings, messages: int) -> None:
     """Run a worker until no message and no gap is left."""
     telemetry.configure_logging("warning")
     before, started = peak(), time.monotonic()
@@ -72,14 +72,14 @@ def _work(pipe: Connection, ours: Settings, messages: int) -> None:
         while any(status.platforms[0].gaps.values()):
             time.sleep(LOOK_SECONDS)
             status = read_status(ledger, [PLATFORM], time.time())
-        pipe.send((before, recorded, after_recording, time.monotonic() - started, peak()))
+        sender.send((before, recorded, after_recording, time.monotonic() - started, peak()))
         ledger.close()
         worker.stop()
         wait_for_end()
 
 
 def peak() -> float:
-    """Give the most that this process has held in memory, in MiB.
+    """Return the peak memory of this process, in MiB.
 
     Not by getrusage, whose maximum is inherited from the process that started this one.
     """

@@ -1,13 +1,13 @@
-"""The lanes of a worker, which find out by themselves how many members a call may carry, on one and the same Moodle
-against two plain scripts that write into cohorts that exist, for accounts whose ids are known, and keep no ledger:
+"""The lanes of a worker, which adapt the size of their calls, against two plain scripts on the same Moodle. The
+scripts keep no ledger, and write to existing cohorts, for accounts with known ids:
 
-- one call an event, one after the other;
+- one call per event, one after the other;
 - batches of a fixed size, over as many connections as ours.
 
-Ours creates the cohorts, too, keeps to ten calls a second, and writes what it does into the ledger.
+The worker also creates the cohorts, makes at most ten calls per second, and records what it does in the ledger.
 
-Moodle's share is that of the wall time during which at least one call was running there. What a call may last is what
-fixed sizes don't know: PHP and proxies give up after 30 to 300 s.
+Moodle's share is the part of the time during which at least one call was running there. The length of calls matters,
+because PHP and proxies give up after 30 to 300 s; fixed sizes don't take it into account.
 """
 
 import statistics
@@ -32,30 +32,30 @@ from worker.moodle.transport import SERVICE
 from worker.runtime import build
 from worker.runtime.ledger import open_ledger
 from worker.sandbox.moodle.server import MEASURED, Cost
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.settings.root import Settings
 from worker.sync.converge.lane import Lane
 
 TITLE = "Memberships on Moodle"
 ROUNDS = scaled(3, least=1)
-"""Of what doesn't sleep: the others are disturbed least."""
+"""Of measurements without sleeps, which vary most."""
 NAIVE_CALLS = 60
 FIXED = (50, 200, 500)
-"""Members a call."""
+"""Members per call."""
 CONNECTIONS = 2
 IDLE_SECONDS = 0.1
 AIMS = {0: 15.0}
-"""Times faster than one call an event, by synchronised courses."""
+"""Times faster than one call per event, at least, by number of synchronised courses."""
 SHARE_AIM = 90.0
-"""Percent of the wall time during which Moodle works."""
+"""Percent of the time during which Moodle works, at least."""
 STUDENTS = {0: scaled(15_000), 1: scaled(3_000), 10: scaled(900)}
-"""Students of the university, by synchronised courses: the dearer, the fewer."""
+"""Students of the university, by number of synchronised courses: fewer where calls are slower."""
 FEW = scaled(5_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What a client has done on a Moodle."""
+    """What a client did on a Moodle."""
 
     memberships: int
     seconds: float
@@ -64,7 +64,7 @@ class _Work:
 
     @property
     def rate(self) -> float:
-        """Memberships a second."""
+        """Memberships per second."""
         return self.memberships / self.seconds
 
     @property
@@ -83,20 +83,20 @@ class _Work:
 
 
 def run() -> Iterator[Figure]:
-    """Give the figures at measured costs, then our own ceiling, on a Moodle whose calls cost nothing."""
+    """Yield the figures at measured costs, then our own limit, on a Moodle with instant calls."""
     for courses, students in STUDENTS.items():
         done = _round(students, MEASURED, courses, fixed=FIXED)
-        yield from _figures(f"{courses} courses a cohort", [done], AIMS.get(courses))
-    yield from _figures("0 courses, accounts to be looked up", [_round(FEW, MEASURED, 0, known=False)])
+        yield from _figures(f"{courses} courses per cohort", [done], AIMS.get(courses))
+    yield from _figures("0 courses, accounts unknown", [_round(FEW, MEASURED, 0, known=False)])
     limits = {"calls_per_second": 1000}
     free = [_round(FEW, Cost(), 0, limits=limits) for _ in range(ROUNDS)]
-    yield from _figures("calls that cost nothing, no throttle", free, bulk=False)
+    yield from _figures("instant calls, no throttle", free, bulk=False)
 
 
 def _figures(
     what: str, rounds: Sequence[dict[str, _Work]], aim: float | None = None, *, bulk: bool = True
 ) -> Iterator[Figure]:
-    """Say medians of rounds, each of which is the work of ours and of others."""
+    """Yield medians of rounds, each of which has the work of the worker and of the scripts."""
     rates = {who: statistics.median(each[who].rate for each in rounds) for who in rounds[0]}
     longest = {who: max(each[who].longest for each in rounds) for who in rounds[0]}
     ours, what = rates.pop("ours"), f"{what} ({rounds[0]['ours'].memberships:,})"
@@ -110,13 +110,13 @@ def _figures(
     if bulk:
         share = statistics.median(each["ours"].share for each in rounds)
         yield Figure(
-            what=f"{what}: Moodle's share of the wall time",
+            what=f"{what}: Moodle's share of the time",
             ratio=Quantity(share, "%", least=SHARE_AIM),
             figure=f"{statistics.median(each['ours'].seconds for each in rounds):.1f} s",
         )
 
 
-ONE_BY_ONE = "one call an event"
+ONE_BY_ONE = "one call per event"
 
 
 def _round(
@@ -128,7 +128,7 @@ def _round(
     fixed: Sequence[int] = (),
     limits: dict[str, Any] | None = None,
 ) -> dict[str, _Work]:
-    """Measure ours and others on one Moodle, with the ledger loaded and, if they are known, the accounts remembered."""
+    """Measure the worker and the scripts on one Moodle; with `known`, the ledger already holds the accounts."""
     university = University(students=students, etapes=max(25, students // 30))
     truth = university.truth()
     numbers = sorted(frozenset().union(*truth.values()))
@@ -162,7 +162,7 @@ def _round(
 
 
 def _fixed(moodle: Moodle, members: dict[str, list[int]], *, size: int, connections: int) -> _Work:
-    """Add accounts to cohorts that exist, so many a call, with no cohort in two calls at once."""
+    """Add accounts to existing cohorts, so many per call, with no cohort in two calls at once."""
     cohorts = {name: moodle.create_cohort(name) for name in members}
     pairs = [(cohorts[name], user_id) for name, some in members.items() for user_id in some]
     moodle.calls()
@@ -176,7 +176,7 @@ def _fixed(moodle: Moodle, members: dict[str, list[int]], *, size: int, connecti
 
 
 def _add(moodle: Moodle, pairs: Sequence[tuple[int, int]], size: int) -> None:
-    """Add members on a connection that is kept."""
+    """Add members over one connection."""
     with httpx.Client(timeout=60) as client:
         for start in range(0, len(pairs), size):
             form = {"wsfunction": "core_cohort_add_cohort_members", "moodlewsrestformat": "json"}
@@ -190,7 +190,7 @@ def _add(moodle: Moodle, pairs: Sequence[tuple[int, int]], size: int) -> None:
 
 
 def converge(ours: Settings, ledger: Ledger) -> float:
-    """Run the lanes of the worker until no gap is left; gives the seconds."""
+    """Run the lanes of the worker until no gap is left; returns the seconds."""
     stop = threading.Event()
 
     def work(lane: Lane) -> None:

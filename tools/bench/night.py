@@ -1,6 +1,6 @@
-"""A night that finds nothing to do, against the bare reading of the same things by a plain script.
+"""A night that finds nothing to do, against a plain script that only reads the same data.
 
-That reads the cohorts and their members, in calls of as many fields as ours, and where there is a snapshot the messages
+The script reads the cohorts and their members, in calls of the same size, and, if there is a snapshot, the messages
 of its topic and their JSON.
 """
 
@@ -33,8 +33,8 @@ from worker.runtime.ledger import open_ledger, recorder
 from worker.runtime.worker import converging
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle.server import MEASURED, Cost
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 from worker.settings.root import Settings
 
 TITLE = "A night without drift"
@@ -43,7 +43,7 @@ PARTITIONS = 16  # the embedded broker keeps 5 MiB in each
 
 
 def run() -> Iterator[Figure]:
-    """Load a university, close its gaps on a Moodle that costs nothing, then reconcile at measured costs."""
+    """Load a university, close its gaps on a Moodle with instant calls, then reconcile at measured costs."""
     university = University(students=scaled(35_000))
     truth = university.truth()
     rows = list(university.snapshot_rows())
@@ -69,26 +69,26 @@ def run() -> Iterator[Figure]:
             only_moodle.append(reconciled(tonight, with_snapshot=False))
             whole.append(reconciled(tonight, with_snapshot=True))
     what = f"{sum(map(len, truth.values())):,} memberships, {len(truth):,} cohorts"
-    yield from _figures(what, only_moodle, {"Moodle's": bare})
+    yield from _figures(what, only_moodle, {"Moodle": bare})
     what += f", snapshot of {len(rows):,}"
-    yield from _figures(what, whole, {"Moodle's": bare, "Moodle's and the topic's": bare_both})
+    yield from _figures(what, whole, {"Moodle": bare, "Moodle and the topic": bare_both})
 
 
 def _figures(what: str, ours: list[tuple[float, float]], bare: dict[str, list[float]]) -> Iterator[Figure]:
     seconds = statistics.median(seconds for seconds, _ in ours)
-    for whose, some in bare.items():
-        plain = statistics.median(some)
+    for source, readings in bare.items():
+        plain = statistics.median(readings)
         yield Figure(
             what=what,
             figure=Quantity(seconds, "s"),
-            against=f"{plain:.2f} s, {whose} bare reading",
+            against=f"{plain:.2f} s, only reading {source}",
             ratio=Quantity(seconds / plain, "times slower", most=3.0),
         )
     memory = max(memory for _, memory in ours)
-    yield Figure(what=f"{what}: peak of memory", figure=Quantity(memory, "MiB", most=238))
+    yield Figure(what=f"{what}: peak memory", figure=Quantity(memory, "MiB", most=238))
 
 
-def load(ours: Settings, told: Iterable[Message]) -> None:
+def load(ours: Settings, messages: Iterable[Message]) -> None:
     """Bring the ledger and Moodle in step, without any throttle."""
     platform = ours.platforms[PLATFORM]
     unlimited = platform.model_copy(
@@ -97,7 +97,7 @@ def load(ours: Settings, told: Iterable[Message]) -> None:
     at_once = ours.converge.model_copy(update={"coalesce_seconds": 0.0})
     quick = ours.model_copy(update={"converge": at_once, "platforms": {PLATFORM: unlimited}})
     ledger = open_ledger(quick)
-    record(quick, ledger, told)
+    record(quick, ledger, messages)
     converge(quick, ledger)
     ledger.close()
 
@@ -107,7 +107,7 @@ def with_topic(ours: Settings, topic: str) -> Settings:
 
 
 def _read_moodle(moodle: Moodle, ours: Settings) -> float:
-    """Read all cohorts and their members, in calls of as many fields as ours; gives the seconds."""
+    """Read all cohorts and their members, in calls of the same size as ours; returns the seconds."""
     size = ours.platforms[PLATFORM].limits.fields - ENVELOPE_FIELDS
 
     def call(client: httpx.Client, function: str, **form: object) -> list[dict[str, Any]]:
@@ -128,7 +128,7 @@ def _read_moodle(moodle: Moodle, ours: Settings) -> float:
 
 
 def _read_topic(ours: Settings) -> float:
-    """Read every message of the topic, and its JSON; gives the seconds."""
+    """Read every message of the topic, and its JSON; returns the seconds."""
     started = time.perf_counter()
     consumer = Consumer(
         {**ours.kafka.properties(), "group.id": "bare", "enable.auto.commit": False, "enable.partition.eof": True}
@@ -146,29 +146,29 @@ def _read_topic(ours: Settings) -> float:
 
 
 def publish(ours: Settings, rows: Iterable[bytes], taken_at: datetime | None = None) -> None:
-    """Publish what the source holds, as of then, or of now."""
+    """Publish a snapshot with these rows, taken now by default."""
     scope = SnapshotScope(uais=ours.uais, academic_years=frozenset({2025, 2026}))
     taken_at = taken_at or datetime.now(UTC)
-    with snapshots.collect(map(EnrolmentRow.model_validate_json, rows), scope) as image:
-        name = snapshots.new_id(image.system, taken_at)
+    with snapshots.collect(map(EnrolmentRow.model_validate_json, rows), scope) as snapshot:
+        name = snapshots.new_id(snapshot.system, taken_at)
         publisher = snapshots.Publisher(ours.kafka.properties(), ours.kafka.snapshots)
-        publisher.publish(image, snapshot_id=name, taken_at=taken_at)
+        publisher.publish(snapshot, snapshot_id=name, taken_at=taken_at)
 
 
 def reconciled(ours: Settings, *, with_snapshot: bool, drift: int = 0) -> tuple[float, float]:
-    """Reconcile in a process of its own; gives its seconds, the start of Python aside, and its peak of memory.
+    """Reconcile in a process of its own; returns seconds, without the start of Python, and peak memory in MiB.
 
     Raises RuntimeError unless exactly that drift was found, and closed.
     """
-    theirs, pipe = PROCESSES.Pipe()
-    process = command(_reconcile, pipe, ours, with_snapshot, drift)
-    pipe.close()  # so that a process that fails is not waited for
-    seconds, memory = theirs.recv()
+    receiver, sender = PROCESSES.Pipe()
+    process = command(_reconcile, sender, ours, with_snapshot, drift)
+    sender.close()  # so that recv() fails if the process does
+    seconds, memory = receiver.recv()
     process.join()
     return seconds, memory
 
 
-def _reconcile(pipe: Connection, ours: Settings, with_snapshot: bool, drift: int) -> None:  # noqa: FBT001 - a process's argument
+def _reconcile(sender: Connection, ours: Settings, with_snapshot: bool, drift: int) -> None:  # noqa: FBT001 - a process's argument
     """Do what the command does."""
     telemetry.configure_logging("warning")
     started = time.perf_counter()
@@ -181,5 +181,5 @@ def _reconcile(pipe: Connection, ours: Settings, with_snapshot: bool, drift: int
         report = build.reconciliation(ours, ledger, stack, stop=stop, with_snapshot=with_snapshot).run()
     seconds = time.perf_counter() - started
     if report is None or report.state is not RunState.DONE or sum(report.platforms[0].drift.values()) != drift:
-        raise RuntimeError(f"not a night with a drift of {drift}: {report}")
-    pipe.send((seconds, peak()))
+        raise RuntimeError(f"a drift of {drift} was not found and closed: {report}")
+    sender.send((seconds, peak()))

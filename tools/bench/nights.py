@@ -1,10 +1,10 @@
-"""Whole nights of a university and of one ten times as large in everything, that bring up drift made behind our back.
+"""Whole nights of a university, and of one that is ten times as large in everything, with drift.
 
-A night is the snapshot read from its topic, every cohort and member read from Moodle, both written into the ledger, and
-the drift closed; Moodle's calls cost what they cost a real one. Half of the drift are members taken out, half are
-students put where they weren't. The guard is off, since it would hold a twentieth of a platform. Each night of the
-large university comes between two of the small one, and figures are medians of such turns. What is aimed at is that ten
-times as many memberships cost no more than 11 times as much, and that memory grows no faster.
+A night reads the snapshot from its topic and every cohort and member from Moodle, writes both into the ledger, and
+closes the drift; calls to Moodle take their measured time. Half of the drift are removed members, the other half
+added ones. The guard is off, because it would hold so many removals. Each night of the large university comes between
+two of the small one; figures are medians of such turns. The aim: ten times as many memberships cost at most 11 times
+as much time and memory.
 """
 
 import tempfile
@@ -18,13 +18,13 @@ from tools.bench.night import load, publish, reconciled, with_topic
 from tools.bench.parts import Moodle, served, settings
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.moodle.server import MEASURED, Cost
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.settings.root import Settings
 
 TITLE = "Nights with drift, of 40,000 and of 400,000 memberships"
 STUDENTS, ETAPES, TIMES = scaled(35_000), scaled(420, least=25), 10
 DRIFTS = {0.0: scaled(3, least=1), 0.01: scaled(3, least=1), 0.2: 1}
-"""How many turns there are of each share of drift: what takes less long varies most."""
+"""Turns of each share of drift: short nights vary most."""
 PARTITIONS = 128  # the embedded broker keeps 5 MiB in each
 MOST_TIMES = 11.0
 
@@ -46,19 +46,19 @@ def run() -> Iterator[Figure]:
             yield Figure(
                 what=what,
                 figure=Quantity(seconds, "s"),
-                against=f"{fewer_seconds:.1f} s, of a tenth",
+                against=f"{fewer_seconds:.1f} s, a tenth of it",
                 ratio=Quantity(seconds / fewer_seconds, "times", most=MOST_TIMES),
             )
             yield Figure(
-                what=f"{what}: peak of memory",
+                what=f"{what}: peak memory",
                 figure=Quantity(memory, "MiB"),
-                against=f"{less_memory:.0f} MiB, of a tenth",
+                against=f"{less_memory:.0f} MiB, a tenth of it",
                 ratio=Quantity(memory / less_memory, "times", most=MOST_TIMES),
             )
 
 
 class _Running:
-    """A university whose cohorts are as they must be, on a Moodle and a broker of its own."""
+    """A university whose cohorts are right, with a Moodle and a broker of its own."""
 
     def __init__(self, university: University, ours: Settings, moodle: Moodle, broker: EmbeddedBroker) -> None:
         self._rows = [*university.snapshot_rows()]
@@ -68,7 +68,7 @@ class _Running:
         self.memberships = sum(map(len, self._truth.values()))
 
     def night(self, share: float) -> tuple[float, float]:
-        """Change that share of the memberships and reconcile; gives seconds, and the peak of memory in MiB."""
+        """Change that share of the memberships and reconcile; returns seconds and peak memory in MiB."""
         tonight = with_topic(self._ours, f"snapshots-{self._nights}")
         self._nights += 1
         self._broker.create_topic(tonight.kafka.snapshots, PARTITIONS)
@@ -77,7 +77,7 @@ class _Running:
         self._moodle.disturb(drift)
         figures = reconciled(tonight, with_snapshot=True, drift=drift)
         if {cohort: members for cohort, members in self._moodle.memberships().items() if members} != self._truth:
-            raise RuntimeError("Moodle is not as it must be")
+            raise RuntimeError("cohorts on Moodle differ from the truth")
         return figures
 
 

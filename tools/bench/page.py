@@ -16,22 +16,23 @@ PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 INTRODUCTION = """\
 # Benchmarks
 
-Written by `make bench`, in one run of {minutes:.0f} minutes from {begun:%d %B %Y, %H:%M} UTC. Rates are of this machine
-and of this hour; read the ratios first, whose two sides took turns within the run. ✓ and ✗ say whether an aim is met.
+Written by `make bench`, in one run of {minutes:.0f} minutes from {begun:%d %B %Y, %H:%M} UTC. Rates depend on this
+machine and its load at that time; read the ratios first, since both sides were measured in turns. ✓ and ✗ show whether
+an aim is met.
 
 {circumstances}
 
-Kafka is the embedded broker. Moodle is the embedded one, in a process of its own; where not said otherwise its calls
-take as long as those measured on a real Moodle 4.3 on two cores (`worker.sandbox.moodle.server.MEASURED`), two at
-a time.
+Kafka is the embedded broker, unless stated otherwise. Moodle is the sandbox Moodle, in a process of its own; unless
+stated otherwise, it runs two calls at a time, which take as long as on a real Moodle 4.3 on two cores
+(`worker.sandbox.moodle.cost.MEASURED`).
 """
 
 
 def circumstances() -> str:
-    """Say what machine this is, and what else it does."""
+    """Describe the machine and its load."""
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     return (
         f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores, {pages / 2**30:.0f} GiB; "
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}, "

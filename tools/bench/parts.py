@@ -1,4 +1,4 @@
-"""What several benches need: settings, a Moodle in a process of its own, and the instants at which it changes."""
+"""What several benchmarks need: settings, and a Moodle in a process of its own whose changes are timed."""
 
 import multiprocessing
 import time
@@ -17,7 +17,7 @@ from worker.formats import cloudevents
 from worker.ledger import Ledger
 from worker.runtime.ledger import recorder
 from worker.sandbox.moodle.server import Cost, SandboxMoodle
-from worker.sandbox.university.generator import Message
+from worker.sandbox.university.records import Message
 from worker.settings.root import Settings
 
 PLATFORM = "ecampus"
@@ -34,7 +34,7 @@ Seen = dict[tuple[str, str], float]
 
 
 def settings(*, ledger: str, moodle: str = "http://127.0.0.1:9", **more: Any) -> Settings:  # noqa: ANN401 - as TOML gives them
-    """Give the settings of a university with one platform and default values, but for `more`."""
+    """Return the settings of a university with one platform, and default values except for `more`."""
     return Settings(
         uais=frozenset({"0141408E"}),
         active_years=frozenset({2026}),
@@ -54,18 +54,18 @@ def settings(*, ledger: str, moodle: str = "http://127.0.0.1:9", **more: Any) ->
     )
 
 
-def record(ours: Settings, ledger: Ledger, told: Iterable[Message]) -> None:
+def record(ours: Settings, ledger: Ledger, messages: Iterable[Message]) -> None:
     """Record messages as a worker does."""
     records, now = recorder(ours, ledger), time.time()
-    records.apply_policy(now=now)  # else whoever comes next, with a policy, would derive everything anew
-    coming = iter(told)
-    while some := list(islice(coming, BATCH)):
-        changes = [cloudevents.parse(value=message.payload(), origin="bench") for message in some]
+    records.apply_policy(now=now)  # else the next worker, with a policy, would project everything again
+    left = iter(messages)
+    while batch := list(islice(left, BATCH)):
+        changes = [cloudevents.parse(value=message.payload(), origin="bench") for message in batch]
         records.record([Received(change=change, published_at=now) for change in changes], now=now)
 
 
 class Moodle:
-    """A sandbox Moodle in another process, so that it shares no interpreter lock with who calls it."""
+    """A sandbox Moodle in another process, so that it doesn't share the interpreter lock with its callers."""
 
     def __init__(self, url: str, accounts: Mapping[str, int], pipe: Connection) -> None:
         self.url = url
@@ -74,21 +74,21 @@ class Moodle:
         self._pipe = pipe
 
     def watch(self) -> None:
-        """Look at the memberships after each call from now on, which takes some of its time."""
+        """From now on, look at the memberships after each call, which takes some of Moodle's time."""
         self._ask("watch")
 
     def seen(self) -> Seen:
-        """Look, and tell all that has been seen."""
+        """Look, and return everything that has been seen."""
         seen: Seen = self._ask("look")
         return seen
 
     def create_cohort(self, idnumber: str) -> int:
-        """Create a cohort, without a call; gives its id."""
+        """Create a cohort without a call; returns its id."""
         number: int = self._ask("create", idnumber)
         return number
 
     def memberships(self) -> dict[str, set[str]]:
-        """Give each cohort idnumber with the usernames of its members."""
+        """Return the usernames of members by cohort idnumber."""
         memberships: dict[str, set[str]] = self._ask("memberships")
         return memberships
 
@@ -97,11 +97,11 @@ class Moodle:
         self._ask("charge", cost)
 
     def disturb(self, changes: int) -> None:
-        """Change so many memberships, without a call: half are ended, the others begin where they never were."""
+        """Change so many memberships without a call: half of them end, the others are new."""
         self._ask("disturb", changes)
 
     def calls(self) -> list[tuple[float, float]]:
-        """Give when each call began and ended since this was last asked, by `time.monotonic()`."""
+        """Return when each call since the last time began and ended, by `time.monotonic()`."""
         calls: list[tuple[float, float]] = self._ask("calls")
         return calls
 
@@ -111,7 +111,7 @@ class Moodle:
 
 
 def command(work: Callable[..., None], *arguments: object) -> SpawnProcess:
-    """Start work in a process of its own, whose Python is set up as that of the commands."""
+    """Start work in a process of its own, with the Python set up as for the commands."""
     process = PROCESSES.Process(target=_settled, args=(work, *arguments))
     process.start()
     return process
@@ -125,13 +125,13 @@ def _settled(work: Callable[..., None], *arguments: object) -> None:
 @contextmanager
 def served(usernames: list[str], *, cost: Cost, courses: int = 0) -> Iterator[Moodle]:
     """Serve a Moodle whose cohorts are all synchronised into so many courses."""
-    ours, theirs = PROCESSES.Pipe()
-    process = PROCESSES.Process(target=_serve, args=(theirs, usernames, cost, courses))
+    pipe, served_pipe = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_serve, args=(served_pipe, usernames, cost, courses))
     process.start()
     try:
-        url, accounts = ours.recv()
-        yield Moodle(url, accounts, ours)
-        ours.send(None)
+        url, accounts = pipe.recv()
+        yield Moodle(url, accounts, pipe)
+        pipe.send(None)
     finally:
         process.join(10)
         process.kill()
@@ -140,22 +140,22 @@ def served(usernames: list[str], *, cost: Cost, courses: int = 0) -> Iterator[Mo
 def _serve(pipe: Connection, usernames: list[str], cost: Cost, courses: int) -> None:
     moodle = SandboxMoodle(token=TOKEN, cost=cost)
     accounts = dict(zip(usernames, moodle.add_users((name, name[1:]) for name in usernames), strict=True))
-    moodle.courses.update(dict.fromkeys(range(FIRST_COHORTS), courses))  # of cohorts that are still to come
+    moodle.courses.update(dict.fromkeys(range(FIRST_COHORTS), courses))  # including cohorts that don't exist yet
     site = _Site(moodle)
     with moodle.serving() as url:
         pipe.send((url, accounts))
         while True:
             if site.watching and not pipe.poll(WATCH_SECONDS):
                 site.look_again()
-            elif asked := pipe.recv():
-                what, *words = asked
-                pipe.send(getattr(site, what)(*words))
+            elif request := pipe.recv():
+                name, *arguments = request
+                pipe.send(getattr(site, name)(*arguments))
             else:
                 return
 
 
 class _Site:
-    """What may be asked of a Moodle from another process: see `Moodle`."""
+    """What another process may call: see `Moodle`."""
 
     def __init__(self, moodle: SandboxMoodle) -> None:
         self._moodle = moodle

@@ -1,4 +1,4 @@
-"""Workers in processes of their own, started by the command."""
+"""Workers in processes of their own, started by `cohorts run`."""
 
 import subprocess
 import time
@@ -10,8 +10,8 @@ from tests.support.installation import PROGRAM, environment, toml
 from tools.bench.parts import PLATFORM, TOKEN
 
 
-def written(file: Path, *, ledger: str, moodle: str, bootstrap: str) -> Path:
-    """Write the settings of `parts.settings` to a file."""
+def write_settings(file: Path, *, ledger: str, moodle: str, bootstrap: str) -> Path:
+    """Write the settings of `parts.settings` to a file; returns it."""
     values = {
         "uais": ["0141408E"],
         "active_years": [2026],
@@ -26,19 +26,19 @@ def written(file: Path, *, ledger: str, moodle: str, bootstrap: str) -> Path:
     return file
 
 
-def installed() -> dict[str, str]:
-    """Give the environment of an installed program, whose modules are compiled once and for all."""
+def installed_environment() -> dict[str, str]:
+    """Return the environment of an installed program, whose modules are compiled only once."""
     return environment() | {"PYTHONDONTWRITEBYTECODE": ""}
 
 
 @contextmanager
 def running(file: Path) -> Iterator[tuple[int, float]]:
-    """Run a worker; gives the number of its process, and the seconds until it had started."""
+    """Run a worker; yields the id of its process, and the seconds until it had started."""
     began = time.perf_counter()
     command = [PROGRAM, "run", "--config", str(file)]
     log = file.with_suffix(".log")
     with log.open("w+") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, env=installed())  # noqa: S603 - our own program
+        process = subprocess.Popen(command, stderr=stderr, env=installed_environment())  # noqa: S603 - our own program
         try:
             while '"started"' not in log.read_text(encoding="utf-8"):
                 if process.poll() is not None:

@@ -1,19 +1,18 @@
-"""A topic read by a whole worker, in a process of its own, into SQLite: first when it is new, then once more from the
+"""A whole worker, in a process of its own, reads a topic into SQLite: first when it is new, then again from the
 beginning, as after `cohorts positions --forget`, when everything is known already. Moodle is down meanwhile, so that
-recording has the machine to itself. The seconds run from the start of the worker's parts, Python's aside, until the
-ledger holds the last position. Each larger size is measured between smaller ones, since machines grow slower and
-faster within minutes, and seconds are medians of such turns. What is aimed at is that ten times as many messages take
-no more than 11 times as long.
+recording has the machine to itself. The time runs from the start of the worker, without that of Python, until the
+ledger holds the last position. Each larger size is measured between smaller ones, because the speed of a machine
+varies within minutes; figures are medians of such turns. The aim: ten times as many messages take at most 11 times as
+long.
 
-There are three kinds of topics. In the first, a ledger that holds a university of 35,000 students is told that
-enrolments are over, or are on again: three messages of four change a membership, and the ledger stays as large as it
-was. In the second, an empty ledger is told of another enrolment by each message, in the order of the students' numbers,
-as an export does: a million are those of 670,000 students, and the ledger grows to twenty times that of a large
-university. The third has the same messages in no order: nearly each of them then changes pages of its own in every
-index.
+There are three kinds of topics. In the first, messages end and resume enrolments that a ledger of 35,000 students
+already holds: three of four messages change a membership, and the ledger keeps its size. In the second, each message
+brings a new enrolment into an empty ledger, in the order of student numbers, as in an export: a million messages are
+about 670,000 students, and the ledger grows to twenty times that of a large university. The third has the same
+messages in random order: nearly each of them then changes other pages of every index.
 
-All topics have as many partitions, for which their messages are compressed: the embedded broker keeps little in each,
-and ten times as many partitions alone cost a sixth more.
+All topics have the same number of partitions, and their messages are compressed, because the embedded broker keeps
+little in each partition, and ten times as many partitions would by themselves cost a sixth more.
 """
 
 import shutil
@@ -39,11 +38,11 @@ from worker.ledger import status
 from worker.runtime.ledger import open_ledger
 from worker.runtime.worker import Worker
 from worker.sandbox.broker import EmbeddedBroker
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 from worker.settings.root import Settings
 
-TITLE = "Reading a topic again: 10,000, 100,000 and 1,000,000 messages"
+TITLE = "Reading a topic: 10,000, 100,000 and 1,000,000 messages"
 SIZES = [scaled(number) for number in (10_000, 100_000, 1_000_000)]
 TURNS = scaled(2, least=1)
 """How often smaller sizes are measured before a larger one, and as often after it."""
@@ -54,9 +53,9 @@ LOOK_SECONDS = 0.05
 PARTITIONS = 16
 COMPRESSED = {"compression.type": "zstd"}
 KNOWN = ("", ", all known already")
-"""What a topic is when it is read first, and then."""
+"""What a topic is at the first reading, and at the second."""
 
-Told = tuple[bytes, bytes]
+Payload = tuple[bytes, bytes]
 """Key and value."""
 
 
@@ -64,24 +63,24 @@ def run() -> Iterator[Figure]:
     """Measure each size against the one before."""
     yield from _figures("changes at one university", _changes)
     yield from _figures("enrolments into an empty ledger", _enrolments)
-    yield from _figures("enrolments into an empty ledger, in no order", _shuffled)
+    yield from _figures("enrolments into an empty ledger, in random order", _shuffled)
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What the ledger holds before, and what is told."""
+    """What the ledger holds before, and the messages of the topic."""
 
     before: Sequence[Message]
-    told: Iterable[Told]
+    payloads: Iterable[Payload]
 
 
 def _changes(messages: int) -> Topic:
-    """Have every second enrolment over, then the others, then the former again, and so forth."""
+    """End every second enrolment, then the others while these resume, and so forth."""
     first = [*University(students=STUDENTS, etapes=1_200).initial()]
     described = [message for message in first if "version" not in message.value["data"]]
     enrolments = [message for message in first if "version" in message.value["data"]]
     rounds = ([_turned(message, i, number) for i, message in enumerate(enrolments)] for number in count())
-    return Topic(described + next(rounds), _written(chain.from_iterable(rounds), messages))
+    return Topic(described + next(rounds), _payloads(chain.from_iterable(rounds), messages))
 
 
 def _turned(message: Message, i: int, number: int) -> Message:
@@ -93,17 +92,17 @@ def _turned(message: Message, i: int, number: int) -> Message:
 
 def _enrolments(messages: int) -> Topic:
     students = max(100, round(STUDENTS_A_MESSAGE * messages))
-    return Topic((), _written(University(students=students, etapes=1_200).initial(), messages))
+    return Topic((), _payloads(University(students=students, etapes=1_200).initial(), messages))
 
 
 def _shuffled(messages: int) -> Topic:
-    told = [*_enrolments(messages).told]
-    Random(messages).shuffle(told)
-    return Topic((), told)
+    payloads = [*_enrolments(messages).payloads]
+    Random(messages).shuffle(payloads)
+    return Topic((), payloads)
 
 
-def _written(told: Iterable[Message], messages: int) -> Iterator[Told]:
-    return ((message.key.encode(), message.payload()) for message in islice(told, messages))
+def _payloads(messages: Iterable[Message], number: int) -> Iterator[Payload]:
+    return ((message.key.encode(), message.payload()) for message in islice(messages, number))
 
 
 def _figures(what: str, topic: Callable[[int], Topic]) -> Iterator[Figure]:
@@ -121,16 +120,16 @@ def _figures(what: str, topic: Callable[[int], Topic]) -> Iterator[Figure]:
             yield Figure(
                 what=f"{messages:,} {what}{done}",
                 figure=f"{seconds:.1f} s, {messages / seconds:,.0f} messages/s",
-                against="" if before is None else f"{before:.1f} s, of a tenth",
+                against="" if before is None else f"{before:.1f} s, a tenth of it",
                 ratio=None if before is None else Quantity(seconds / before, "times", most=MOST_TIMES),
             )
             memory = max(memory for _, memory in read[messages, done])
-            yield Figure(what=f"{messages:,} {what}{done}: peak of memory", figure=Quantity(memory, "MiB", most=250))
+            yield Figure(what=f"{messages:,} {what}{done}: peak memory", figure=Quantity(memory, "MiB", most=250))
         fewer = messages
 
 
 def _turns(sizes: Sequence[int]) -> list[int]:
-    """Give the order in which sizes are measured, each between smaller ones."""
+    """Return the order in which sizes are measured, each between smaller ones."""
     *smaller, largest = sizes
     around = TURNS * _turns(smaller) if smaller else []
     return [*around, largest, *around]
@@ -148,11 +147,11 @@ class _Published:
         self._groups = count()
 
     def read_twice(self) -> Iterator[tuple[str, tuple[float, float]]]:
-        """Read it when it is new, then when all is known; gives seconds and the peak of memory in MiB of each."""
+        """Read the topic when it is new and when all is known; yields seconds and peak memory in MiB of each."""
         with tempfile.TemporaryDirectory() as directory:
             ledger = Path(shutil.copy(self._before, directory))
             for done in KNOWN:
-                # Each time another group, which has nobody to wait for.
+                # A new group each time: it has no earlier member to wait for.
                 kafka = {"bootstrap": self._broker.bootstrap, "group": f"turn {next(self._groups)}"}
                 ours = settings(ledger=f"sqlite:///{ledger}", kafka=kafka)
                 yield done, _recorded(ours, self._messages)
@@ -167,7 +166,7 @@ def _published(topic: Topic, messages: int) -> Iterator[_Published]:
         broker = stack.enter_context(EmbeddedBroker())
         broker.create_topic(TOPIC, PARTITIONS)
         broker.create_topic(DEAD_LETTERS, 1)
-        RecordProducer(broker.properties | COMPRESSED).send((TOPIC, key, value, ()) for key, value in topic.told)
+        RecordProducer(broker.properties | COMPRESSED).send((TOPIC, key, value, ()) for key, value in topic.payloads)
         before = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "ledger.db"
         ours = settings(ledger=f"sqlite:///{before}")
         ledger = open_ledger(ours)
@@ -177,15 +176,15 @@ def _published(topic: Topic, messages: int) -> Iterator[_Published]:
 
 
 def _recorded(ours: Settings, messages: int) -> tuple[float, float]:
-    theirs, pipe = PROCESSES.Pipe()
-    process = command(_work, pipe, ours, messages)
-    pipe.close()  # so that a process that fails is not waited for
-    seconds, memory = theirs.recv()
+    receiver, sender = PROCESSES.Pipe()
+    process = command(_work, sender, ours, messages)
+    sender.close()  # so that recv() fails if the process does
+    seconds, memory = receiver.recv()
     process.join()
     return seconds, memory
 
 
-def _work(pipe: Connection, ours: Settings, messages: int) -> None:
+def _work(sender: Connection, ours: Settings, messages: int) -> None:
     """Run a worker until it has read so many messages."""
     telemetry.configure_logging("error")
     worker, started = Worker(ours), time.perf_counter()
@@ -193,7 +192,7 @@ def _work(pipe: Connection, ours: Settings, messages: int) -> None:
         ledger = open_ledger(ours)
         while sum(status.positions(ledger, {TOPIC: None}).values()) < messages:
             time.sleep(LOOK_SECONDS)
-        pipe.send((time.perf_counter() - started, peak()))
+        sender.send((time.perf_counter() - started, peak()))
         ledger.close()
         worker.stop()
         wait_for_end()

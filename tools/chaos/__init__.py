@@ -1,5 +1,5 @@
-"""Breaks things under running workers and judges what came of it: `python -m tools.chaos [FAULT…]`, or `make chaos`.
+"""Breaks things under running workers and judges the outcome: `python -m tools.chaos [FAULT…]`, or `make chaos`.
 
-A small university goes on living while a fault is on. When it is over, every cohort must soon be true, nothing that
-isn't ours touched, and nobody removed, at any time, whose removal nobody had asked for.
+A small university goes on during each fault. Once it is over, every cohort must soon be right, foreign cohorts
+untouched, and nobody removed, at any time, whose removal nobody had requested.
 """

@@ -1,4 +1,4 @@
-"""Try the faults whose names hold one of the words given, or all, and print what came of each."""
+"""Try the faults whose names contain one of the given words, or all, and print the outcomes."""
 
 import argparse
 import os
@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
 from datetime import UTC, datetime
 from io import StringIO
+from itertools import takewhile
 from pathlib import Path
 
 from rich.console import Console
 
-from tests.support.servers.kafka import real_kafka
-from tests.support.servers.postgres import real_postgres
-from tools.chaos.campaign import Fault, Trial, tried
+from tests.support.servers.kafka import Kafka, real_kafka
+from tests.support.servers.postgres import Postgres, real_postgres
+from tools.chaos.campaign import Fault, Trial, try_faults
 from tools.chaos.faults import FAULTS
 from tools.chaos.world import living
 
@@ -26,47 +27,47 @@ PAGE = Path("docs/chaos.md")
 INTRODUCTION = """\
 # What breaking it shows
 
-Written by `make chaos` (`tools/chaos`). Each fault strikes real processes (the worker, Kafka, PostgreSQL)
-and a Moodle of the sandbox, while a small university lives on. Once it is over, every cohort must soon be true, what
-isn't ours untouched, no message and no dead letter lost, and nobody removed, at any time, whose removal nobody had
-asked for.
+Written by `make chaos` (`tools/chaos`). Each fault strikes real processes (the worker, Kafka, PostgreSQL) and a
+sandbox Moodle, while a small university goes on. Once the fault is over, everything must soon be in step: every
+cohort has the right members, foreign cohorts are untouched, no message and no dead letter is lost, and nobody was
+removed, at any time, without a message or a person requesting it.
 
-The columns: how often it was tried; what was lost; what was wrong; from the end of the fault until everything was in
-step, the median and the worst; how often the worker ended, to be started again as a supervisor does; the most memory
-that it had.
+The columns: how often the fault was tried; how many items were lost; how many were wrong; the time from the end of
+the fault until everything was in step, median and maximum; how often the worker ended and was restarted, as a
+supervisor does; the most memory that it used.
 
-Time is cut short: 5 s stand for the 5 minutes (or what Moodle asks for) that a Moodle is left alone that is down or
-denies, and for the minute that SQLite waits for its file; the worker looks at its topics every 2 s, not 15 s; a removal
-waits 2 s, not 2 minutes, and a call to Moodle 1 s, not a minute. So ten seconds are an outage of ten minutes; the line
-of ten whole minutes, which is tried once, is of a worker that waits as long as any, up to five minutes after its end.
-Not cut short is the lease of a worker that was killed, twice the time-out of a call and 30 s: lines of SIGKILL wait for
-that.
+Delays are shortened. A Moodle that is down or denies access is left alone for 5 s instead of 5 minutes (or the time
+that Moodle asks for); a locked SQLite file is waited for 5 s instead of a minute; topics are checked every 2 s
+instead of 15 s; a removal waits 2 s instead of 2 minutes; a call to Moodle may last 1 s instead of a minute. An
+outage of ten seconds therefore stands for ten minutes. The outage of ten real minutes is tried once, with delays of
+full length: the worker may then wait up to five minutes after its end. The lease of a killed worker isn't shortened
+(twice the time-out of a call, plus 30 s): the lines of SIGKILL include it.
 """
 
 
 def main() -> int:
-    """Give 1 when something was lost, wrong, or not in step in time."""
+    """Return 1 if something was lost, wrong, or not in step in time."""
     parser = argparse.ArgumentParser(prog="python -m tools.chaos", description=__doc__)
-    parser.add_argument("words", nargs="*", help="parts of the names of faults; all faults unless said")
-    parser.add_argument("--seed", type=int, default=1, help="scenarios follow from it; instants don't")
-    parser.add_argument("--rounds", type=int, default=1, help="how often each is tried, in another university")
+    parser.add_argument("words", nargs="*", help="parts of the names of faults; default: all")
+    parser.add_argument("--seed", type=int, default=1, help="of the scenarios; instants still vary")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each is tried, always in another university")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE}")
-    said = parser.parse_args()
-    chosen = [fault for fault in FAULTS if not said.words or any(word in fault.name for word in said.words)]
+    options = parser.parse_args()
+    chosen = [fault for fault in FAULTS if not options.words or any(word in fault.name for word in options.words)]
     if not chosen:
         parser.error(f"no such fault; there are: {'; '.join(fault.name for fault in FAULTS)}")
-    trials = campaign(chosen, range(said.seed, said.seed + said.rounds))
+    trials = campaign(chosen, range(options.seed, options.seed + options.rounds))
     lines = table(trials)
     print("\n".join(lines))  # noqa: T201 - it is what the program is for
-    if said.write:
+    if options.write:
         machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-        dated = f"{datetime.now(UTC):%Y-%m-%d}, seeds from {said.seed}, rounds: {said.rounds}; on {machine}."
+        dated = f"{datetime.now(UTC):%Y-%m-%d}, seeds from {options.seed}, rounds: {options.rounds}; on {machine}."
         PAGE.write_text("\n".join([INTRODUCTION, dated, "", *lines, ""]), encoding="utf-8")
-    return int(any(trial.problem or trial.lost or trial.wrong for some in trials.values() for trial in some))
+    return int(any(trial.problem or trial.lost or trial.wrong for tries in trials.values() for trial in tries))
 
 
 def campaign(faults: Sequence[Fault], seeds: Iterable[int]) -> Mapping[str, list[Trial]]:
-    """Try each fault under each seed, in a university that lives on unless something was wrong in it."""
+    """Try each fault under each seed; a university is used again unless something was wrong in it."""
     trials: defaultdict[str, list[Trial]] = defaultdict(list)
     console = Console(stderr=True)
     with ExitStack() as servers:
@@ -76,35 +77,45 @@ def campaign(faults: Sequence[Fault], seeds: Iterable[int]) -> Mapping[str, list
         for number, seed in enumerate(seeds):
             left = [fault for fault in faults if number == 0 or not fault.once]
             while left:
-                directory = Path(tempfile.mkdtemp(prefix="chaos-"))
                 ledger = postgres if left[0].postgres else None
-                with living(directory, kafka, directory.name, seed=seed, postgres=ledger) as world:
-                    lives = True
-                    while lives and left and left[0].postgres is (ledger is not None):
-                        fault = left.pop(0)
-                        trial = tried(world, [fault])
-                        trials[fault.name].append(trial)
-                        console.print(f"seed {seed}: {fault.name}: {trial}", highlight=False, markup=False)
-                        lives = not fault.last and not trial.problem
-                if trial.problem:
-                    console.print(f"what its processes logged is in {directory}", highlight=False, markup=False)
-                else:
-                    shutil.rmtree(directory)
+                for fault, trial in _in_one_university(left, kafka, ledger, seed, console):
+                    trials[fault.name].append(trial)
+                    left.remove(fault)
+    return trials
+
+
+def _in_one_university(
+    faults: Sequence[Fault], kafka: Kafka, postgres: Postgres | None, seed: int, console: Console
+) -> list[tuple[Fault, Trial]]:
+    """Try the first faults, until one leaves its university unusable or needs another kind of ledger."""
+    directory = Path(tempfile.mkdtemp(prefix="chaos-"))
+    trials: list[tuple[Fault, Trial]] = []
+    with living(directory, kafka, directory.name, seed=seed, postgres=postgres) as world:
+        for fault in takewhile(lambda fault: fault.postgres is (postgres is not None), faults):
+            trial = try_faults(world, [fault])
+            trials.append((fault, trial))
+            console.print(f"seed {seed}: {fault.name}: {trial}", highlight=False, markup=False)
+            if fault.last or trial.problem:
+                break
+    if trial.problem:
+        console.print(f"the logs of its processes are in {directory}", highlight=False, markup=False)
+    else:
+        shutil.rmtree(directory)
     return trials
 
 
 def table(trials: Mapping[str, list[Trial]]) -> list[str]:
-    """Write what came of it as a table in Markdown."""
+    """Return the outcomes as a table in Markdown."""
     lines = [
         "| fault | tried | lost | wrong | in step after | at worst | ends | memory |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name, some in trials.items():
-        seconds = [trial.seconds for trial in some]
+    for name, tries in trials.items():
+        seconds = [trial.seconds for trial in tries]
         cells = (
-            name, len(some), sum(len(trial.lost) for trial in some), sum(len(trial.wrong) for trial in some),
-            f"{statistics.median(seconds):.0f} s", f"{max(seconds):.0f} s", sum(trial.ends for trial in some),
-            f"{max(trial.peak for trial in some) // 1024} MB",
+            name, len(tries), sum(len(trial.lost) for trial in tries), sum(len(trial.wrong) for trial in tries),
+            f"{statistics.median(seconds):.0f} s", f"{max(seconds):.0f} s", sum(trial.ends for trial in tries),
+            f"{max(trial.peak for trial in tries) // 1024} MB",
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines

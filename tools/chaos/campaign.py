@@ -1,4 +1,4 @@
-"""Faults are tried in a university that lives on; what came of each is a line of a table."""
+"""Tries faults in a university that goes on meanwhile; each trial is a line of a table."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tools.chaos.world import RECOVERY, World
 
 Strike = Callable[[World], AbstractContextManager[None]]
-"""Lets something go wrong while the context lasts, in which messages are published; it ends when that is over."""
+"""A context in which something goes wrong, while messages are published; at its end, the fault is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +20,11 @@ class Fault:
     postgres: bool = False
     """Whether it needs a ledger in PostgreSQL."""
     last: bool = False
-    """Whether its university can't live on: after a snapshot of this instant, what is told of days before is too late;
-    the next snapshot says again of all who were put back that they have left, which the guard holds; and in a cohort
-    that most have left it holds whoever leaves next; and a worker whose delays aren't cut short is none for the
-    others."""
+    """Whether its university can't be used afterwards. A snapshot taken now overrules messages that are dated earlier;
+    after an undo, the next snapshot ends the same memberships again, and the guard holds them; in a cohort that most
+    have left, it holds whoever leaves next; and a worker with delays of full length is too slow for other faults."""
     once: bool = False
-    """Whether one round is enough, since it lasts."""
+    """Whether it is tried in one round only, because it takes long."""
     recovery: float = RECOVERY
     """Seconds from its end within which everything must be in step."""
     brief: bool = False
@@ -34,7 +33,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What came of it."""
+    """The outcome of a fault."""
 
     lost: list[str]
     wrong: list[str]
@@ -48,24 +47,24 @@ class Trial:
     """What was not in step in the end."""
 
 
-def tried(world: World, faults: Sequence[Fault]) -> Trial:
-    """Let faults happen one after the other while the university lives a day, and judge once the last is over.
+def try_faults(world: World, faults: Sequence[Fault]) -> Trial:
+    """Cause the faults one after the other while a day passes, and judge once the last is over.
 
     Raises AssertionError when one of them had no effect.
     """
     ends, world.peak = world.ends, 0
-    parts = world.day(1 + len(faults))
+    parts = world.day_in_parts(1 + len(faults))
     world.publish(next(parts))
     for fault, part in zip(faults, parts, strict=True):
-        world.eventually(lambda: world.worker.said("started"))
+        world.eventually(lambda: world.worker.events("started"))
         with fault.strike(world):
             world.publish(part)
-    over, problem = time.monotonic(), ""
+    ended_at, problem = time.monotonic(), ""
     try:
         world.eventually(world.in_step, within=max(fault.recovery for fault in faults))
     except AssertionError as error:
         problem = str(error)
-    seconds = time.monotonic() - over
+    seconds = time.monotonic() - ended_at
     verdict = world.verdict()
     return Trial(
         lost=verdict.lost,

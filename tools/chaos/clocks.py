@@ -1,4 +1,4 @@
-"""The clock of the worker's machine is wrong, and put right."""
+"""The clock of the worker's machine is wrong, and is then corrected."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ HOURS = 3600.0
 
 @contextmanager
 def moved(world: World, seconds: float) -> Iterator[None]:
-    """Move the clock of a worker that runs, and back."""
-    clock = world.here.directory / "clock"
+    """Move the clock under a running worker, and back."""
+    clock = world.installation.directory / "clock"
     clock.write_text("0")
     world.restart(clock=str(clock))
     world.worker.started()
@@ -25,8 +25,8 @@ def moved(world: World, seconds: float) -> Iterator[None]:
 
 @contextmanager
 def moved_between(world: World, seconds: float) -> Iterator[None]:
-    """Let one run of the worker have a wrong clock, and the next one the right one."""
-    clock = world.here.directory / "clock"
+    """Give one run of the worker a wrong clock, and the next one the right clock."""
+    clock = world.installation.directory / "clock"
     clock.write_text(str(seconds))
     world.restart(clock=str(clock))
     yield
@@ -36,11 +36,11 @@ def moved_between(world: World, seconds: float) -> Iterator[None]:
 
 FAULTS = tuple(
     Fault(
-        name=f"clock {hours} hours {way}, {when}",
+        name=f"clock {hours} hours {direction}, {when}",
         strike=partial(strike, seconds=sign * hours * HOURS),
         brief=hours == 5 and (strike is moved) is (sign > 0),
     )
     for when, strike in (("while the worker runs", moved), ("during one run", moved_between))
-    for sign, way in ((1, "ahead"), (-1, "behind"))
+    for sign, direction in ((1, "ahead"), (-1, "behind"))
     for hours in (5, 1_000)
 )

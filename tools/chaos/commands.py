@@ -1,4 +1,4 @@
-"""A person's or a timer's command is killed half-way, and given again; or other people change Moodle meanwhile."""
+"""A command is killed half-way and run again; or people change Moodle during a reconciliation."""
 
 import json
 import sqlite3
@@ -7,24 +7,20 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-import sqlalchemy as sa
-from alembic.command import upgrade
-
 from tests.support.installation import YEAR
 from tools.chaos.campaign import Fault
 from tools.chaos.launcher import command
 from tools.chaos.world import Pairs, World
-from worker.ledger.upgrade import configured
 
 KILLED, REFUSED = -9, 6
 YEARS = (YEAR - 1, YEAR)
 
 
-def killed(world: World, step: str, nth: int, *arguments: str) -> None:
-    """Run a command that dies after the nth call of a step."""
-    world.here.program = command({"dies": (step, "after", nth)})
-    done = world.here.run(*arguments, within=120)
-    world.here.program = command({})
+def run_and_kill(world: World, step: str, nth: int, *arguments: str) -> None:
+    """Run a command that is killed after the nth call of a step."""
+    world.installation.program = command({"dies": (step, "after", nth)})
+    done = world.installation.run(*arguments, within=120)
+    world.installation.program = command({})
     assert done.returncode == KILLED, f"{arguments}: {done.returncode} {done.stdout[-500:]} {done.stderr[-500:]}"
 
 
@@ -33,40 +29,40 @@ def killed(world: World, step: str, nth: int, *arguments: str) -> None:
 
 @contextmanager
 def snapshot_cut(world: World, nth: int) -> Iterator[None]:
-    """Kill whoever publishes a snapshot; what was sent is refused, the next one mends what no message told."""
+    """Kill the publisher of a snapshot: it is refused, and the next one repairs what lost messages left."""
     lose_messages(world)
     yield
-    killed(
+    run_and_kill(
         world,
         "worker.kafka:RecordProducer.send_to",
         nth,
-        *world.here.snapshot(world.campus.snapshot_rows(), years=YEARS),
+        *world.installation.snapshot(world.campus.snapshot_rows(), years=YEARS),
     )
-    refused = world.here.run("reconcile", within=120)
+    refused = world.installation.run("reconcile", within=120)
     assert refused.returncode == REFUSED, refused.stdout + refused.stderr
     night(world)
 
 
 @contextmanager
 def night_cut(world: World, step: str) -> Iterator[None]:
-    """Kill a reconciliation that is to mend what no message told, and run another one."""
+    """Kill a reconciliation that would repair what lost messages left, and run another."""
     lose_messages(world)
     yield
     world.eventually(world.has_read)
-    world.here.publish_snapshot(world.campus.snapshot_rows(), years=YEARS)
-    killed(world, step, 1, "reconcile")
+    world.installation.publish_snapshot(world.campus.snapshot_rows(), years=YEARS)
+    run_and_kill(world, step, 1, "reconcile")
     reconcile(world)
 
 
 @contextmanager
 def meddling(world: World) -> Iterator[None]:
-    """Let people change accounts and cohorts, before and while a reconciliation runs; the next one mends it."""
+    """Let people change accounts and cohorts before and during a reconciliation; the next one repairs it."""
     meddle(world)
     yield
     world.eventually(world.has_read)
-    world.here.publish_snapshot(world.campus.snapshot_rows(), years=YEARS)
+    world.installation.publish_snapshot(world.campus.snapshot_rows(), years=YEARS)
     calls = len(world.moodle.calls)
-    process = world.here.reconciliation()
+    process = world.installation.reconciliation()
     world.eventually(lambda: any(call.function.endswith("cohort_members") for call in world.moodle.calls[calls:]))
     meddle(world)
     assert process.wait(within=120) == 0, process.text()
@@ -74,70 +70,70 @@ def meddling(world: World) -> Iterator[None]:
 
 
 def meddle(world: World) -> None:
-    """Take members out and put others in, delete accounts and make them anew, delete and rename a cohort."""
-    there = sorted(world.members())
-    some = world.random.sample(there, 30)
-    for (etape, student), (other, _) in zip(some[:10], some[10:20], strict=True):
+    """Remove and add members, delete accounts and create them again, delete and rename a cohort."""
+    members = sorted(world.members())
+    drawn = world.random.sample(members, 30)
+    for (etape, student), (other, _) in zip(drawn[:10], drawn[10:20], strict=True):
         world.moodle.remove_member(world.cohort_of(etape), world.account_of(student))
-        if (other, student) not in there:
+        if (other, student) not in members:
             world.moodle.add_member(world.cohort_of(other), world.account_of(student))
-            world.asked |= {(other, number) for number in world.numbers(student)}
-    for _, student in some[20:23]:
+            world.expected_removals |= {(other, number) for number in world.numbers(student)}
+    for _, student in drawn[20:23]:
         world.moodle.delete_user(world.account_of(student))
-    world.welcome()
-    world.moodle.rename_cohort(world.cohort_of(some[23][0]), "Renommée à la main")
-    world.moodle.delete_cohort(world.cohort_of(some[24][0]))
+    world.create_accounts()
+    world.moodle.rename_cohort(world.cohort_of(drawn[23][0]), "Renommée à la main")
+    world.moodle.delete_cohort(world.cohort_of(drawn[24][0]))
 
 
 def lose_messages(world: World) -> None:
-    """Live half a day of which only what no snapshot tells is told."""
-    told = world.live(20)
-    lost = [message for message in told if "enrolment_id" in message.value["data"]]
-    world.asked |= world.subjects(lost)
-    world.publish([message for message in told if message not in lost])
+    """Let half a day pass, and publish only the messages that no snapshot replaces."""
+    messages = world.live_a_day(20)
+    lost = [message for message in messages if "enrolment_id" in message.value["data"]]
+    world.expected_removals |= world.subjects(lost)
+    world.publish([message for message in messages if message not in lost])
 
 
 def night(world: World) -> None:
     """Publish a snapshot and reconcile."""
     world.eventually(world.has_read)
-    world.here.publish_snapshot(world.campus.snapshot_rows(), years=YEARS)
+    world.installation.publish_snapshot(world.campus.snapshot_rows(), years=YEARS)
     reconcile(world)
 
 
 def reconcile(world: World) -> None:
-    done = world.here.run("reconcile", within=120)
+    done = world.installation.run("reconcile", within=120)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 # What a person decides
 
 
-def closed(world: World) -> tuple[Pairs, str]:
-    """Let everybody leave the largest étape, and give the removals that are held for it, with their hash."""
+def close_largest(world: World) -> tuple[Pairs, str]:
+    """Let everybody leave the largest étape; returns the removals that are held, and their hash."""
     etape = max(sorted(world.campus.truth()), key=lambda code: len(world.campus.truth()[code]))
     world.publish(world.campus.close(etape))
 
     def held() -> tuple[Pairs, str] | None:
-        done = world.here.run("held", "--json", "--students")
+        done = world.installation.run("held", "--json", "--students")
         assert done.returncode == 0, done.stderr
         for cohort in json.loads(done.stdout)["cohorts"]:
-            if cohort["cohort"] == etape:  # of another one, too, a removal may be held since an earlier fault
-                students = {student for some in cohort["removals"].values() for student in some}
-                return {(etape, student) for student in students}, cohort["hash"]
+            if cohort["cohort"] == etape:  # an earlier fault may have left held removals of other cohorts
+                leaving = {student for students in cohort["removals"].values() for student in students}
+                return {(etape, student) for student in leaving}, cohort["hash"]
         return None
 
-    found = world.eventually(held)
-    assert found
-    return found
+    plan = world.eventually(held)
+    assert plan
+    return plan
 
 
 @contextmanager
 def approval_cut(world: World, step: str) -> Iterator[None]:
-    """Kill an approval, and give it again: it was given whole, or not at all."""
+    """Kill an approval and give it again: it was recorded as a whole, or not at all."""
     yield
-    removals, name = closed(world)
-    killed(world, step, 1, "approve", name)
-    again = world.here.run("approve", name)
+    removals, plan_hash = close_largest(world)
+    run_and_kill(world, step, 1, "approve", plan_hash)
+    again = world.installation.run("approve", plan_hash)
     assert again.returncode == 0 or not removals & world.members() or "approved already" in again.stderr
 
 
@@ -145,56 +141,40 @@ def approval_cut(world: World, step: str) -> Iterator[None]:
 def undo_cut(world: World, step: str) -> Iterator[None]:
     """Approve, kill an undo once all have left, and give it again."""
     yield
-    removals, name = closed(world)
-    assert world.here.run("approve", name).returncode == 0
+    removals, plan_hash = close_largest(world)
+    assert world.installation.run("approve", plan_hash).returncode == 0
     world.eventually(lambda: not removals & world.members())
-    killed(world, step, 1, "undo", name)
-    world.here.run("undo", name)
-    world.kept |= removals
+    run_and_kill(world, step, 1, "undo", plan_hash)
+    world.installation.run("undo", plan_hash)
+    world.restored |= removals
 
 
-# A new version of the program
+# The first start
 
 
 @contextmanager
 def migration_cut(world: World, *, by_the_worker: bool) -> Iterator[None]:
-    """Put the ledger back to what the first version would have written, and kill its migration twice."""
+    """Kill the migration of a new ledger twice, let it end the third time, and bring back what the ledger held."""
     world.worker.terminate()
-    world.here.ledger.engine.dispose()
-    grow_older(world.here.directory)
-    steps = (("alembic.op:add_column", 3), ("alembic.op:create_table", 5))
-    for step, nth in steps:
-        if by_the_worker:
-            killed(world, step, nth, "run")
-        else:
-            killed(world, step, nth, "migrate")
+    world.installation.ledger.engine.dispose()
+    directory = world.installation.directory
+    backup = (directory / "ledger.db").rename(directory / "backup.db")
+    for nth in (3, 9):
+        run_and_kill(world, "alembic.op:create_table", nth, "run" if by_the_worker else "migrate")
+    migrated = world.installation.run("migrate")
+    assert migrated.returncode == 0, migrated.stderr
+    copy_rows(backup, directory / "ledger.db")
+    backup.unlink()
     yield
 
 
-def grow_older(directory: Path) -> None:
-    """Copy a ledger's rows into one of the first revision, as far as that has the columns."""
-    ledger, old = directory / "ledger.db", directory / "old.db"
-    config = configured()
-    engine = sa.create_engine(f"sqlite:///{old}")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        upgrade(config, "0001")
-    engine.dispose()
-    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
-        connection.execute("ATTACH ? AS newer", (str(ledger),))
+def copy_rows(source: Path, target: Path) -> None:
+    """Copy the rows of every table into a ledger that has the same tables, all empty."""
+    with closing(sqlite3.connect(target, isolation_level=None)) as connection:
+        connection.execute("ATTACH ? AS source", (str(source),))
         for (table,) in connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
-            if table == "alembic_version":
-                continue
-            columns = {row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")}
-            common = ", ".join(
-                row[1] for row in connection.execute(f"PRAGMA newer.table_info({table})") if row[1] in columns
-            )
-            connection.execute(
-                f"INSERT INTO main.{table} ({common}) SELECT {common} FROM newer.{table}"  # noqa: S608 - our own names
-            )
-    for path in directory.glob("ledger.db*"):
-        path.unlink()
-    old.rename(ledger)
+            connection.execute(f"DELETE FROM main.{table}")  # noqa: S608 - our own names
+            connection.execute(f"INSERT INTO main.{table} SELECT * FROM source.{table}")  # noqa: S608 - idem
 
 
 FAULTS = (

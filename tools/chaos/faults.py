@@ -1,4 +1,4 @@
-"""Everything that goes wrong."""
+"""All faults, in the order in which they are tried."""
 
 from tools.chaos import brokers, clocks, commands, ledgers, moodles, processes
 

@@ -1,6 +1,6 @@
-"""The program `cohorts` as the campaign runs it: its delays are cut short, and it may be told to die, or a wrong time.
+"""The program `cohorts` as the campaign runs it: with short delays, and perhaps orders to die or a wrong clock.
 
-The first argument is the orders, as JSON; the others are those of `cohorts`. The worker's code knows nothing of it.
+The first argument holds the orders as JSON; the others are those of `cohorts`. The worker's code knows nothing of it.
 """
 
 import json
@@ -16,40 +16,40 @@ from typing import Any, TypedDict
 
 
 class Orders(TypedDict, total=False):
-    """What a process is to suffer."""
+    """What must happen to a process."""
 
     dies: tuple[str, str, int]
-    """A step as `module:function`, `before` or `after` it, and at which call of it: then the process kills itself."""
+    """Where the process kills itself: `module:function`, `before` or `after` it, and at which call of it."""
     clock: str
-    """A file with the seconds by which the clock is wrong, which may change."""
+    """A file with the seconds by which the clock is wrong; read at each call."""
     trusts: str
-    """A file of certificates."""
-    uncut: bool
-    """Whether delays are as long as anywhere."""
+    """A file of certificates to trust."""
+    full_delays: bool
+    """Whether delays keep their full length."""
 
 
 def command(orders: Orders) -> list[str]:
-    """Give the program and its first arguments for a process under these orders."""
+    """Return the program and its first arguments for a process under these orders."""
     return [sys.executable, "-P", __file__, json.dumps(orders)]
 
 
 def main() -> None:
-    """Obey, then be `cohorts`."""
+    """Apply the orders, then run `cohorts`."""
     orders: Orders = json.loads(sys.argv.pop(1))
     if "trusts" in orders:
         os.environ["SSL_CERT_FILE"] = orders["trusts"]
-    if "clock" in orders:  # before the worker is loaded, whose parts keep the function
-        _mistake_time(Path(orders["clock"]))
-    if not orders.get("uncut"):
-        _hurry()
+    if "clock" in orders:  # before the worker is imported, whose modules keep the function
+        _shift_clock(Path(orders["clock"]))
+    if not orders.get("full_delays"):
+        _shorten_delays()
     if "dies" in orders:
-        _die(*orders["dies"])
+        _arrange_death(*orders["dies"])
     sys.argv[0] = "cohorts"
     import_module("worker.cli.main").main()
 
 
-def _hurry() -> None:
-    """Wait for seconds where the worker waits for minutes; what settings say is left to them."""
+def _shorten_delays() -> None:
+    """Make the worker wait for seconds instead of minutes where no setting decides."""
     parts = (
         "runtime.consumption", "sync.converge.lane", "sync.converge.accounts", "ledger.database", "ledger.clock_skew",
     )  # fmt: skip
@@ -62,12 +62,12 @@ def _hurry() -> None:
     consumption.TOPICS_SECONDS = 2.0  # type: ignore[attr-defined]
 
 
-def _mistake_time(file: Path) -> None:
-    right = time.time
-    time.time = lambda: right() + float(file.read_text())
+def _shift_clock(file: Path) -> None:
+    true_time = time.time
+    time.time = lambda: true_time() + float(file.read_text())
 
 
-def _die(step: str, when: str, nth: int) -> None:
+def _arrange_death(step: str, when: str, nth: int) -> None:
     module, _, path = step.partition(":")
     owner: Any = import_module(module)
     *owners, name = path.split(".")
@@ -82,7 +82,7 @@ def _die(step: str, when: str, nth: int) -> None:
         if when == "after":
             function(*args, **options)
         os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError("dead")
+        raise AssertionError("still alive")
 
     setattr(owner, name, dying)
 

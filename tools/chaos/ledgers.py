@@ -1,4 +1,4 @@
-"""The ledger's database goes away, finds its disk full, or is kept by somebody else."""
+"""The ledger's database stops, has a full disk, or is locked by another process."""
 
 import resource
 import sqlite3
@@ -11,7 +11,7 @@ from tools.chaos.campaign import Fault
 from tools.chaos.world import World
 
 LOG_BYTES = 32_768
-"""What the log of a worker may still grow by where its ledger may not."""
+"""By how much the log of a worker may still grow, while its ledger may not."""
 CUT = sa.text(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE datname = current_database() AND backend_xid IS NOT NULL AND wait_event_type = 'Lock'"
@@ -21,12 +21,12 @@ CUT = sa.text(
 
 @contextmanager
 def disk_full(world: World) -> Iterator[None]:
-    """Let the ledger's files take nothing more, until a worker and the next one have ended for it."""
+    """Forbid the ledger's files to grow, until two workers in a row have ended because of it."""
     _limit(world)
     yield
-    world.dies()
+    world.wait_for_end()
     _limit(world)
-    world.dies()
+    world.wait_for_end()
 
 
 def _limit(world: World) -> None:
@@ -36,34 +36,34 @@ def _limit(world: World) -> None:
 
 @contextmanager
 def locked(world: World) -> Iterator[None]:
-    """Keep the ledger's file for longer than the worker waits for it."""
-    with closing(sqlite3.connect(world.here.directory / "ledger.db", isolation_level=None)) as connection:
+    """Lock the ledger's file for longer than the worker waits for it."""
+    with closing(sqlite3.connect(world.installation.directory / "ledger.db", isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
-        world.dies()
+        world.wait_for_end()
 
 
 @contextmanager
 def connection_cut(world: World) -> Iterator[None]:
-    """Cut the connection that has recorded messages and not committed them: it waits to write how far it has read."""
-    engine = sa.create_engine(world.here.settings["ledger"]["url"])
-    with engine.begin() as keeper:
-        keeper.execute(sa.text("LOCK TABLE position IN SHARE MODE"))
+    """Cut the connection that has recorded messages but not committed: it waits for a lock to write its position."""
+    engine = sa.create_engine(world.installation.settings["ledger"]["url"])
+    with engine.begin() as locking:
+        locking.execute(sa.text("LOCK TABLE position IN SHARE MODE"))
         yield
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
             world.eventually(lambda: other.execute(CUT).all())
     engine.dispose()
-    world.dies()
+    world.wait_for_end()
 
 
 @contextmanager
 def postgres_restarted(world: World) -> Iterator[None]:
-    """Stop the server, and start it again once a worker has ended for it."""
+    """Stop the server, and start it again once a worker has ended because of it."""
     assert world.postgres
     world.postgres.stop()
     try:
         yield
-        world.dies()
+        world.wait_for_end()
     finally:
         world.postgres.start()
 

@@ -1,4 +1,4 @@
-"""Moodle fails in every way that is known of it."""
+"""Moodle fails in every known way."""
 
 import time
 from collections.abc import Iterator
@@ -13,87 +13,87 @@ from worker.sandbox.moodle.server import Fault as Failure
 from worker.sync.converge.lane import UNAVAILABLE
 
 OUTAGE = 10.0
-"""Seconds of an outage of ten minutes: delays that are minutes, up to five, are seconds for the campaign's workers."""
+"""Seconds that stand for an outage of ten minutes: the workers of the campaign wait for seconds, not minutes."""
 TEN_MINUTES = 600.0
 BURST = 150
-"""Changes that are told at once."""
+"""Changes that are published at once."""
 CHAOS = 0.5
 BRIEF = {Failure.LOGIN_PAGE, Failure.APPLIED_THEN_CLOSED}
 
 
 @contextmanager
 def failing(world: World, failure: Failure) -> Iterator[None]:
-    """Let every call fail so, until a few have."""
+    """Let every call fail in this way until a few have."""
     world.moodle.fault = failure
     yield
-    world.fails()
+    world.wait_for_failures()
     world.moodle.fault = None
 
 
 @contextmanager
 def failing_at_random(world: World) -> Iterator[None]:
-    """Let half of the calls fail, each in another way."""
+    """Let half of the calls fail, in any way."""
     world.moodle.chaos = Chaos(rate=CHAOS, seed=world.random.randrange(1_000), kinds=tuple(Failure))
     yield
-    world.fails(6)
+    world.wait_for_failures(6)
     world.moodle.chaos = None
 
 
 @contextmanager
 def outage(world: World) -> Iterator[None]:
-    """Let PHP be down for long enough that the worker asks ever less often."""
-    over = time.monotonic() + OUTAGE
+    """Stop PHP for so long that the worker retries less and less often."""
+    end = time.monotonic() + OUTAGE
     world.moodle.fault = Failure.PHP_DOWN
     yield
-    world.eventually(lambda: time.monotonic() > over)
+    world.eventually(lambda: time.monotonic() > end)
     world.moodle.fault = None
 
 
 @contextmanager
-def whole_outage(world: World) -> Iterator[None]:
-    """Let PHP be down for ten minutes, in which a burst of changes arrives, under a worker as it is anywhere."""
-    world.restart(uncut=True)
-    over = time.monotonic() + TEN_MINUTES
+def full_outage(world: World) -> Iterator[None]:
+    """Stop PHP for ten minutes, during a burst of changes, under a worker with delays of full length."""
+    world.restart(full_delays=True)
+    end = time.monotonic() + TEN_MINUTES
     world.moodle.fault = Failure.PHP_DOWN
     yield
-    world.publish(world.live(BURST))
-    world.fails()
-    world.eventually(lambda: time.monotonic() > over, within=TEN_MINUTES)
+    world.publish(world.live_a_day(BURST))
+    world.wait_for_failures()
+    world.eventually(lambda: time.monotonic() > end, within=TEN_MINUTES)
     world.moodle.fault = None
 
 
 @contextmanager
 def redirected(world: World) -> Iterator[None]:
-    """Send everybody to another Moodle, which nobody may ask for anything."""
+    """Redirect every call to another Moodle, which must not be called."""
     other = SandboxMoodle(name="Elsewhere", token=world.moodle.token)
     with other.serving():
         world.moodle.elsewhere = f"{other.url}/webservice/rest/server.php"
         with failing(world, Failure.REDIRECTED):
             yield
-    assert not other.calls, "the token went elsewhere"
+    assert not other.calls, "the token was sent to another host"
 
 
 @contextmanager
 def certificate_expired(world: World) -> Iterator[None]:
-    """Have a site in Moodle's place whose certificate has expired, until the worker has given it up."""
-    settings = world.here.settings["platforms"][PLATFORM]
-    directory = world.here.directory / "expired"
+    """Replace Moodle by a site with an expired certificate, until the worker reports it as unavailable."""
+    settings = world.installation.settings["platforms"][PLATFORM]
+    directory = world.installation.directory / "expired"
     directory.mkdir(exist_ok=True)
     with expired(directory) as site:
         settings["url"] = site.url
-        world.here.write_settings()
+        world.installation.write_settings()
         world.restart(trusts=str(site.certificate))
         yield
         world.eventually(lambda: world.state() == "unavailable")
     settings["url"] = world.moodle.url
-    world.here.write_settings()
+    world.installation.write_settings()
     world.restart()
-    assert not site.told, "the token was sent"
+    assert not site.received, "the token was sent"
 
 
 @contextmanager
 def without_right(world: World, right: str) -> Iterator[None]:
-    """Take a right from the service account, until the worker says that it is missing."""
+    """Withdraw a right from the service account until the worker reports that it is missing."""
     world.moodle.capabilities.remove(right)
     yield
     world.eventually(lambda: world.state() == "denied")
@@ -102,10 +102,10 @@ def without_right(world: World, right: str) -> Iterator[None]:
 
 @contextmanager
 def cut_forms(world: World) -> Iterator[None]:
-    """Let PHP drop most of each form, until a call has failed for it."""
+    """Let PHP drop most fields of each form until a call has failed because of it."""
     before, world.moodle.max_input_vars = world.moodle.max_input_vars, 8
     yield
-    world.fails()
+    world.wait_for_failures()
     world.moodle.max_input_vars = before
 
 
@@ -124,8 +124,8 @@ FAULTS = (
     Fault(name="Moodle: half of the calls fail, in any way", strike=failing_at_random, brief=True),
     Fault(name="Moodle: an outage of ten minutes", strike=outage),
     Fault(
-        name="Moodle: an outage of ten whole minutes in a burst",
-        strike=whole_outage,
+        name="Moodle: an outage of ten real minutes in a burst",
+        strike=full_outage,
         last=True,
         once=True,
         recovery=UNAVAILABLE.most + RECOVERY,

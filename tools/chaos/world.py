@@ -1,4 +1,4 @@
-"""A small university that lives on while things break, and the judgement of what came of it."""
+"""A small university that goes on while things break, and the verdict on the outcome."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,23 +16,23 @@ from worker.domain.errors import LedgerError
 from worker.domain.states import Action
 from worker.ledger import status
 from worker.sandbox.moodle.server import Cost, SandboxMoodle
-from worker.sandbox.university.generator import Message
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message
 
 PLATFORM = "ecampus"
 STUDENTS, ETAPES, CHANGES = 300, 30, 15
-TIMEOUT, LATE, DRIP = 1.0, 1.5, 0.4  # seconds: an answer that comes late is never waited for
-BITING = 60.0  # seconds within which a fault is felt
-RECOVERY = 60.0  # seconds after a fault; what isn't true by then is lost
+TIMEOUT, LATE, DRIP = 1.0, 1.5, 0.4  # seconds: nobody waits for a late response
+EFFECT = 60.0  # seconds within which a fault must have an effect
+RECOVERY = 60.0  # seconds after a fault; what isn't right by then is lost
 COST = Cost(call=0.02, added=0.001, removed=0.001)
-# Batches are small, so that there is something to be in the middle of. Parts of the worker wait for seconds.
+# Batches are small, so that a fault can strike in the middle of one. Parts of the worker wait for seconds.
 SETTINGS: dict[str, dict[str, Any]] = {
     "kafka": {"batch": 20, "client": {"topic.metadata.refresh.interval.ms": "2000"}},
     "converge": {"removal_delay_seconds": 2.0, "park_seconds": 2.0, "park_most_seconds": 10.0},
 }
 LIMITS = {"calls_per_second": 1000, "timeout_seconds": TIMEOUT, "fields": 60}
 GUARD = {"cohort_percent": 80, "platform_percent": 100}
-"""Nothing is held but what everybody leaves."""
+"""Removals are held only when everybody leaves a cohort."""
 
 Pairs = set[tuple[str, str]]
 """(étape, student number)."""
@@ -40,13 +40,13 @@ T = TypeVar("T")
 
 
 class Campus(University):
-    """No enrolment changes its version: a membership that ends by a message ends, however long the next one takes."""
+    """A university where no version changes: a membership that a message ends stays ended."""
 
     def _change_version(self, at: float) -> list[Message]:
         return self._take_another(at)
 
     def close(self, etape: str) -> list[Message]:
-        """Let everybody leave an étape."""
+        """Delete all enrolments in an étape; returns the messages."""
         leaving = [
             (student, row)
             for student in sorted(self.truth()[etape])
@@ -63,78 +63,79 @@ class Verdict:
     lost: list[str]
     """Members who are missing, messages that weren't recorded, dead letters that aren't there."""
     wrong: list[str]
-    """Members who must not be there, removals that nobody asked for, what isn't ours and was touched."""
+    """Members who must not be there, removals that nobody requested, foreign cohorts that were touched."""
 
 
 class World:
-    """One university, its Moodle, and a worker that is started again whenever it ends, as a supervisor does."""
+    """A university, its Moodle, and a worker that is restarted whenever it ends, as a supervisor does."""
 
     def __init__(
-        self, here: Installation, kafka: Kafka, moodle: SandboxMoodle, campus: Campus, postgres: Postgres | None
+        self, installation: Installation, kafka: Kafka, moodle: SandboxMoodle, campus: Campus, postgres: Postgres | None
     ) -> None:
-        self.here, self.kafka, self.moodle, self.campus, self.postgres = here, kafka, moodle, campus, postgres
+        self.installation, self.kafka, self.moodle = installation, kafka, moodle
+        self.campus, self.postgres = campus, postgres
         self.random = Random(campus.seed)
         self.orders = Orders()
-        """Those of the workers that are started from now on."""
-        self.asked: Pairs = set()
-        """Removals that somebody else than the university asked for."""
-        self.kept: Pairs = set()
-        """Members who stay by a person's decision."""
+        """Of the workers that are started from now on."""
+        self.expected_removals: Pairs = set()
+        """Removals that are right although the university didn't request them."""
+        self.restored: Pairs = set()
+        """Members whom a person's decision has put back."""
         self.ends = 0
         """How often a worker ended."""
         self.peak = 0
         """The most memory that a worker had, in kB."""
-        self.end: dict[tuple[str, int], int] = {}
-        """Where the topic ends."""
+        self.end_offsets: dict[tuple[str, int], int] = {}
+        """Of the topic, by partition."""
         self._poison: set[bytes] = set()
         self._students: dict[int, str] = {}
         self._merged: dict[str, str] = {}
-        self.welcome()
-        self._theirs = {
+        self.create_accounts()
+        self._foreign_ids = {
             moodle.create_cohort(name="Lecteurs de la bibliothèque", idnumber="BU"),
             moodle.create_cohort(name="Faite à la main", idnumber=min(campus.truth())),
         }
-        for cohort in self._theirs:
+        for cohort in self._foreign_ids:
             for user in [*self._students][:5]:
                 moodle.add_member(cohort, user)
-        self._as_they_made_it = self._foreign()
+        self._foreign_before = self._foreign_cohorts()
         self.worker = self._started()
 
     # The university
 
-    def welcome(self) -> None:
-        """Give everybody an account who ever gets one."""
+    def create_accounts(self) -> None:
+        """Create the missing accounts of everybody who ever gets one."""
         for username, idnumber, student in [*self.campus.accounts(), *self.campus.late_accounts()]:
             if username not in self.moodle.user_ids:
                 self._students[self.moodle.add_user(username=username, idnumber=idnumber)] = student
 
-    def live(self, changes: int) -> list[Message]:
-        """Live a day of so many changes, and give what tells it."""
-        told = list(self.campus.september_day(changes))
-        self.welcome()
-        for message in told:
+    def live_a_day(self, changes: int) -> list[Message]:
+        """Let a day with so many changes pass; returns its messages."""
+        messages = list(self.campus.september_day(changes))
+        self.create_accounts()
+        for message in messages:
             if former := message.value["data"].get("previous_student_id"):
                 self._merged[former] = message.key
-        return told
+        return messages
 
-    def day(self, parts: int) -> Iterator[list[Message]]:
-        """Live a day, and give its messages in so many parts; what befalls one student is all in one of them."""
-        told = self.live(CHANGES * parts)
+    def day_in_parts(self, parts: int) -> Iterator[list[Message]]:
+        """Let a day pass; yields its messages in so many parts, all those of one student in the same part."""
+        messages = self.live_a_day(CHANGES * parts)
 
         def part_of(message: Message) -> int:
             return sum(self._survivor(message.key).encode()) % parts
 
-        return ([message for message in told if part_of(message) == part] for part in range(parts))
+        return ([message for message in messages if part_of(message) == part] for part in range(parts))
 
     def subjects(self, messages: Iterable[Message]) -> Pairs:
-        """Give étape and student of those that are about an enrolment, under both of the student's numbers."""
+        """Return (étape, student) of the messages of enrolments, under both numbers of a merged student."""
         about = [message for message in messages if "enrolment_id" in message.value["data"]]
         etapes = [message.value["data"]["enrolment_id"].split("-")[2] for message in about]
         numbers = [self.numbers(message.key) for message in about]
-        return {(etape, number) for etape, some in zip(etapes, numbers, strict=True) for number in some}
+        return {(etape, number) for etape, both in zip(etapes, numbers, strict=True) for number in both}
 
     def numbers(self, student: str) -> set[str]:
-        """Give the student's number, and the one that it was merged into: what is done may be told under either."""
+        """Return the student's number and the one that it was merged into: actions may be recorded under either."""
         return {student, self._survivor(student)}
 
     def _survivor(self, number: str) -> str:
@@ -143,51 +144,51 @@ class World:
         return number
 
     def publish(self, messages: Iterable[Message]) -> None:
-        """Tell them, and what nobody can read. News of a membership ends what a person decided about it."""
+        """Publish messages, and unreadable ones. A message about a membership overrules a person's decision on it."""
         messages = list(messages)
-        self.kept -= self.subjects(messages)
+        self.restored -= self.subjects(messages)
         poison = self.random.choices([payload for _, payload in self.campus.poison()], k=2)
         self._poison |= set(poison)
-        self.here.publish(messages)
-        self.here.produce((b"poison", payload, ()) for payload in poison)
-        self.end = self.here.published()
+        self.installation.publish(messages)
+        self.installation.produce((b"poison", payload, ()) for payload in poison)
+        self.end_offsets = self.installation.published()
 
     # The worker
 
     def restart(self, **orders: Any) -> None:  # noqa: ANN401 - those of Orders
-        """Start a worker under these orders in place of the one that runs, which is told to stop."""
+        """Stop the worker and start one under these orders."""
         self.orders = Orders(**orders)  # type: ignore[typeddict-item] # the same names
         if self.worker.is_running():
             self.worker.terminate()
         self.worker = self._started()
 
-    def tend(self) -> None:
-        """Start the worker again if it has ended; look at its memory."""
+    def supervise(self) -> None:
+        """Restart the worker if it has ended; note its memory."""
         if self.worker.is_running():
             self.peak = max(self.peak, memory(self.worker))
         else:
             self.ends += 1
             self.worker = self._started()
 
-    def eventually(self, look: Callable[[], T], *, within: float = BITING) -> T:
-        """Look until something is found, while the worker is tended."""
+    def eventually(self, probe: Callable[[], T], *, within: float = EFFECT) -> T:
+        """Probe until the result is true, while the worker is supervised; returns it."""
 
-        def tended() -> T:
-            self.tend()
+        def supervised() -> T:
+            self.supervise()
             try:
-                return look()
+                return probe()
             except LedgerError as error:
-                raise AssertionError(f"the ledger is away: {error}") from None
+                raise AssertionError(f"the ledger is unavailable: {error}") from None
 
-        return eventually(tended, within=within)
+        return eventually(supervised, within=within)
 
-    def dies(self) -> None:
-        """Wait until a worker has ended, and start the next one without orders."""
+    def wait_for_end(self) -> None:
+        """Wait until the worker has ended; the next one is started without orders."""
         before = self.ends
         self.orders = Orders()
         self.eventually(lambda: self.ends > before)
 
-    def fails(self, calls: int = 2) -> None:
+    def wait_for_failures(self, calls: int = 2) -> None:
         """Wait until so many more calls to Moodle have failed."""
         before = self._failed()
         self.eventually(lambda: self._failed() >= before + calls)
@@ -196,96 +197,97 @@ class World:
         return sum(1 for call in self.moodle.calls if call.error is not None)
 
     def _started(self) -> Process:
-        self.here.program = command(self.orders)
-        return self.here.worker()
+        self.installation.program = command(self.orders)
+        return self.installation.worker()
 
-    # The judgement
+    # The verdict
 
     def has_read(self) -> bool:
-        """Say whether everything published is recorded."""
-        return self.here.recorded() == self.end
+        """Whether everything published is recorded."""
+        return self.installation.recorded() == self.end_offsets
 
     def state(self) -> str:
-        """Say how the ledger takes the platform to be."""
-        return self.here.state_of(PLATFORM).state.value
+        """Return the state of the platform, according to the ledger."""
+        return self.installation.state_of(PLATFORM).state.value
 
     def in_step(self) -> bool:
-        """Say whether all is as it must be, with nothing left to do; an AssertionError says what isn't."""
-        assert self.worker.said("started"), "the worker has not started: its ledger may be an older version's"
-        verdict, state = self.verdict(), self.here.state_of(PLATFORM)
-        assert not verdict.lost, f"{len(verdict.lost)} are missing, as {verdict.lost[:3]}; gaps: {state.gaps}"
-        assert not verdict.wrong, f"{len(verdict.wrong)} are wrong, as {verdict.wrong[:3]}; gaps: {state.gaps}"
-        assert not any(state.gaps[which] for which in ("ready", "waiting", "retrying", "held")), f"gaps: {state.gaps}"
+        """Return true if everything is as it must be and no work is left; raises AssertionError otherwise."""
+        assert self.worker.events("started"), "the worker has not started: its ledger may be of an older version"
+        verdict, state = self.verdict(), self.installation.state_of(PLATFORM)
+        assert not verdict.lost, f"{len(verdict.lost)} are missing, such as {verdict.lost[:3]}; gaps: {state.gaps}"
+        assert not verdict.wrong, f"{len(verdict.wrong)} are wrong, such as {verdict.wrong[:3]}; gaps: {state.gaps}"
+        assert not any(state.gaps[kind] for kind in ("ready", "waiting", "retrying", "held")), f"gaps: {state.gaps}"
         assert state.state == "up", state.sentence
         return True
 
     def verdict(self) -> Verdict:
         """Compare everything with the truth."""
-        there, wanted = self.members(), self._wanted()
-        read = self.here.recorded()
-        unread = {partition for partition, end in self.end.items() if read.get(partition) != end}
-        letters = {letter.value for letter in self.here.letters()} if wanted == there else self._poison
-        foreign = self._foreign()
-        calls = [call for call in self.moodle.calls if call.writes]
-        return Verdict(
-            lost=[
-                *(f"{student} in {etape}" for etape, student in sorted(wanted - there)),
-                *(f"messages of {topic}[{number}]" for topic, number in sorted(unread)),
-                *("a dead letter" for _ in self._poison - letters),
-            ],
-            wrong=[
-                *(f"{student} in {etape}" for etape, student in sorted(there - wanted)),
-                *(f"{student} removed from {etape}" for etape, student in sorted(self._removed() - self._may_leave())),
-                *(
-                    f"cohort {number}, not ours"
-                    for number in foreign
-                    if foreign[number] != self._as_they_made_it[number]
-                ),
-                *(f"{call.function} of a cohort that isn't ours" for call in calls if call.cohorts & self._theirs),
-                *(f"{one.function} and {other.function} at once" for one, other in self.moodle.collisions),
-            ],
-        )
+        members, wanted = self.members(), self._wanted()
+        return Verdict(lost=self._lost(members, wanted), wrong=self._wrong(members, wanted))
+
+    def _lost(self, members: Pairs, wanted: Pairs) -> list[str]:
+        recorded = self.installation.recorded()
+        unread = {partition for partition, end in self.end_offsets.items() if recorded.get(partition) != end}
+        # Dead letters take long to read: only once the members are right.
+        letters = {letter.value for letter in self.installation.letters()} if wanted == members else self._poison
+        return [
+            *(f"{student} in {etape}" for etape, student in sorted(wanted - members)),
+            *(f"messages of {topic}[{number}]" for topic, number in sorted(unread)),
+            *("a dead letter" for _ in self._poison - letters),
+        ]
+
+    def _wrong(self, members: Pairs, wanted: Pairs) -> list[str]:
+        unrequested = self._removed() - self.campus.removals_asked() - self.expected_removals
+        now = self._foreign_cohorts()
+        touched = [number for number, before in self._foreign_before.items() if now[number] != before]
+        on_foreign = [call for call in self.moodle.calls if call.writes and call.cohorts & self._foreign_ids]
+        return [
+            *(f"{student} in {etape}" for etape, student in sorted(members - wanted)),
+            *(f"{student} removed from {etape}" for etape, student in sorted(unrequested)),
+            *(f"foreign cohort {number} changed" for number in touched),
+            *(f"{call.function} on a foreign cohort" for call in on_foreign),
+            *(f"{one.function} and {other.function} at once" for one, other in self.moodle.collisions),
+        ]
 
     def cohort_of(self, etape: str) -> int:
-        """Give Moodle's number of the cohort that nobody made by hand."""
-        return next(c.id for c in self.moodle.cohorts() if c.idnumber == etape and c.id not in self._theirs)
+        """Return Moodle's id of an étape's cohort that isn't foreign."""
+        return next(c.id for c in self.moodle.cohorts() if c.idnumber == etape and c.id not in self._foreign_ids)
 
     def account_of(self, student: str) -> int:
-        """Give the number of a student's account."""
+        """Return the id of a student's account."""
         return self.moodle.user_ids[f"e{student}"]
 
     def members(self) -> Pairs:
-        """Give the members of every cohort that nobody made by hand."""
+        """Return the members of every cohort that isn't foreign."""
         with self.moodle.lock:
-            cohorts = [cohort for cohort in self.moodle.cohorts() if cohort.id not in self._theirs]
+            cohorts = [cohort for cohort in self.moodle.cohorts() if cohort.id not in self._foreign_ids]
             return {(c.idnumber, self._students[user]) for c in cohorts for user in self.moodle.members(c.id)}
 
     def _wanted(self) -> Pairs:
-        known = {username.removeprefix("e") for username in self.moodle.user_ids}
-        taken = {self.moodle.cohort_rows[number].idnumber for number in self._theirs}
-        wanted = pairs(self.campus.truth()) | self.kept
-        return {(etape, student) for etape, student in wanted if student in known and etape not in taken}
+        with_account = {username.removeprefix("e") for username in self.moodle.user_ids}
+        taken = {self.moodle.cohort_rows[number].idnumber for number in self._foreign_ids}
+        wanted = pairs(self.campus.truth()) | self.restored
+        return {(etape, student) for etape, student in wanted if student in with_account and etape not in taken}
 
     def _removed(self) -> Pairs:
-        """Give whom the journal says to have been removed, and whom Moodle was asked to remove."""
+        """Return the removals in the journal, and those that Moodle was asked for."""
         by_calls = {
             (self.moodle.cohort_rows[cohort].idnumber, self._students[user])
             for call in self.moodle.calls
             for cohort, user in call.removed
             if cohort in self.moodle.cohort_rows
         }
-        return by_calls | set(status.applied(self.here.ledger, PLATFORM, Action.REMOVE))
+        return by_calls | set(status.applied(self.installation.ledger, PLATFORM, Action.REMOVE))
 
-    def _may_leave(self) -> Pairs:
-        return self.campus.removals_asked() | self.asked
-
-    def _foreign(self) -> dict[int, object]:
+    def _foreign_cohorts(self) -> dict[int, object]:
         with self.moodle.lock:
-            return {number: (self.moodle.cohort_rows[number], self.moodle.members(number)) for number in self._theirs}
+            return {
+                number: (self.moodle.cohort_rows[number], self.moodle.members(number)) for number in self._foreign_ids
+            }
 
 
 def memory(process: Process) -> int:
-    """Give the most memory that a process had, in kB; 0 when it has ended."""
+    """Return the most memory that a process had, in kB; 0 when it has ended."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
     except FileNotFoundError:
@@ -297,8 +299,8 @@ def memory(process: Process) -> int:
 def living(
     directory: Path, kafka: Kafka, topic: str, *, seed: int, postgres: Postgres | None = None
 ) -> Iterator[World]:
-    """Let a university live, whose ledger is a file or in PostgreSQL, once all is in step."""
-    opening = datetime.now(UTC) - timedelta(days=300)  # every day of its life is over
+    """Yield a university, with its ledger in a file or in PostgreSQL, once everything is in step."""
+    opening = datetime.now(UTC) - timedelta(days=300)  # every day that passes here is in the past
     campus = Campus(seed=seed, students=STUDENTS, etapes=ETAPES, opening=opening)
     moodle = SandboxMoodle(name="Ecampus", token="secret-of-ecampus", cost=COST)
     moodle.late, moodle.drip = LATE, DRIP
@@ -306,8 +308,8 @@ def living(
         stack.enter_context(moodle.serving())
         platforms = {PLATFORM: platform(moodle, limits=LIMITS, guard=GUARD)}
         ledger = {"ledger": {"url": stack.enter_context(postgres.database())}} if postgres else {}
-        here = stack.enter_context(installed(directory, kafka, topic, platforms, SETTINGS | ledger))
-        world = World(here, kafka, moodle, campus, postgres)
+        installation = stack.enter_context(installed(directory, kafka, topic, platforms, SETTINGS | ledger))
+        world = World(installation, kafka, moodle, campus, postgres)
         world.publish(campus.initial())
         world.eventually(world.in_step, within=RECOVERY)
         yield world

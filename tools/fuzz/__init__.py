@@ -1,7 +1,7 @@
-"""Whatever others send is read, ignored or refused, and never crashes us: tried on inputs of every kind.
+"""Fuzzes every kind of input: whatever others send must be read, ignored or refused, and never crash us.
 
-`tests/corpus/<target>/` holds inputs, one a file: made by hand, or found. Tests replay them and try some thousand
-variations; `python -m tools.fuzz [minutes] [target…]` goes on for as long as asked and keeps what it finds there.
+`tests/corpus/<target>/` holds inputs, one per file, written by hand or found. Tests replay them and try a few thousand
+variations; `python -m tools.fuzz [minutes] [target…]` runs for as long as requested and keeps what it finds there.
 """
 
 from pathlib import Path
@@ -10,5 +10,5 @@ CORPUS = Path(__file__).parents[2] / "tests" / "corpus"
 
 
 def corpus(target: str) -> dict[str, bytes]:
-    """Give the inputs of a target by the name of their file."""
+    """Return the inputs of a target by file name."""
     return {file.name: file.read_bytes() for file in sorted((CORPUS / target).iterdir())}

@@ -1,4 +1,4 @@
-"""The long form: variations for so many minutes. What doesn't hold is kept in the corpus, for a test and a mend."""
+"""Tries variations for so many minutes, and keeps the inputs that fail in the corpus, where tests find them."""
 
 import sys
 import time
@@ -15,13 +15,13 @@ from tools.fuzz.targets import TARGETS
 from worker import telemetry
 
 ROUND = 500
-"""Inputs before it is another target's turn."""
+"""Inputs before the turn of the next target."""
 
 log = structlog.get_logger()
 
 
 def main(minutes: float = 10.0, targets: list[str] | None = None) -> int:
-    """Try targets in turn until the time is over; gives the number of inputs that were found."""
+    """Try targets in turn until the time is over; returns how many inputs were found."""
     telemetry.configure_logging("error")
     deadline = time.monotonic() + 60 * minutes
     tried: Counter[str] = Counter()
@@ -29,8 +29,8 @@ def main(minutes: float = 10.0, targets: list[str] | None = None) -> int:
     for number in count():
         for target in targets or TARGETS:
             if time.monotonic() > deadline:
-                for each, inputs in tried.items():
-                    print(f"{each}: {inputs} inputs")  # noqa: T201 - a person waits for it
+                for name, inputs in tried.items():
+                    print(f"{name}: {inputs} inputs")  # noqa: T201 - a person waits for it
                 return found
             found += _round(target, number, tried)
     raise AssertionError  # pragma: no cover - the loop has no end of its own
@@ -47,13 +47,13 @@ def _round(target: str, number: int, tried: Counter[str]) -> bool:
     @given(variations(list(corpus(target).values())))
     def holds(case: bytes) -> None:
         nonlocal last
-        last = case  # after a failure, the least input that fails
+        last = case  # after a failure, the smallest input that fails
         tried[target] += 1
         TARGETS[target](case)
 
     try:
         holds()
-    except Exception as error:  # whatever it is, it was not to be: the input is kept, and the hunt goes on
+    except Exception as error:  # any exception is a finding: the input is kept, and the search goes on
         file = CORPUS / target / f"found-{sha256(last).hexdigest()[:8]}"
         file.write_bytes(last)
         log.exception("found", file=str(file), error=type(error).__name__)

@@ -1,6 +1,6 @@
-"""Variations of inputs: a token of a format exchanged for another one, or for one that is hard to read; bytes changed.
+"""Variations of inputs: tokens are replaced by others, or by ones that are hard to read; bytes are changed.
 
-JSON, CSV, composites and HTTP are all made of words, numbers, strings and brackets, which is all that is known of them.
+JSON, CSV, composites and HTTP all consist of words, numbers, strings and brackets; nothing more is assumed.
 """
 
 import re

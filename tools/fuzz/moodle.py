@@ -1,4 +1,4 @@
-"""A web server that answers any bytes, and what the client makes of them."""
+"""A web server that responds with any bytes, and the client that reads them."""
 
 import socket
 import threading
@@ -31,9 +31,9 @@ CALLS: dict[bytes, Callable[[MoodleWriter], object]] = {
 
 
 class AnyAnswer:
-    """A server that answers every request with the same pieces of bytes, then closes the connection.
+    """A server that responds to every request with the same pieces of bytes, then closes the connection.
 
-    `asked` are the head and the body of the last request.
+    `asked` holds the head and the body of the last request.
     """
 
     def __init__(self) -> None:
@@ -46,14 +46,14 @@ class AnyAnswer:
     def _serve(self) -> None:
         while True:
             connection, _ = self._socket.accept()
-            with connection, connection.makefile("rb") as asked:
+            with connection, connection.makefile("rb") as stream:
                 head, length = b"", 0
-                while (line := asked.readline()).strip():
+                while (line := stream.readline()).strip():
                     head += line
                     name, _, value = line.partition(b":")
                     length = int(value) if name.lower() == b"content-length" else length
-                self.asked = head, asked.read(length)
-                with suppress(OSError):  # it has read enough
+                self.asked = head, stream.read(length)
+                with suppress(OSError):  # the client has read enough
                     for piece in self.answer:
                         connection.sendall(piece)
 
@@ -68,14 +68,14 @@ def _connected() -> tuple[AnyAnswer, MoodleWriter]:
 
 
 def moodle(case: bytes) -> None:
-    """Take the rest of a case as the answer to the call that its first line names: it is used, or a MoodleError.
+    """Use the rest of a case as the response to the call that its first line names: it is read, or raises MoodleError.
 
-    What the client says of it holds no token, and nothing that could steer a terminal.
+    The error's text contains neither the token nor anything that could control a terminal.
     """
-    name, _, answer = case.partition(b"\n")
+    name, _, response = case.partition(b"\n")
     call = CALLS.get(name, MoodleReader.cohorts)
     server, client = _connected()
-    server.answer = [answer]
+    server.answer = [response]
     with stamina.set_testing(testing=True, attempts=2):
         try:
             call(client)

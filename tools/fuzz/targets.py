@@ -1,4 +1,4 @@
-"""What must hold of each kind of input. A target takes the bytes of a case and raises when something doesn't hold."""
+"""What must hold for each kind of input: a target takes the bytes of a case, and raises if something doesn't hold."""
 
 import atexit
 from collections import Counter
@@ -31,32 +31,32 @@ from worker.sources.tables import CsvForm
 from worker.sources.watch import changes
 
 ZONE = ZoneInfo("Europe/Paris")
-TERMS = AcceptanceCriteria(now=NOW, accepted=None, uais=frozenset({UAI}), years=frozenset({2026}), limits=LIMITS)
+CRITERIA = AcceptanceCriteria(now=NOW, accepted=None, uais=frozenset({UAI}), years=frozenset({2026}), limits=LIMITS)
 TABLE = CsvForm(constants={"system": "apogee", "uai": UAI}, words={"status": {"E": "active"}})
 
 
 def message(case: bytes) -> tuple[bytes | None, Headers]:
-    """Read a case: lines of headers, an empty line, the value; without an empty line a tombstone."""
-    head, there, value = case.partition(b"\n\n")
+    """Read a case: lines of headers, an empty line, the value; without an empty line, a tombstone."""
+    head, separator, value = case.partition(b"\n\n")
     lines = (line.partition(b":") for line in head.splitlines())
     headers = tuple((name.decode(errors="replace"), text.strip()) for name, _, text in lines)
-    return value if there else None, headers
+    return value if separator else None, headers
 
 
-def _sayable(error: CohortsError) -> None:
-    """An error is a sentence or some, which nothing in the input can forge."""
+def _check_text(error: CohortsError) -> None:
+    """Check that the error has a text, which nothing in the input can forge."""
     assert str(error)
     assert str(error).replace("\n", "").isprintable()
 
 
 def messages(case: bytes) -> None:
-    """Read a message of the contract: it is a change that can be recorded and explained, or a dead letter."""
+    """Read a message of the contract: a change that can be recorded and explained, or a dead letter."""
     value, headers = message(case)
     _read(Native(), value, headers)
 
 
 def debezium(case: bytes) -> None:
-    """Read a message of change capture: it is changes that can be recorded, or none, or a dead letter."""
+    """Read a message of change capture: any number of changes that can be recorded, or a dead letter."""
     _read(Debezium(UAI), case, ())
 
 
@@ -64,27 +64,27 @@ def _read(form: Format, value: bytes | None, headers: Headers) -> None:
     letter = form.letter(value)
     assert letter is None or len(letter) <= max(100, 2 * len(value or b""))
     try:
-        said = form.read(value=value, headers=headers, origin="enrolments[0]@1")
-        check_instants(said, NOW)
+        read = form.read(value=value, headers=headers, origin="enrolments[0]@1")
+        check_instants(read, NOW)
     except InvalidMessage as error:
-        _sayable(error)
+        _check_text(error)
         return
-    counts = recorder(_ledger()).record([Received(change=change, published_at=NOW) for change in said], now=NOW)
-    assert counts.applied + counts.stale + counts.waiting + counts.tombstone >= len(said)
-    for change in said:
+    counts = recorder(_ledger()).record([Received(change=change, published_at=NOW) for change in read], now=NOW)
+    assert counts.applied + counts.stale + counts.waiting + counts.tombstone >= len(read)
+    for change in read:
         if isinstance(change, EnrolmentChange | PersonNumbered):
             _explained(_ledger(), change.student_id)
 
 
 def _explained(ledger: Ledger, student: str) -> None:
-    told = explain.explain(student_view.read(ledger, POLICY, student), POLICY, now=NOW)
+    explanation = explain.explain(student_view.read(ledger, POLICY, student), POLICY, now=NOW)
     for language in Language:
-        assert explain.render(told, language, ZONE)
+        assert explain.render(explanation, language, ZONE)
 
 
 @cache
 def _ledger() -> Ledger:
-    """Open one for as long as the process lasts: what came before must not matter."""
+    """Open a ledger for as long as the process lasts: earlier cases must not matter."""
     directory = TemporaryDirectory(prefix="cohorts-fuzz-")
     ledger = Ledger(f"sqlite:///{directory.name}/ledger.db")
     atexit.register(directory.cleanup)
@@ -93,7 +93,7 @@ def _ledger() -> Ledger:
 
 
 def entries(case: bytes) -> None:
-    """Read an entry of a directory, `attribute: value` a line: its student is told, unknown or counted."""
+    """Read an entry of a directory, an `attribute: value` per line: its student is known, unknown or counted."""
     lines = [line.partition(b":") for line in case.split(b"\n") if line.strip()]
     attributes: dict[str, tuple[str, ...]] = {}
     for name, _, text in lines:
@@ -105,42 +105,42 @@ def entries(case: bytes) -> None:
             composite=composite, etape_separator="_", component_prefix="HS_",
         )  # fmt: skip
         form = supann_form(chosen, uai=UAI, uais=frozenset({UAI}))
-        told = Supann(form).read(attributes)
-        assert len(told.rows) + len(told.unknown) + len(told.left_out) or "supannetuid" in attributes
+        facts = Supann(form).read(attributes)
+        assert len(facts.rows) + len(facts.unknown) + len(facts.left_out) or "supannetuid" in attributes
         try:
             known = recognised(attributes)
             changes.instant(known.csn)
         except SourceIncomplete as error:
-            _sayable(error)
+            _check_text(error)
             continue
         entry = KnownEntry(
             uuid=known.uuid, csn=known.csn, terms="", version=0,
-            student_id=told.rows[0].student.student_id if told.rows else None, rows=changes.written(told.rows),
+            student_id=facts.rows[0].student.student_id if facts.rows else None, rows=changes.written(facts.rows),
         )  # fmt: skip
         new = changes.compare({}, {"1": entry}, highest=1, at=NOW, years=frozenset({2026}))
-        assert len(new.changes) == len(told.rows)
+        assert len(new.changes) == len(facts.rows)
         for change in new.changes:
-            key, said = changes.message("directory", change)
-            assert key.decode() == told.rows[0].student.student_id
-            Native().read(value=said, headers=(), origin="enrolments[0]@1")
+            key, payload = changes.message("directory", change)
+            assert key.decode() == facts.rows[0].student.student_id
+            Native().read(value=payload, headers=(), origin="enrolments[0]@1")
 
 
 def rows(case: bytes) -> None:
     """Read a file of rows: every line is a row, or the file is refused."""
     for form in (CsvForm(), TABLE):
         try:
-            told = list(files.read(BytesIO(case), form))
+            read = list(files.read(BytesIO(case), form))
         except SourceIncomplete as error:
-            _sayable(error)
+            _check_text(error)
             continue
-        if b'"' not in case and b"\r" not in case:  # no cell that goes over several lines
+        if b'"' not in case and b"\r" not in case:  # no cell spans several lines
             lines = [line for line in case.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line]
             trailers = sum(line.startswith(b"#rows") for line in lines)
-            assert len(told) == max(0, len(lines) - 1 - trailers)
+            assert len(read) == max(0, len(lines) - 1 - trailers)
 
 
 def snapshots(case: bytes) -> None:
-    """Read a topic, a message a line after the number of its partition: a snapshot, or reasons why there is none."""
+    """Read a topic, a partition and a message per line: a snapshot, or the reasons why there is none."""
     records = []
     offsets: Counter[int] = Counter()
     for line in case.split(b"\n"):
@@ -154,12 +154,12 @@ def snapshots(case: bytes) -> None:
         )  # fmt: skip
         offsets[partition] += 1
     try:
-        found = newest(lambda: records, dict, TERMS)
+        snapshot = newest(lambda: records, dict, CRITERIA)
     except SnapshotRefused as refused:
-        _sayable(refused)
+        _check_text(refused)
         return
-    told = len(found.rows) + len(found.unknown.students) + len(found.unknown.enrolments)
-    assert 0 < told <= len(records)
+    read = len(snapshot.rows) + len(snapshot.unknown.students) + len(snapshot.unknown.enrolments)
+    assert 0 < read <= len(records)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

@@ -7,7 +7,7 @@ import typer
 from worker import telemetry
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, prepare
 from worker.sandbox import serve as serving
-from worker.sandbox.demo import demo as demonstration
+from worker.sandbox.demo import run as demonstration
 
 family = typer.Typer()
 

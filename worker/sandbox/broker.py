@@ -1,6 +1,6 @@
 """A Kafka broker inside this process: librdkafka's mock cluster, which the confluent-kafka wheel contains.
 
-Its C interface is `rdkafka_mock.h`, which librdkafka calls experimental: confluent-kafka's version is pinned.
+Its C interface is `rdkafka_mock.h`, which librdkafka calls experimental: the version of confluent-kafka is pinned.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ LIBRARY = ctypes.CDLL(cimpl.__file__)
 PRODUCER = 0  # rd_kafka_type_t: any client can carry a mock cluster
 BROKER_ID = 1  # of the first and only broker
 
-# Every type is declared: without them ctypes cuts the pointers to 32 bits.
+# Every type is declared: otherwise ctypes truncates pointers to 32 bits.
 for name, result, arguments in (
     ("rd_kafka_conf_new", ctypes.c_void_p, ()),
     (
@@ -45,10 +45,9 @@ for name, result, arguments in (
 class EmbeddedBroker:
     """One broker for clients on this machine, gone at the end of the `with`.
 
-    It keeps 5 MiB and 100,000 batches a partition and drops the oldest silently. It does not know
-    transactions (aborted records are delivered), the creation of topics by clients (an unknown one appears,
-    with 4 partitions, when it is written to), topic ids, offsets by time, retention, compaction or a maximum
-    message size.
+    It keeps 5 MiB and 100,000 batches per partition and silently drops the oldest. It doesn't support transactions
+    (aborted records are delivered), the creation of topics by clients (an unknown topic appears, with 4 partitions,
+    when it is written to), topic ids, offsets by time, retention, compaction or a maximum message size.
     """
 
     def __enter__(self) -> Self:
@@ -70,7 +69,7 @@ class EmbeddedBroker:
         _check(LIBRARY.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1), f"create {name}")
 
     def stop(self) -> None:
-        """Break every connection and refuse new ones, as a broker that is down; what it holds stays."""
+        """Break every connection and refuse new ones, like a broker that is down; its records are kept."""
         _check(LIBRARY.rd_kafka_mock_broker_set_down(self._cluster, BROKER_ID), "stop")
 
     def start(self) -> None:

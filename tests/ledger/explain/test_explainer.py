@@ -73,7 +73,7 @@ from worker.explain import Why, explain, render
 from worker.explain.phrases import words
 from worker.formats import cloudevents
 from worker.ledger import Ledger, status, student_view
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 
 ZONE = ZoneInfo("Europe/Paris")
 

@@ -260,7 +260,7 @@ def test_a_refused_snapshot_is_told_beside_what_the_last_good_night_found(ledger
     assert metric("reconciliation_changes", platform="ecampus", action="remove") == 5
 
 
-def test_before_the_first_night_none_is_told(ledger: Ledger) -> None:
+def test_before_the_first_night_there_is_no_metric_of_one(ledger: Ledger) -> None:
     scene = Scene(ledger)
     scene.tell(told(student_id=STUDENT))
     refresh(scene)

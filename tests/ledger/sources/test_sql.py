@@ -14,7 +14,7 @@ from worker.domain.rules import Policy
 from worker.domain.snapshots import Snapshot, SnapshotScope
 from worker.domain.states import Status
 from worker.ledger import Ledger, status
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.snapshots import AcceptanceCriteria
 from worker.snapshots.reader import newest
 from worker.sources.sql import SqlSource

@@ -91,7 +91,7 @@ def test_the_help_lists_every_command_with_the_whole_first_paragraph_of_its_own(
             assert f" {name} {text} " in listed
 
 
-def test_the_help_of_a_group_does_so_too() -> None:
+def test_the_help_of_a_group_lists_each_command_with_its_whole_first_paragraph() -> None:
     group = Commands(FAMILIES)["snapshot"]
     listed = " ".join(process("snapshot", "--help").said.split())
     for name, command in vars(group)["commands"].items():

@@ -257,7 +257,7 @@ def test_every_kind_of_drift_has_its_words(language: Language) -> None:
     assert len(sentences) == 2 * len(Drift)
 
 
-def test_no_drift_is_said_too() -> None:
+def test_a_night_without_drift_says_so() -> None:
     assert "Aucun écart avec ce que le service y avait laissé." in shown(CALM, FR)
     assert "Nothing differed from what this service had left there." in shown(CALM, EN)
 
@@ -448,7 +448,7 @@ def test_html_in_an_idnumber_stays_text(language: Language) -> None:
 
 
 @pytest.mark.parametrize("language", Language)
-def test_the_page_needs_nothing_else(language: Language) -> None:
+def test_the_page_loads_nothing_from_elsewhere(language: Language) -> None:
     html = render(EVERYTHING, language, PARIS)
     assert not re.search(r"://|url\(|@import|<script|<link|<img|<iframe", html)
     assert all({"src", "href", "action"}.isdisjoint(attributes) for _, attributes in _Page(html).tags)
@@ -495,7 +495,7 @@ def test_english_numbers_are_set_the_english_way() -> None:
     [(FR, 0, "0 retrait effectués"), (FR, 1, "1 retrait effectués"), (FR, 2, "2 retraits effectués"),
      (EN, 0, "0 removals done"), (EN, 1, "1 removal done"), (EN, 2, "2 removals done")],
 )  # fmt: skip
-def test_one_is_not_many(language: Language, removed: int, text: str) -> None:
+def test_a_count_of_one_is_in_the_singular(language: Language, removed: int, text: str) -> None:
     assert text in shown(report_of(replace(ECAMPUS, removed=removed)), language, "header")
 
 

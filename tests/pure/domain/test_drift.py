@@ -234,7 +234,7 @@ def test_what_is_newer_than_the_reading_is_untouched(
 
 
 @given(known=KNOWN, members=MEMBERS, who=crowds(), in_flight=st.booleans())
-def test_the_same_reading_once_more_says_nothing(
+def test_reading_the_same_again_finds_nothing_new(
     *, known: list[KnownMembership], members: frozenset[int], who: People, in_flight: bool
 ) -> None:
     found = sight(*known, members=members, who=who, in_flight=in_flight)

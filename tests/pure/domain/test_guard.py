@@ -49,7 +49,7 @@ def test_what_left_in_the_last_day_counts_and_the_share_is_of_the_members_before
     assert judged(cohort(members=80, removed=20)).held == {}, "nobody else leaves"
 
 
-def test_a_few_always_leave_a_small_cohort() -> None:
+def test_a_few_may_always_leave_a_small_cohort() -> None:
     limits = replace(WIDE, floor=10)
     assert judged(cohort(members=10, pending=10), limits=limits).held == {}
     assert judged(cohort(members=11, pending=11), limits=limits).held == {1: Limit.COHORT}
@@ -117,7 +117,7 @@ def test_a_newcomer_to_a_cohort_that_is_held_is_judged_with_those_who_are() -> N
     assert (wider.held, wider.pending) == ({}, 1), "only the newcomer passes a wider limit"
 
 
-def test_the_floor_is_the_platform_s_too() -> None:
+def test_the_floor_counts_for_the_platform_as_for_a_cohort() -> None:
     limits = GuardLimits(cohort_percent=100, platform_percent=5, floor=10)
     assert judged(cohort(members=40, pending=10), limits=limits).held == {}
     assert judged(cohort(members=40, pending=11), limits=limits).held == {1: Limit.PLATFORM}
@@ -126,7 +126,7 @@ def test_the_floor_is_the_platform_s_too() -> None:
 # What it says
 
 
-def test_it_says_what_it_saw_when_everything_passes() -> None:
+def test_the_guard_reports_its_figures_when_everything_passes() -> None:
     found = judged(cohort(1, pending=4), cohort(2, members=95, removed=5, pending=1), limits=GuardLimits(floor=0))
     assert (found.members, found.removed, found.pending, found.allowed) == (200, 5, 5, 10)
     assert found.worst is not None
@@ -134,7 +134,7 @@ def test_it_says_what_it_saw_when_everything_passes() -> None:
     assert found.enabled
 
 
-def test_the_worst_is_told_even_when_it_is_held_and_nobody_is_when_nobody_leaves() -> None:
+def test_the_worst_cohort_is_reported_even_when_it_is_held_and_none_when_nobody_leaves() -> None:
     worst = judged(cohort(1, pending=100), cohort(2, pending=1)).worst
     assert worst is not None
     assert (worst.idnumber, worst.percent) == ("E1", 100.0)

@@ -109,7 +109,7 @@ def test_a_truncated_table_is_an_invalid_message(table: str) -> None:
     assert refusal(encoded(message(table, op="t", after=None))) == (Problem("op", "truncate"),)
 
 
-def test_other_tables_and_deleted_rows_of_the_other_ones_say_nothing() -> None:
+def test_other_tables_and_deleted_rows_of_labels_have_no_effect() -> None:
     assert [*read(message("ANNEE_UNI", after={"COD_ANU": "2026"}))] == []
     for table in ("INDIVIDU", "ETAPE", "VERSION_ETAPE", "COMPOSANTE"):
         assert [*read(message(table, op="d", before=INDIVIDU, after=None))] == []
@@ -234,7 +234,7 @@ def test_who_has_no_number_is_not_told() -> None:
     assert refusal(encoded(message("INDIVIDU", after={"COD_IND": 1}))) == (Problem("after.COD_ETU", "missing"),)
 
 
-def test_labels_of_etapes_their_versions_and_components() -> None:
+def test_labels_of_etapes_versions_and_components_are_read() -> None:
     of_etape = {"COD_ETP": "XINFO1", "LIB_ETP": "L1 Info"}
     of_version = {"COD_ETP": "XINFO1", "COD_VRS_VET": 101, "LIB_WEB_VET": "Licence 1 \n Informatique  "}
     of_component = {"COD_CMP": "U99", "LIB_CMP": "UFR des Sciences"}

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from schemas import EVENTS, EnrolmentRow, message_key
-from worker.sandbox.university.generator import Message, disorder
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.records import Message, disorder
 
 STATE = "fr.etape-cohorts.enrolment.state.v1"
 DELETED = "fr.etape-cohorts.enrolment.deleted.v1"
@@ -44,29 +44,29 @@ def small(seed: int = 1) -> University:
 
 
 def fold(messages: Iterable[Message], uai: str = "0141408E") -> tuple[Members, dict[str, Any]]:
-    """Naively: the newest version of each enrolment, all merges, the newest word on each étape."""
+    """Fold naively: the newest version of each enrolment, all merges, the latest description of each étape."""
+    values = [message.value for message in messages]
     facts: dict[tuple[str, str], dict[str, Any]] = {}
-    survivors: dict[str, str] = {}
-    etapes: dict[str, tuple[str, Any]] = {}
-    for value in (message.value for message in messages):
-        data, kind = value["data"], value["type"]
-        mine = data["source"]["uai"] == uai
-        if kind in {STATE, DELETED}:
-            key = (data["source"]["uai"], data["enrolment_id"])
-            if key not in facts or facts[key]["version"] < data["version"]:
-                facts[key] = data
-        if kind == REKEYED:
-            survivors[data["previous_student_id"]] = data["student_id"]
-        if kind in {STATE, DESCRIBED} and mine:
-            known, _ = etapes.get(data["etape"]["code"], ("", None))
-            if value["time"] > known:
-                etapes[data["etape"]["code"]] = (value["time"], data["etape"])
+    for data in (value["data"] for value in values if value["type"] in {STATE, DELETED}):
+        key = (data["source"]["uai"], data["enrolment_id"])
+        if key not in facts or facts[key]["version"] < data["version"]:
+            facts[key] = data
     ours = [data for (source, _), data in facts.items() if source == uai and "status" in data]
-    named = {
+    return folded(ours, merges_in(values)), described(values, uai)
+
+
+def described(values: list[dict[str, Any]], uai: str) -> dict[str, Any]:
+    """Return label, component and its label by code of étape, as the latest message has them."""
+    ours = [value for value in values if value["type"] in {STATE, DESCRIBED} and value["data"]["source"]["uai"] == uai]
+    latest: dict[str, tuple[str, Any]] = {}
+    for value in ours:
+        etape = value["data"]["etape"]
+        if etape["code"] not in latest or value["time"] > latest[etape["code"]][0]:
+            latest[etape["code"]] = (value["time"], etape)
+    return {
         code: (etape["label"], etape["component"]["code"], etape["component"]["label"])
-        for code, (_, etape) in etapes.items()
+        for code, (_, etape) in latest.items()
     }
-    return folded(ours, survivors), named
 
 
 def states(messages: Iterable[Message]) -> list[dict[str, Any]]:
@@ -77,16 +77,16 @@ def pairs(members: Members) -> set[tuple[str, str]]:
     return {(code, student) for code, students in members.items() for student in students}
 
 
-def image(university: University) -> dict[str, dict[str, Any]]:
-    """Give the rows of a snapshot by enrolment id, of which none is there twice."""
+def snapshot(university: University) -> dict[str, dict[str, Any]]:
+    """Return the rows of a snapshot by enrolment id; checks that none is there twice."""
     rows = [orjson.loads(row) for row in university.snapshot_rows()]
     by_id = {row["enrolment_id"]: row for row in rows}
     assert len(by_id) == len(rows)
     return by_id
 
 
-def image_of(messages: Iterable[Message], uai: str = "0141408E") -> dict[str, dict[str, Any]]:
-    """Find in messages the newest state of each enrolment that wasn't deleted."""
+def snapshot_of(messages: Iterable[Message], uai: str = "0141408E") -> dict[str, dict[str, Any]]:
+    """Return the newest state of each enrolment that wasn't deleted, according to messages."""
     newest: dict[str, dict[str, Any]] = {}
     for data in (m.value["data"] for m in messages if m.value["type"] in {STATE, DELETED}):
         known = newest.get(data["enrolment_id"])
@@ -102,7 +102,7 @@ def lasting(student: str, survivors: dict[str, str]) -> str:
 
 
 def folded(rows: Iterable[dict[str, Any]], survivors: dict[str, str]) -> Members:
-    """Naively: the members that rows make, under the numbers that live on."""
+    """Return the members that follow from rows, under their last numbers."""
     members = defaultdict(set)
     for row in rows:
         student = lasting(row["student"]["student_id"], survivors)
@@ -112,8 +112,12 @@ def folded(rows: Iterable[dict[str, Any]], survivors: dict[str, str]) -> Members
 
 
 def merges(messages: Iterable[Message]) -> dict[str, str]:
-    told = [message.value["data"] for message in messages if message.value["type"] == REKEYED]
-    return {data["previous_student_id"]: data["student_id"] for data in told}
+    return merges_in(message.value for message in messages)
+
+
+def merges_in(values: Iterable[dict[str, Any]]) -> dict[str, str]:
+    merged = [value["data"] for value in values if value["type"] == REKEYED]
+    return {data["previous_student_id"]: data["student_id"] for data in merged}
 
 
 def etape_and_student(value: dict[str, Any]) -> tuple[str, str]:
@@ -130,12 +134,12 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not() -> None:
     assert everything(1) != everything(2)
 
 
-def test_another_opening_dates_the_messages_and_changes_nothing_else() -> None:
-    def told(opening: datetime | None) -> list[dict[str, Any]]:
+def test_another_opening_changes_the_dates_of_messages_alone() -> None:
+    def published(opening: datetime | None) -> list[dict[str, Any]]:
         university = University(seed=1, students=300, etapes=25, opening=opening)
         return [message.value for message in [*university.initial(), *university.september_day(100)]]
 
-    usual, later = told(None), told(datetime(2027, 1, 15, 6, tzinfo=UTC))
+    usual, later = published(None), published(datetime(2027, 1, 15, 6, tzinfo=UTC))
     shift = datetime(2027, 1, 15, tzinfo=UTC) - datetime(2026, 9, 1, tzinfo=UTC)
     moved = [
         datetime.fromisoformat(then["time"]) - datetime.fromisoformat(now["time"])
@@ -205,7 +209,7 @@ def test_even_a_quiet_day_has_every_kind_of_change(seed: int) -> None:
     assert any(later["time"] < earlier["time"] for earlier, later in pairwise(day))
 
 
-def test_a_merged_number_is_heard_of_again_after_the_merge() -> None:
+def test_a_merged_number_appears_again_after_the_merge() -> None:
     day = [message.value for message in small().september_day(100)]
     merged = {v["data"]["previous_student_id"]: v["time"] for v in day if v["type"] == REKEYED}
     assert any(v["type"] == STATE and v["time"] > merged.get(v["data"]["student"]["student_id"], "9") for v in day)
@@ -213,11 +217,11 @@ def test_a_merged_number_is_heard_of_again_after_the_merge() -> None:
 
 def test_disorder_repeats_and_swaps_but_loses_nothing() -> None:
     messages = [*small().initial()][:200]
-    told = [message.value["id"] for message in disorder(messages, Random(1))]
+    arrived = [message.value["id"] for message in disorder(messages, Random(1))]
     in_order = [message.value["id"] for message in messages]
-    assert set(told) == set(in_order)
-    assert len(told) == 210
-    assert [*dict.fromkeys(told)] != in_order
+    assert set(arrived) == set(in_order)
+    assert len(arrived) == 210
+    assert [*dict.fromkeys(arrived)] != in_order
 
 
 def test_a_change_of_version_is_a_deletion_and_a_creation_that_end_no_membership() -> None:
@@ -228,7 +232,7 @@ def test_a_change_of_version_is_a_deletion_and_a_creation_that_end_no_membership
     assert deleted & created & pairs(university.truth()) - university.removals_asked()
 
 
-def test_every_membership_that_went_was_asked_to_go() -> None:
+def test_every_membership_that_ended_was_asked_to_end() -> None:
     university = small()
     for _ in range(3):
         before = pairs(university.truth())
@@ -240,44 +244,44 @@ def test_every_membership_that_went_was_asked_to_go() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_whoever_waits_a_minute_before_removing_removes_only_what_was_asked(seed: int) -> None:
     university = small(seed)
-    told = [*university.initial()]
+    received = [*university.initial()]
     before, clock, missing_since = pairs(university.truth()), "", dict[tuple[str, str], datetime]()
     for message in university.september_day(200):
-        told.append(message)
+        received.append(message)
         clock = max(clock, message.value["time"])
         now = datetime.fromisoformat(clock)
-        after = pairs(fold(told)[0])
+        after = pairs(fold(received)[0])
         missing_since = {pair: missing_since.get(pair, now) for pair in (before | missing_since.keys()) - after}
         waited = {pair for pair, since in missing_since.items() if now - since >= timedelta(minutes=1)}
         assert waited <= university.removals_asked()
         before = after
 
 
-# Snapshots, and departures that nobody tells
+# Snapshots, and departures without a message
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_truth_follows_from_a_snapshot_and_the_merges(seed: int) -> None:
     university = small(seed)
-    assert folded(image(university).values(), {}) == university.truth_at_start()
+    assert folded(snapshot(university).values(), {}) == university.truth_at_start()
     day = [*university.september_day(200)]
-    assert folded(image(university).values(), merges(day)) == university.truth()
+    assert folded(snapshot(university).values(), merges(day)) == university.truth()
     university.depart(0.1)
-    assert folded(image(university).values(), merges(day)) == university.truth()
+    assert folded(snapshot(university).values(), merges(day)) == university.truth()
 
 
 def test_a_snapshot_shows_what_the_messages_told_last_of_all_years_and_of_no_other_university() -> None:
     university = small()
     messages = [*university.initial()]
-    assert image(university) == image_of(messages)
+    assert snapshot(university) == snapshot_of(messages)
     messages += university.september_day(300)
-    rows = image(university)
+    rows = snapshot(university)
     survivors = merges(messages)
 
     def under_lasting_numbers(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         return {id_: row | {"student": lasting(row["student"]["student_id"], survivors)} for id_, row in rows.items()}
 
-    assert under_lasting_numbers(rows) == under_lasting_numbers(image_of(messages))
+    assert under_lasting_numbers(rows) == under_lasting_numbers(snapshot_of(messages))
     assert {row["academic_year"] for row in rows.values()} == {2025, 2026}
     assert {row["status"] for row in rows.values()} == {"active", "pending", "cancelled", "resigned"}
     assert {row["student"]["student_id"] for row in rows.values()} & merges(messages).keys(), "a former number"
@@ -296,7 +300,7 @@ def test_whoever_departs_ends_in_the_records_alone(days: int) -> None:
     university = small()
     for _ in range(days):
         tuple(university.september_day(100))
-    before, rows, asked = pairs(university.truth()), image(university), university.removals_asked()
+    before, rows, asked = pairs(university.truth()), snapshot(university), university.removals_asked()
     students = {student for _, student in before}
     gone = university.depart(0.2)
     after = pairs(university.truth())
@@ -306,7 +310,7 @@ def test_whoever_departs_ends_in_the_records_alone(days: int) -> None:
     assert before - after == {(code, student) for code, student in before if student in left}
     assert after < before
     assert university.removals_asked() == asked | (before - after)
-    shown = image(university)
+    shown = snapshot(university)
     vanished = [row for id_, row in rows.items() if id_ not in shown]
     resigned = [row for id_, row in shown.items() if row != rows[id_]]
     assert {row["status"] for row in resigned} == {"resigned"}
@@ -324,7 +328,7 @@ def test_life_goes_on_after_a_departure() -> None:
         assert before - pairs(university.truth()) <= university.removals_asked()
 
 
-def test_nobody_departs_of_no_share_and_everybody_of_the_whole() -> None:
+def test_nobody_departs_with_a_share_of_none_and_everybody_with_a_share_of_all() -> None:
     university = small()
     assert university.depart(0) == 0
     assert university.truth() == university.truth_at_start()
@@ -393,5 +397,5 @@ def test_a_full_university_has_the_size_of_a_real_one() -> None:
 
 
 def test_an_impossible_number_of_etapes_is_refused() -> None:
-    with pytest.raises(ValueError, match="9999 asked"):
+    with pytest.raises(ValueError, match="9999 étapes requested"):
         University(students=1, etapes=9_999)

@@ -122,7 +122,7 @@ def test_what_a_producer_writes_of_a_snapshot_reads_as_the_same_model(message: d
         ("fr.etape-cohorts.etape.described.v1", "XINFO1"),
     ],
 )
-def test_key_is_the_student_or_the_etape(kind: str, key: str) -> None:
+def test_the_key_of_a_message_is_the_student_or_the_etape(kind: str, key: str) -> None:
     message = next(message for message in ACCEPTED if message["type"] == kind)
     assert schemas.message_key(schemas.EVENTS.validate_json(json.dumps(message))) == key
 

@@ -164,7 +164,7 @@ url = "postgresql+psycopg://cohorts:{SECRET}@db/cohorts"
         f'[ledger]\nurl = {{ password = "{SECRET}" }}',
     ],
 )
-def test_a_secret_in_the_wrong_place_is_not_shown_either(file: Path, wrong: str) -> None:
+def test_a_secret_in_the_wrong_place_is_not_shown(file: Path, wrong: str) -> None:
     assert refusal(file, LEAST + TOKEN + wrong)
 
 
@@ -254,7 +254,7 @@ def test_a_platform_that_is_read_needs_url_and_token(file: Path, mode: str) -> N
     assert refusal(file, without_url.replace("automatic", mode)) == sentence.format(f"url and {token}")
 
 
-def test_a_manual_platform_needs_neither(file: Path) -> None:
+def test_a_manual_platform_needs_neither_url_nor_token(file: Path) -> None:
     settings = load(written(file, LEAST.replace("automatic", "manual")))
     assert settings.platforms["ecampus"].mode is Mode.MANUAL
 
@@ -336,7 +336,7 @@ def test_a_day_that_is_in_no_calendar_is_refused_with_how_to_write_one(file: Pat
         ("enabled = 3", "enabled: Input should be a valid boolean"),
     ],
 )
-def test_a_limit_that_is_none_is_refused(file: Path, wrong: str, sentence: str) -> None:
+def test_an_impossible_limit_is_refused(file: Path, wrong: str, sentence: str) -> None:
     assert f"platforms.ecampus.guard.{sentence}" in refusal(file, f"{LEAST}{TOKEN}guard = {{ {wrong} }}")
 
 

@@ -131,7 +131,7 @@ def test_two_snapshots_whose_messages_mix_are_judged_each_by_itself() -> None:
     assert (judged(mixed).id, len(judged(mixed).rows)) == ("apogee-2", 5)
 
 
-def test_a_newer_one_that_is_not_whole_does_not_hide_the_one_before() -> None:
+def test_a_newer_snapshot_that_is_not_whole_does_not_hide_the_one_before() -> None:
     older = sent(rows(20), "apogee-1", taken_at=TAKEN_AT)
     newer = sent(rows(5), "apogee-2", taken_at=TAKEN_AT + 60)
     found = judged([*older, *newer[:-1]])
@@ -140,13 +140,13 @@ def test_a_newer_one_that_is_not_whole_does_not_hide_the_one_before() -> None:
     assert (refusal.snapshot_id, refusal.fault) == ("apogee-2", SnapshotFault.INCOMPLETE)
 
 
-def test_an_older_one_that_is_not_whole_is_not_spoken_of() -> None:
+def test_an_older_snapshot_that_is_not_whole_is_not_reported() -> None:
     older = sent(rows(20), "apogee-1", taken_at=TAKEN_AT)
     newer = sent(rows(5), "apogee-2", taken_at=TAKEN_AT + 60)
     assert judged([*older[:-1], *newer]).passed_over == ()
 
 
-def test_a_refused_one_leaves_no_row_in_the_next() -> None:
+def test_a_refused_snapshot_leaves_no_row_in_the_next() -> None:
     older = sent(rows(20), "apogee-1", taken_at=TAKEN_AT)
     newer = sent(rows(30, etape="M1DROI"), "apogee-2", taken_at=TAKEN_AT + 60)
     found = judged([*chain(*zip(newer, older, strict=False)), *older[len(newer) :], *newer[len(older) : -1]])
@@ -232,11 +232,11 @@ def test_a_clock_that_is_a_little_ahead_is_forgiven(ahead: float) -> None:
 # What is refused: in time
 
 
-def test_a_topic_without_a_snapshot() -> None:
+def test_a_topic_without_a_snapshot_is_refused() -> None:
     assert refused([]) == (SnapshotFault.ABSENT, "there is no snapshot on the topic")
 
 
-def test_the_one_that_was_accepted_last() -> None:
+def test_the_snapshot_that_was_accepted_last_is_refused() -> None:
     last = accepted({2026: 3}, "apogee-1", taken_at=TAKEN_AT)
     assert refused(sent(rows(3), "apogee-1"), replace(TERMS, accepted=last)) == (
         SnapshotFault.NOT_NEWER,
@@ -245,7 +245,7 @@ def test_the_one_that_was_accepted_last() -> None:
 
 
 @pytest.mark.parametrize("older", [0, 60])
-def test_one_that_is_not_newer(older: float) -> None:
+def test_a_snapshot_that_is_not_newer_is_refused(older: float) -> None:
     last = accepted({2026: 3}, "apogee-9", taken_at=TAKEN_AT + older)
     fault, sentence = refused(sent(rows(3)), replace(TERMS, accepted=last))
     assert fault is SnapshotFault.NOT_NEWER
@@ -253,7 +253,7 @@ def test_one_that_is_not_newer(older: float) -> None:
     assert sentence == expected + WHEN
 
 
-def test_one_from_the_future() -> None:
+def test_a_snapshot_from_the_future_is_refused() -> None:
     fault, sentence = refused(sent(rows(3), taken_at=NOW + 7_260))
     assert fault is SnapshotFault.FUTURE
     expected = "it was taken 2 h 01 min in the future: check its producer's clock"
@@ -262,7 +262,7 @@ def test_one_from_the_future() -> None:
     assert sentence.startswith("it was taken 2 min in the future")
 
 
-def test_one_that_is_too_old() -> None:
+def test_a_snapshot_that_is_too_old_is_refused() -> None:
     fault, sentence = refused(sent(rows(3), taken_at=NOW - 30 * 3600))
     assert fault is SnapshotFault.OLD
     assert sentence == "it was taken 30 h 00 min ago, and snapshot.max_age_hours is 20 (taken at 2026-08-31T00:10:00Z)"
@@ -272,19 +272,19 @@ def test_one_that_is_too_old() -> None:
 # What is refused: its scope
 
 
-def test_one_of_another_university() -> None:
+def test_a_snapshot_of_another_university_is_refused() -> None:
     scope = replace(SCOPE, uais=frozenset({UAI, FOREIGN_UAI}))
     expected = "it covers 0751717J, and the settings only 0141408E" + WHEN
     assert refused(sent([row(1)], scope=scope)) == (SnapshotFault.SCOPE, expected)
 
 
-def test_one_of_another_year() -> None:
+def test_a_snapshot_of_another_year_is_refused() -> None:
     scope = replace(SCOPE, academic_years=frozenset({2024, 2025}))
     expected = "it covers 2024, 2025 only, and the active years are 2026" + WHEN
     assert refused(sent([row(1, year=2025)], scope=scope)) == (SnapshotFault.SCOPE, expected)
 
 
-def test_one_whose_rows_lie_outside_what_it_announces() -> None:
+def test_a_snapshot_whose_rows_lie_outside_its_scope_is_refused() -> None:
     wide = SnapshotScope(uais=frozenset({UAI, FOREIGN_UAI}), academic_years=frozenset({2025, 2026}))
     chosen = [row(1), row(2, uai=FOREIGN_UAI), row(3, year=2025), row(4, year=2025), row(5, etape="M1DROI")]
     messages = sent(chosen, scope=wide)
@@ -310,14 +310,14 @@ def test_one_whose_rows_lie_outside_what_it_announces() -> None:
         ("2 ends", "partition 2 has no end of it, after 5 row(s)"),
     ],
 )
-def test_one_whose_producer_was_killed(survives: str, expected: str) -> None:
+def test_a_snapshot_whose_producer_was_killed_is_refused(survives: str, expected: str) -> None:
     messages = sent(rows(20))
     counts = {"2 begins": 2, "3 begins": 3, "4 rows": 7, "all rows": 23, "1 end": 24, "2 ends": 25}
     more = ": its producer did not finish, or an open transaction hides the rest" if "no end" in expected else ""
     assert refused(messages[: counts[survives]]) == (SnapshotFault.INCOMPLETE, expected + more + WHEN)
 
 
-def test_one_that_lacks_rows() -> None:
+def test_a_snapshot_that_lacks_rows_is_refused() -> None:
     messages = sent(rows(10), partitions=1)
     chosen = of("enrolment", messages)
     expected = "partition 0 lacks 4 of its 10 rows: 0, 5 to 6, 9"
@@ -327,7 +327,7 @@ def test_one_that_lacks_rows() -> None:
     )
 
 
-def test_one_that_lacks_many_rows_names_the_first_gaps() -> None:
+def test_a_snapshot_that_lacks_many_rows_is_refused_with_the_first_gaps() -> None:
     messages = sent(rows(20), partitions=1)
     expected = "partition 0 lacks 10 of its 20 rows: 0, 2, 4, 6, 8, …"
     assert refused(without(messages, *of("enrolment", messages)[::2])) == (SnapshotFault.INCOMPLETE, expected + WHEN)
@@ -347,26 +347,26 @@ FORGOTTEN = (
 )
 
 
-def test_one_whose_head_the_topic_has_forgotten() -> None:
+def test_a_snapshot_whose_head_the_topic_has_forgotten_is_refused() -> None:
     messages = sent(rows(20))
     left = without(messages, *of("begin", messages, 1))
     assert refused(left, first={1: 40}) == (SnapshotFault.FORGOTTEN, FORGOTTEN.format(1, 40) + WHEN)
 
 
-def test_one_whose_head_the_topic_forgot_while_it_was_being_read() -> None:
+def test_a_snapshot_whose_head_the_topic_forgot_while_it_was_being_read_is_refused() -> None:
     assert refused(sent(rows(20)), first={0: 100, 1: 100, 2: 101}, skip=100) == (
         SnapshotFault.FORGOTTEN,
         FORGOTTEN.format(2, 101) + WHEN,
     )
 
 
-def test_one_all_of_whose_heads_the_topic_has_forgotten() -> None:
+def test_a_snapshot_all_of_whose_heads_the_topic_has_forgotten_is_refused() -> None:
     messages = sent(rows(20))
     left = [each for each in messages if kind(each) != "begin" and each[0] > 0]
     assert refused(left, first={0: 9, 1: 10, 2: 11}) == (SnapshotFault.FORGOTTEN, FORGOTTEN.format(1, 10))
 
 
-def test_one_of_which_a_partition_holds_nothing() -> None:
+def test_a_snapshot_of_which_a_partition_holds_nothing_is_refused() -> None:
     messages = [each for each in sent(rows(20)) if each[0] != 2]
     expected = (
         "partition 2, which now starts at offset 40, holds nothing of it: "
@@ -375,13 +375,13 @@ def test_one_of_which_a_partition_holds_nothing() -> None:
     assert refused(messages, first={2: 40}) == (SnapshotFault.INCOMPLETE, expected + WHEN)
 
 
-def test_one_without_any_begin() -> None:
+def test_a_snapshot_without_any_begin_is_refused() -> None:
     messages = sent(rows(20))
     left = without(messages, *of("begin", messages))
     assert refused(left) == (SnapshotFault.INCOMPLETE, "partition 0 has no begin of it")
 
 
-def test_an_empty_one() -> None:
+def test_an_empty_snapshot_is_refused() -> None:
     messages = sent([row(1)], partitions=1)
     begin, _, end = messages
     empty = [begin, but(end, rows=0, total=0, digest="0" * 64)]
@@ -398,7 +398,7 @@ def contradiction(messages: list[Sent]) -> str:
     return sentence.removesuffix(WHEN)
 
 
-def test_begins_that_differ() -> None:
+def test_begins_that_differ_are_refused() -> None:
     messages = sent(rows(9))
     [begin] = of("begin", messages, 2)
     assert contradiction(changed(messages, begin, but(begin, partitions=2))) == (
@@ -406,14 +406,14 @@ def test_begins_that_differ() -> None:
     )
 
 
-def test_an_id_that_is_used_again_for_another_image() -> None:
+def test_an_id_that_is_used_again_for_another_snapshot_is_refused() -> None:
     again = sent(rows(9), taken_at=TAKEN_AT + 60)
     assert contradiction([*sent(rows(9)), *again]) == (
         "a begin in partition 0 announces something other than an earlier one"
     )
 
 
-def test_a_row_that_is_there_twice_differently() -> None:
+def test_a_row_that_is_there_twice_differently_is_refused() -> None:
     messages = sent(rows(9), partitions=1)
     other = but(
         of("enrolment", messages)[4], enrolment=orjson.loads(of("enrolment", messages)[5][2])["data"]["enrolment"]
@@ -421,7 +421,7 @@ def test_a_row_that_is_there_twice_differently() -> None:
     assert contradiction([*messages, other]) == "row 4 of partition 0 occurs twice with different contents"
 
 
-def test_a_row_that_was_changed_on_the_way() -> None:
+def test_a_row_that_was_changed_on_the_way_is_refused() -> None:
     messages = sent(rows(9), partitions=1)
     chosen = of("enrolment", messages)[4]
     other = orjson.loads(chosen[2])["data"]["enrolment"] | {"status": "cancelled"}
@@ -430,31 +430,31 @@ def test_a_row_that_was_changed_on_the_way() -> None:
     )
 
 
-def test_more_rows_than_the_end_counts() -> None:
+def test_more_rows_than_the_end_counts_are_refused() -> None:
     messages = sent(rows(9), partitions=1)
     extra = but(messages[-2], row=9)
     assert contradiction([*messages, extra]) == "partition 0 has 10 rows of it, and its end counts 9"
 
 
-def test_ends_of_one_partition_that_differ() -> None:
+def test_ends_of_one_partition_that_differ_are_refused() -> None:
     messages = sent(rows(9))
     assert contradiction([*messages, but(messages[-1], rows=1)]) == "the ends in partition 2 count differently"
 
 
-def test_a_total_that_is_not_that_of_the_ends() -> None:
+def test_a_total_that_is_not_that_of_the_ends_is_refused() -> None:
     messages = sent(rows(9))
     assert contradiction(changed(messages, messages[-1], but(messages[-1], total=10))) == (
         "the end in partition 2 says 10 rows in all, and the ends add up to 9"
     )
 
 
-def test_messages_in_a_partition_that_it_did_not_announce() -> None:
+def test_messages_in_a_partition_that_was_not_announced_are_refused() -> None:
     messages = sent(rows(9), partitions=4)
     begins = [but(each, partitions=3) if kind(each) == "begin" else each for each in messages]
     assert contradiction(begins) == "partition 3 holds messages of it, and it announced 3 partitions"
 
 
-def test_an_enrolment_that_is_told_twice_differently() -> None:
+def test_an_enrolment_in_two_different_rows_is_refused() -> None:
     begin, first, second, end = sent([row(1), row(2)], partitions=1)
     other = orjson.loads(first[2])["data"]["enrolment"] | {"payment": "due"}
     again = but(second, enrolment=other)
@@ -463,7 +463,7 @@ def test_an_enrolment_that_is_told_twice_differently() -> None:
     )
 
 
-def test_rows_that_break_the_contract() -> None:
+def test_rows_that_break_the_contract_are_refused() -> None:
     begin, *chosen, end = sent(rows(9), partitions=1)
     chosen[1] = but(chosen[1], enrolment={"student": {"student_id": "22000001"}})
     chosen[2] = but(chosen[2], enrolment=orjson.loads(chosen[2][2])["data"]["enrolment"] | {"name": "Camille Exemple"})
@@ -476,7 +476,7 @@ def test_rows_that_break_the_contract() -> None:
     )
 
 
-def test_messages_under_its_id_that_are_no_row_of_it() -> None:
+def test_messages_under_the_id_of_a_snapshot_that_are_no_row_of_it_are_refused() -> None:
     messages = sent(rows(9), partitions=1)
     numbered = but(of("enrolment", messages)[2], row=-1)
     ended = but(messages[-1], rows="nine")
@@ -494,7 +494,7 @@ def shrunk(before: AcceptedSnapshot, chosen: int = 89, **more: Any) -> tuple[Sna
     return refused(sent(rows(chosen), **more), replace(TERMS, accepted=before))
 
 
-def test_one_that_shrank_beyond_the_limit() -> None:
+def test_a_snapshot_that_shrank_beyond_the_limit_is_refused() -> None:
     expected = (
         "the year 2026 has 89 rows, 11.0 % fewer than the 100 of apogee-0: at most 10 % is allowed; "
         "if that is right, raise snapshot.max_shrink_percent once"
@@ -502,7 +502,7 @@ def test_one_that_shrank_beyond_the_limit() -> None:
     assert shrunk(accepted({2026: 100})) == (SnapshotFault.SHRUNK, expected + WHEN)
 
 
-def test_one_that_lost_a_whole_year() -> None:
+def test_a_snapshot_that_lost_a_whole_year_is_refused() -> None:
     both = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({2025, 2026}))
     fault, sentence = shrunk(accepted({2025: 50, 2026: 89}, scope=both), scope=both)
     assert fault is SnapshotFault.SHRUNK
@@ -522,12 +522,14 @@ def test_one_that_lost_a_whole_year() -> None:
     ],
     ids=["just within", "grown", "limit off", "another system", "fewer étapes", "more universities", "another year"],
 )
-def test_one_that_did_not_shrink_or_cannot_be_compared_is_accepted(before: AcceptedSnapshot, percent: float) -> None:
+def test_a_snapshot_that_did_not_shrink_or_cannot_be_compared_is_accepted(
+    before: AcceptedSnapshot, percent: float
+) -> None:
     limits = replace(LIMITS, max_shrink_percent=percent)
     assert len(judged(sent(rows(89)), replace(TERMS, accepted=before, limits=limits)).rows) == 89
 
 
-def test_a_shrunk_one_does_not_hide_the_one_before() -> None:
+def test_a_shrunk_snapshot_does_not_hide_the_one_before() -> None:
     full = sent(rows(100), "apogee-1", taken_at=TAKEN_AT)
     poor = sent(rows(50), "apogee-2", taken_at=TAKEN_AT + 60)
     found = judged([*full, *poor], replace(TERMS, accepted=accepted({2026: 100})))
@@ -538,7 +540,7 @@ def test_a_shrunk_one_does_not_hide_the_one_before() -> None:
 # Several refusals
 
 
-def test_each_refusal_is_said_newest_first_and_only_the_newest_five() -> None:
+def test_refusals_are_listed_newest_first_and_only_the_newest_five() -> None:
     messages = [
         each for number in range(7) for each in sent(rows(2), f"apogee-{number}", taken_at=TAKEN_AT + number)[:-1]
     ]

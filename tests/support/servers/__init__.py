@@ -1,10 +1,10 @@
-"""Real servers for the tests: those named in the environment, or throwaway ones on the loopback interface."""
+"""Real servers for the tests: those named in the environment, or temporary ones on the loopback interface."""
 
 import socket
 
 
 class MissingServerError(Exception):
-    """A real server cannot be had on this machine; the text says what to install or to set."""
+    """A real server is not available on this machine; the text says what to install or to set."""
 
 
 def free_ports(count: int) -> list[int]:

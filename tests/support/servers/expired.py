@@ -1,4 +1,4 @@
-"""A web server whose certificate has expired: nobody should tell it anything."""
+"""A web server whose certificate has expired: nobody should send it anything."""
 # ruff: noqa: S603 -- the program and its arguments are our own
 
 import shutil
@@ -34,18 +34,18 @@ DAYS = ("-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
 
 @dataclass
 class Expired:
-    """Such a server."""
+    """The address of the server and its certificate."""
 
     url: str
     certificate: Path
-    """Which would be trusted if it hadn't expired."""
-    told: list[bytes] = field(default_factory=list)
-    """What it was told all the same."""
+    """The file of the certificate, which would be trusted if it hadn't expired."""
+    received: list[bytes] = field(default_factory=list)
+    """What clients sent all the same."""
 
 
 @contextmanager
 def expired(directory: Path) -> Iterator[Expired]:
-    """Serve with a certificate that is kept in this folder; raises MissingServerError without openssl."""
+    """Serve with an expired certificate, written to this folder; raises MissingServerError without openssl."""
     if not shutil.which("openssl"):
         raise MissingServerError("no openssl: install it")
     (directory / "ca.cnf").write_text(CONFIGURATION)
@@ -58,11 +58,11 @@ def expired(directory: Path) -> Iterator[Expired]:
         subprocess.run(command, cwd=directory, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "site.crt", directory / "site.key")
-    told: list[bytes] = []
+    received: list[bytes] = []
 
     def serve(client: socket) -> None:
         with context.wrap_socket(client, server_side=True) as connection:
-            told.append(connection.recv(1000))
+            received.append(connection.recv(1000))
 
     with serving(serve) as port:
-        yield Expired(f"https://127.0.0.1:{port}", directory / "site.crt", told)
+        yield Expired(f"https://127.0.0.1:{port}", directory / "site.crt", received)

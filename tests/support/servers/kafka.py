@@ -74,7 +74,7 @@ log.cleaner.dedupe.buffer.size=16777216
 
 
 def settled(properties: Properties, transactional_id: str) -> None:
-    """Wait until a transaction that was ended is over on the topics, too: Kafka answers before it has told them.
+    """Wait until an ended transaction is over on the topics too: Kafka responds before it has written that.
 
     The next to use its id has to wait for that.
     """
@@ -89,7 +89,7 @@ class Kafka:
         self.properties: Properties = {"bootstrap.servers": bootstrap}
 
     def admin(self) -> AdminClient:
-        """Give who may do everything, and says nothing of it on standard error, which tests read."""
+        """Return an administrator that logs nothing to standard error, which tests read."""
         return AdminClient({**self.properties, "log_level": 0})
 
     def create_topic(self, name: str, partitions: int) -> None:
@@ -97,7 +97,7 @@ class Kafka:
         create_topics(self.properties, {name: TopicDefinition(partitions=partitions)})
 
     def delete_topic(self, name: str) -> None:
-        """Delete a topic, and wait until it is gone."""
+        """Delete a topic, and wait until it no longer exists."""
         admin = self.admin()  # its end would cancel what it asked for
         for answer in admin.delete_topics([name]).values():
             answer.result()
@@ -105,19 +105,19 @@ class Kafka:
             pass
 
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
-        """Forget the oldest records, as retention does."""
+        """Delete the oldest records, as retention does."""
         admin = self.admin()
         for answer in admin.delete_records([TopicPartition(topic, partition, offset)]).values():
             answer.result()
 
     def delete_group(self, group: str) -> None:
-        """Forget what a group has committed, once its members are gone."""
+        """Delete a group and its committed offsets, once it has no members."""
         admin = self.admin()
         for answer in admin.delete_consumer_groups([group]).values():
             answer.result()
 
     def add_partitions(self, topic: str, partitions: int) -> None:
-        """Give a topic more partitions: so many in all."""
+        """Add partitions to a topic, up to so many in all."""
         admin = self.admin()
         for answer in admin.create_partitions([NewPartitions(topic, partitions)]).values():
             answer.result()
@@ -131,7 +131,7 @@ class Kafka:
         self.stop()
 
     def start(self) -> None:
-        """Nothing: it was not stopped."""
+        """Do nothing: it was not stopped."""
 
 
 class OwnKafka(Kafka):
@@ -172,7 +172,7 @@ class OwnKafka(Kafka):
         )
 
     def start(self) -> None:
-        """Start it unless it runs, and wait until it answers."""
+        """Start it unless it runs, and wait until it responds."""
         if self._process:
             return
         with self._output.open("ab") as output:
@@ -185,7 +185,7 @@ class OwnKafka(Kafka):
                 raise MissingServerError(f"Kafka did not start:\n{self._output.read_text()[-2000:]}")
 
     def stop(self) -> None:
-        """Stop it; nothing when it does not run."""
+        """Stop it if it runs."""
         if not self._process:
             return
         self._process.terminate()
@@ -197,7 +197,7 @@ class OwnKafka(Kafka):
         self._process = None
 
     def kill(self) -> None:
-        """End it at once, as a power cut does."""
+        """End it at once, like a power cut."""
         if self._process:
             self._process.kill()
             self.stop()
@@ -212,7 +212,7 @@ class OwnKafka(Kafka):
 
 @contextmanager
 def real_kafka() -> Iterator[Kafka]:
-    """Give the Kafka of KAFKA_BOOTSTRAP, or one that is gone at the end; raises MissingServerError."""
+    """Yield the Kafka of KAFKA_BOOTSTRAP, or a temporary one; raises MissingServerError."""
     if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
         yield Kafka(bootstrap)
         return
@@ -226,7 +226,7 @@ def real_kafka() -> Iterator[Kafka]:
 
 
 def libraries() -> Path:
-    """Give the folder of Kafka's jars, fetched once: ETAPE_COHORTS_KAFKA, or one in the cache."""
+    """Return the folder of Kafka's jars: ETAPE_COHORTS_KAFKA, or one in the cache, downloaded once."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etape-cohorts"
     found = Path(os.environ.get("ETAPE_COHORTS_KAFKA") or cache / f"kafka-{VERSION}")
     if missing := [name for name in ("java", "mvn") if not shutil.which(name)]:

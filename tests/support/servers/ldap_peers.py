@@ -1,4 +1,4 @@
-"""What goes wrong between us and a directory: a line that is cut or falls silent, and a server that answers as told."""
+"""Faulty directories: connections that are cut or fall silent, and a server with a given response."""
 
 import socket
 import ssl
@@ -13,7 +13,7 @@ BIND_RESPONSE, SEARCH_DONE = 0x61, 0x65
 
 @contextmanager
 def line(port: int, *, most: int, cut: bool) -> Iterator[int]:
-    """Forward to a local port; once the server has sent so many bytes, cut the line or let it fall silent."""
+    """Forward to a local port; once the server has sent so many bytes, cut the connection or let it fall silent."""
 
     def serve(client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", port)) as server:
@@ -51,7 +51,7 @@ def answering(code: int, *, certificate: Path) -> Iterator[int]:
 
 
 def _answer(message_id: int, operation: int, code: int) -> bytes:
-    """Give an LDAPResult (RFC 4511, 4.1.9) without a DN and a text."""
+    """Return an LDAPResult (RFC 4511, 4.1.9) without DN and text."""
     return bytes([0x30, 12, 0x02, 1, message_id, operation, 7, 0x0A, 1, code, 0x04, 0, 0x04, 0])
 
 
@@ -64,7 +64,7 @@ def _pump(client: socket.socket, server: socket.socket) -> None:
 
 @contextmanager
 def serving(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Serve one connection after the other, each in a thread; gives the port."""
+    """Serve connections, each in a thread; returns the port."""
 
     def run(client: socket.socket) -> None:
         with suppress(OSError):  # the client went away, or didn't like our certificate

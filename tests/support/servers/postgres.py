@@ -1,4 +1,4 @@
-"""A real PostgreSQL that is thrown away: the installed server binaries, without durability."""
+"""A temporary real PostgreSQL: the installed server binaries, without durability."""
 # ruff: noqa: S603, S607 -- the programs and their arguments are our own
 
 import os
@@ -32,7 +32,7 @@ class Postgres:
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """Give the URL of a new, empty database, dropped at the end whoever is still connected."""
+        """Yield the URL of a new, empty database, dropped at the end even if somebody is connected."""
         name = f"test_{uuid.uuid4().hex}"
         self._run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
@@ -41,7 +41,7 @@ class Postgres:
             self._run(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def answers(self) -> bool:
-        """Say whether it accepts connections."""
+        """Whether it accepts connections."""
         try:
             self._run(sql.SQL("SELECT 1"))
         except psycopg.OperationalError:
@@ -53,7 +53,7 @@ class Postgres:
         pytest.skip("the PostgreSQL of DATABASE_URL is not ours to stop")
 
     def start(self) -> None:
-        """Nothing: it was not stopped."""
+        """Do nothing: it was not stopped."""
 
     def _run(self, statement: sql.SQL | sql.Composed) -> None:
         address = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -89,7 +89,7 @@ class OwnPostgres(Postgres):
         ]
 
     def start(self) -> None:
-        """Start it unless it runs, and wait until it answers."""
+        """Start it unless it runs, and wait until it responds."""
         if self._process:
             return
         with self._output.open("ab") as log:
@@ -102,7 +102,7 @@ class OwnPostgres(Postgres):
                 raise MissingServerError(f"PostgreSQL did not start:\n{self._output.read_text()[-2000:]}")
 
     def stop(self) -> None:
-        """Stop it, and disconnect its clients; nothing when it does not run."""
+        """Stop it if it runs, and disconnect its clients."""
         if not self._process:
             return
         self._process.send_signal(signal.SIGINT)  # its fast shutdown
@@ -116,7 +116,7 @@ class OwnPostgres(Postgres):
 
 @contextmanager
 def real_postgres() -> Iterator[Postgres]:
-    """Give the server of DATABASE_URL, or a server that is gone at the end; raises MissingServerError."""
+    """Yield the server of DATABASE_URL, or a temporary one; raises MissingServerError."""
     if url := os.environ.get("DATABASE_URL"):
         yield Postgres(make_url(url))
         return
@@ -130,7 +130,7 @@ def real_postgres() -> Iterator[Postgres]:
 
 
 def _binaries() -> Path:
-    """Find initdb and postgres, which Debian keeps out of the PATH."""
+    """Find initdb and postgres, which aren't in the PATH on Debian."""
     candidates = [Path(folder) for folder in os.get_exec_path()]
     if shutil.which("pg_config"):
         answer = subprocess.run(["pg_config", "--bindir"], check=True, capture_output=True, text=True)
@@ -143,7 +143,7 @@ def _binaries() -> Path:
 
 
 def _unprivileged_user() -> str | None:
-    """Say as whom to run the server, which refuses to be root: None is the present user."""
+    """Return the user to run the server as, since it refuses to be root; None is the present user."""
     if os.geteuid() != 0:
         return None
     known = {user.pw_name for user in pwd.getpwall()}

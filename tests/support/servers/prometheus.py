@@ -1,4 +1,4 @@
-"""A real Prometheus that is thrown away, and its tool for rules: the installed programs (Debian: prometheus)."""
+"""A temporary real Prometheus, and its tool for rules: the installed programs (Debian: prometheus)."""
 # ruff: noqa: S603 -- the programs and their arguments are our own
 
 import shutil
@@ -32,28 +32,28 @@ class Prometheus:
         self._client = client
 
     def answers(self) -> bool:
-        """Say whether it is ready."""
+        """Whether it is ready."""
         try:
             return self._client.get("/status/buildinfo").is_success
         except httpx.TransportError:
             return False
 
     def query(self, expr: str) -> list[Any]:
-        """Give what an expression is now, as a list of series; AssertionError with its words if it can't be read."""
+        """Evaluate an expression; returns a list of series, or raises AssertionError with the reason."""
         reply = self._client.get("/query", params={"query": expr}).json()
         assert reply["status"] == "success", f"{expr}: {reply['error']}"
         data = reply["data"]
         return data["result"] if data["resultType"] == "vector" else [data["result"]]
 
     def rules(self) -> list[Any]:
-        """Give its rules, with how their last evaluation went."""
+        """Return its rules, with the outcome of their last evaluation."""
         groups = self._client.get("/rules").json()["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
 
 @contextmanager
 def real_prometheus(addresses: Sequence[str], rules: Sequence[Path]) -> Iterator[Prometheus]:
-    """Scrape these addresses (host:port) under these rules; gone at the end. Raises MissingServerError."""
+    """Run a Prometheus that scrapes these addresses (host:port) with these rules; raises MissingServerError."""
     binary = program("prometheus")
     (port,) = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="prometheus-", ignore_cleanup_errors=True) as directory:

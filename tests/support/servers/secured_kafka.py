@@ -1,4 +1,4 @@
-"""A Kafka that asks who one is (SCRAM over TLS, client certificates, bearer tokens) and forbids what isn't allowed."""
+"""A Kafka with authentication (SCRAM over TLS, client certificates, bearer tokens) and authorisation."""
 # ruff: noqa: S603 -- the programs and their arguments are our own
 
 import base64
@@ -53,7 +53,7 @@ unsecuredLoginStringClaim_sub="kafka";
 
 
 class SecuredKafka(OwnKafka):
-    """Its administrator comes by `properties`; users by the others, with the rights that they were given."""
+    """Its administrator connects with `properties`, users with the other methods and the rights given to them."""
 
     def __init__(self, libraries: Path, directory: Path) -> None:
         _certify(directory)
@@ -62,7 +62,7 @@ class SecuredKafka(OwnKafka):
         super().__init__(libraries, directory, PROTOCOLS, security)
 
     def by_password(self, user: str, password: str = PASSWORD) -> dict[str, Any]:
-        """Say how a user comes by SCRAM over TLS: the settings `kafka.bootstrap`, `kafka.client`, `kafka.password`."""
+        """Return the settings of a user with SCRAM over TLS: `kafka.bootstrap`, `kafka.client`, `kafka.password`."""
         client = {
             "security.protocol": "SASL_SSL",
             "sasl.mechanism": "SCRAM-SHA-512",
@@ -72,7 +72,7 @@ class SecuredKafka(OwnKafka):
         return {"bootstrap": self.addresses["SCRAM"], "client": client, "password": password}
 
     def by_certificate(self) -> dict[str, Any]:
-        """Say how the user `certified` comes by a certificate."""
+        """Return the settings of the user `certified`, who has a certificate."""
         client = {
             "security.protocol": "SSL",
             "ssl.ca.location": str(self._certificates / "ca.crt"),
@@ -82,7 +82,7 @@ class SecuredKafka(OwnKafka):
         return {"bootstrap": self.addresses["MTLS"], "client": client}
 
     def by_token(self, user: str) -> dict[str, Any]:
-        """Say how a user comes by a bearer token, which isn't signed here."""
+        """Return the settings of a user with a bearer token, which isn't signed here."""
         client = {
             "security.protocol": "SASL_PLAINTEXT",
             "sasl.mechanism": "OAUTHBEARER",
@@ -92,7 +92,7 @@ class SecuredKafka(OwnKafka):
         return {"bootstrap": self.addresses["BEARER"], "client": client}
 
     def by_provider(self, endpoint: str) -> dict[str, Any]:
-        """Say how one comes by a token that an OpenID provider gives; whose it is, the provider says."""
+        """Return the settings for a token of an OpenID provider, which decides on the user."""
         client = {
             "security.protocol": "SASL_PLAINTEXT",
             "sasl.mechanism": "OAUTHBEARER",
@@ -104,7 +104,7 @@ class SecuredKafka(OwnKafka):
         return {"bootstrap": self.addresses["BEARER"], "client": client}
 
     def add_user(self, user: str) -> None:
-        """Let a user come by password."""
+        """Create a user with a password."""
         scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
         admin = self.admin()
         for answer in admin.alter_user_scram_credentials(
@@ -113,7 +113,7 @@ class SecuredKafka(OwnKafka):
             answer.result()
 
     def allow(self, user: str, rights: Iterable[Right]) -> None:
-        """Give these rights to a user who has none yet, and wait until they hold."""
+        """Grant rights to a user who has none yet, and wait until they are in force."""
         admin = self.admin()
         bindings = [
             AclBinding(
@@ -133,7 +133,7 @@ class SecuredKafka(OwnKafka):
 
 
 class _Provider(BaseHTTPRequestHandler):
-    """Gives a token, which isn't signed, to whoever shows the right password; the user is the path."""
+    """Gives an unsigned token in return for the right password; the path names the user."""
 
     def do_POST(self) -> None:
         known = base64.b64encode(f"cohorts:{PASSWORD}".encode()).decode()
@@ -151,7 +151,7 @@ class _Provider(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _part(content: object) -> str:
@@ -160,7 +160,7 @@ def _part(content: object) -> str:
 
 @contextmanager
 def openid_provider() -> Iterator[str]:
-    """Give the address of a provider of tokens, to which the user's name is to be added."""
+    """Yield the address of a token provider, to which the name of the user must be appended."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Provider) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -169,7 +169,7 @@ def openid_provider() -> Iterator[str]:
 
 @contextmanager
 def secured_kafka() -> Iterator[SecuredKafka]:
-    """Give such a Kafka, gone at the end; raises MissingServerError."""
+    """Yield a temporary secured Kafka; raises MissingServerError."""
     if not shutil.which("openssl"):
         raise MissingServerError("no openssl: install it")
     with tempfile.TemporaryDirectory(prefix="kafka-") as directory:
@@ -182,7 +182,7 @@ def secured_kafka() -> Iterator[SecuredKafka]:
 
 
 def _certify(directory: Path) -> None:
-    """Make an authority, and certificates of the server and of the user `certified`."""
+    """Create an authority, and certificates of the server and of the user `certified`."""
     new = (
         "openssl",
         "req",

@@ -1,4 +1,4 @@
-"""A real OpenLDAP server that is thrown away: the installed slapd, a SupAnn schema and certificates of its own."""
+"""A temporary real OpenLDAP server: the installed slapd, with a SupAnn schema and certificates of its own."""
 # ruff: noqa: S603 -- the programs and their arguments are our own
 
 import shutil
@@ -21,7 +21,7 @@ PASSWORD = "invented"
 READER = f"cn=reader,{SUFFIX}"
 LIMITED = f"cn=limited,{SUFFIX}"
 MOST_OF_LIMITED = 20
-"""Entries that `LIMITED` is shown of a paged result, in all."""
+"""Entries of a paged result that `LIMITED` may read, in all."""
 START_SECONDS = 30
 STOP_SECONDS = 20
 _FOLDERS = ("/usr/sbin", "/usr/lib/openldap", "/usr/libexec")  # not in everybody's PATH
@@ -83,36 +83,36 @@ class Slapd:
     def __init__(self, directory: Path, ports: dict[str, int]) -> None:
         self.directory = directory
         self.ports = ports
-        """By scheme: ldap, which knows StartTLS, and ldaps."""
+        """By scheme: ldap, with StartTLS, and ldaps."""
         self.ca = directory / "ca.pem"
 
     def settings(self, base: str = f"ou=people,{SUFFIX}", **more: Any) -> LdapSourceSettings:  # noqa: ANN401 - as TOML gives them
-        """Give the settings of a source that reads a branch as READER, over StartTLS, but for `more`."""
+        """Return the settings of a source that reads a branch as READER over StartTLS, except for `more`."""
         bind: dict[str, Any] = {} if "sasl" in more else {"bind_dn": READER, "password": PASSWORD}
         reached = {"uri": f"ldap://127.0.0.1:{self.ports['ldap']}", "ca_file": self.ca, "timeout_seconds": 20.0}
         return LdapSourceSettings(kind="ldap", base=base, **(reached | bind | more))
 
     def branch(self, entries: Iterable[str] = ()) -> str:
-        """Make a new branch with these entries, as LDIF in which {base} stands for it; gives its DN."""
+        """Create a branch with these entries, LDIF in which {base} stands for its DN; returns the DN."""
         name = f"ou={uuid.uuid4().hex},{SUFFIX}"
         self.change(branch_of(name), *(entry.replace("{base}", name) for entry in entries))
         return name
 
     def change(self, *ldif: str) -> None:
-        """Make changes, as LDIF; an entry without a changetype is added."""
-        told = "\n\n".join(ldif)
+        """Apply changes in LDIF; an entry without a changetype is added."""
+        changes = "\n\n".join(ldif)
         command = ["ldapmodify", "-a", "-x", "-H", f"ldap://127.0.0.1:{self.ports['ldap']}", "-D", f"cn=admin,{SUFFIX}"]
-        subprocess.run([*command, "-w", PASSWORD], input=told.encode(), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "-w", PASSWORD], input=changes.encode(), check=True, stdout=subprocess.DEVNULL)
 
 
 def branch_of(name: str) -> str:
-    """Give the LDIF of a branch without entries."""
+    """Return the LDIF of a branch without entries."""
     return f"dn: {name}\nobjectClass: organizationalUnit\n\n"
 
 
 @contextmanager
 def real_slapd(ldif: Iterable[str] = ()) -> Iterator[Slapd]:
-    """Give a directory with `ou=people` and these entries; it is gone at the end. Raises MissingServerError."""
+    """Yield a temporary directory with `ou=people` and these entries; raises MissingServerError."""
     slapd, slapadd, _, _ = map(_program, ("slapd", "slapadd", "ldapmodify", "openssl"))
     if find_spec("ldap") is None:
         raise MissingServerError(
@@ -153,7 +153,7 @@ def real_slapd(ldif: Iterable[str] = ()) -> Iterator[Slapd]:
 
 
 def certify(directory: Path, name: str, alternative: str, *, authority: str = "ca") -> None:
-    """Write NAME.pem and NAME.key there, signed by an authority whose AUTHORITY.pem is made when it isn't there."""
+    """Write NAME.pem and NAME.key to a folder, signed by its authority, AUTHORITY.pem, created if missing."""
     new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 
     def make(who: str, *more: str) -> None:

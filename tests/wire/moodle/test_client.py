@@ -293,7 +293,7 @@ def test_a_site_whose_certificate_has_expired_is_told_nothing(
     assert isinstance(error, MoodleUnavailable)
     assert (error.code, error.unknown) == ("transport", False)
     assert "certificate isn't accepted: certificate has expired" in str(error)
-    assert site.told == []
+    assert site.received == []
 
 
 def test_a_site_that_does_not_listen_is_unavailable_and_nothing_was_applied(connect: Connect) -> None:
@@ -340,7 +340,7 @@ def test_an_xml_answer_to_a_small_call_is_not_taken_for_too_many_fields(replies:
     assert error.code == "xml"
 
 
-def test_a_time_out_is_unknown_and_halves_the_pace(moodle: SandboxMoodle, connect: Connect) -> None:
+def test_a_time_out_is_unknown_and_halves_the_batch_size(moodle: SandboxMoodle, connect: Connect) -> None:
     writer = writing(connect(moodle.url, CallLimits(calls_per_second=10_000.0, timeout_seconds=0.1)))
     before = writer.additions.size
     with moodle.paused():
@@ -611,7 +611,7 @@ def test_batches_follow_the_time_that_calls_take(moodle: SandboxMoodle, connect:
     assert writer.additions.size > BatchSize.FIRST
 
 
-def test_waiting_for_ones_turn_is_not_taken_for_slowness(moodle: SandboxMoodle, connect: Connect) -> None:
+def test_waiting_for_a_turn_is_not_taken_for_slowness(moodle: SandboxMoodle, connect: Connect) -> None:
     limits = CallLimits(calls_per_second=4.0, batch_seconds=0.1)
     writer = writing(connect(moodle.url, limits))
     for _ in range(2):
@@ -640,7 +640,7 @@ def test_the_size_of_a_batch_aims_at_calls_of_five_seconds(
     assert pace.size == size_after
 
 
-def test_a_pace_never_falls_below_one() -> None:
+def test_a_batch_size_never_falls_below_one() -> None:
     pace = BatchSize(seconds=5.0, most=224)
     for _ in range(10):
         pace.gave_up()

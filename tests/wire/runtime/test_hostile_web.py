@@ -52,7 +52,7 @@ def test_the_port_is_only_read(address: str, method: str, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/metrics/../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/docs"]
 )
-def test_there_is_nothing_else_to_be_had(address: str, path: str) -> None:
+def test_no_other_path_is_served(address: str, path: str) -> None:
     answer = raw(address, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 404 ")
     assert answer.endswith(b"Not Found")

@@ -58,7 +58,7 @@ def students(numbers: range) -> list[str]:
 
 @dataclass
 class Caller:
-    """A client of the sandbox, that sends the token last unless told otherwise."""
+    """A client of the sandbox that sends the token last by default."""
 
     moodle: SandboxMoodle
     http: httpx.Client
@@ -293,7 +293,7 @@ def test_site_info_says_who_calls_and_what_may_be_called(caller: Caller) -> None
     assert caller.call(ADD, {"members": [addition("L1DROI", "e00000001")]})["errorcode"] == "accessexception"
 
 
-def test_without_viewdetails_nobody_exists(caller: Caller) -> None:
+def test_without_viewdetails_nobody_is_found(caller: Caller) -> None:
     caller.moodle.capabilities.remove("moodle/user:viewdetails")
     assert caller.call("core_user_get_users_by_field", {"field": "id", "values": [4]}) == []
 
@@ -459,7 +459,7 @@ def test_a_fault_says_by_its_name_whether_the_call_was_applied(
     assert caller.call(MEMBERS, {"cohortids": [1]}) == [{"cohortid": 1, "userids": [4] if applied else []}]
 
 
-def test_a_call_says_whom_it_takes_away(caller: Caller) -> None:
+def test_a_call_records_the_memberships_that_it_removes(caller: Caller) -> None:
     caller.call(ADD, {"members": [addition("L1DROI", name) for name in students(range(1, 3))]})
     caller.call(REMOVE, {"members": [{"cohortid": 1, "userid": 4}]})
     added, removed = caller.moodle.calls
@@ -474,7 +474,7 @@ def test_a_late_answer_outlasts_the_client(caller: Caller) -> None:
     assert caller.moodle.members(1) == {4}
 
 
-def test_chaos_is_the_same_for_the_same_seed(caller: Caller) -> None:
+def test_the_same_seed_gives_the_same_chaos(caller: Caller) -> None:
     def faults() -> list[str | None]:
         caller.moodle.calls.clear()
         caller.moodle.chaos = Chaos(rate=0.5, seed=7, kinds=(Fault.PHP_DOWN, Fault.APPLIED_THEN_502))

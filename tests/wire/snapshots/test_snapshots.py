@@ -20,7 +20,7 @@ from worker.domain.errors import BrokerError, PositionLost, SnapshotFault, Snaps
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope, Unknown
 from worker.kafka import Properties, Record, RecordProducer
 from worker.sandbox.broker import EmbeddedBroker
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 
 Broker = EmbeddedBroker | Kafka
 PATIENCE = 60.0
@@ -172,7 +172,7 @@ KILLED = {
 }
 
 
-def test_those_whose_producers_were_killed_are_refused_and_their_retries_accepted(
+def test_snapshots_whose_producers_were_killed_are_refused_and_their_retries_accepted(
     properties: Properties, snapshots_topic: str
 ) -> None:
     given = {name: messages(20, name, after=number / 1000) for number, name in enumerate(KILLED)}
@@ -220,7 +220,7 @@ def test_no_end_is_sent_when_rows_were_not_acknowledged(properties: Properties, 
 # Rows that are lost or repeated
 
 
-def test_one_that_lacks_rows_is_refused(properties: Properties, snapshots_topic: str) -> None:
+def test_a_snapshot_that_lacks_rows_is_refused(properties: Properties, snapshots_topic: str) -> None:
     given = messages(20)
     lost = [each for each in given if kind(each) == "enrolment" and each[0] == 1][2:4]
     send(properties, snapshots_topic, [each for each in given if each not in lost])
@@ -251,7 +251,9 @@ def forget_first(broker: Broker, topic: str, partition: int) -> None:
     raise AssertionError("nothing was forgotten")
 
 
-def test_one_whose_head_was_forgotten_is_refused(broker: Broker, properties: Properties, snapshots_topic: str) -> None:
+def test_a_snapshot_whose_head_was_forgotten_is_refused(
+    broker: Broker, properties: Properties, snapshots_topic: str
+) -> None:
     publish(properties, snapshots_topic, 20)
     forget_first(broker, snapshots_topic, 1)
     first = gate.first_offsets(properties, snapshots_topic)[1]
@@ -262,7 +264,7 @@ def test_one_whose_head_was_forgotten_is_refused(broker: Broker, properties: Pro
     assert refused(properties, snapshots_topic) == (SnapshotFault.FORGOTTEN, sentence + WHEN)
 
 
-def test_one_whose_head_was_forgotten_while_it_was_being_read_is_refused(
+def test_a_snapshot_whose_head_was_forgotten_while_it_was_being_read_is_refused(
     broker: Broker, properties: Properties, snapshots_topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(properties, snapshots_topic, 20)

@@ -13,7 +13,7 @@ from worker import snapshots
 from worker.domain.errors import SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
 from worker.runtime import sources
-from worker.sandbox.university.university import University
+from worker.sandbox.university.generator import University
 from worker.settings.root import Settings
 from worker.sources import SnapshotSource
 

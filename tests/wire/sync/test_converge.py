@@ -583,7 +583,7 @@ def test_an_outage_counts_once_however_many_connections_meet_it(world: World, co
     assert world.members() == world.truth()
 
 
-def test_a_call_that_outlasts_the_pause_does_not_count_either(world: World) -> None:
+def test_a_call_that_outlasts_the_pause_does_not_count_as_another_outage(world: World) -> None:
     an_outage(world, 8, late=1.0)
     paused_until = world.status().next_attempt_at
     assert paused_until <= world.now

@@ -188,7 +188,7 @@ def test_a_message_that_is_older_than_the_snapshot_comes_too_late(world: World) 
     assert world.members() == {"L1DROI": {"s2"}}
 
 
-def test_changes_that_arrive_while_it_runs_are_never_reverted(world: World) -> None:
+def test_changes_that_arrive_during_a_reconciliation_are_never_reverted(world: World) -> None:
     enrolled(world, 3)
     snapshot = image(world, ("s1", "L1DROI"))
     happened: list[str] = []
@@ -447,7 +447,7 @@ def test_a_cohort_that_we_rename_while_moodle_is_being_read_was_not_renamed_by_s
     assert world.cohort_name("L1DROI") == "UFR Droit: Licence 1 de droit"
 
 
-def test_nor_was_one_to_which_we_give_the_new_code_of_its_etape_meanwhile(world: World) -> None:
+def test_a_cohort_that_gets_the_new_code_of_its_etape_meanwhile_was_not_renamed_by_somebody(world: World) -> None:
     enrolled(world)
     world.restart(aliases={"L1DROI": "L1DRO2"})
     before = world.members()["L1DROI"]
@@ -806,7 +806,7 @@ def test_after_an_undo_a_newer_snapshot_or_message_has_the_last_word(guarded: Wo
     assert guarded.members() == guarded.truth()
 
 
-def test_undoing_an_approved_plan_by_its_hash(guarded: World) -> None:
+def test_an_approved_plan_is_undone_by_its_hash(guarded: World) -> None:
     departed(guarded, 8)
     cohort = held(guarded)
     assert cohort.hash is not None

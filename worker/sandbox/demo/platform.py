@@ -1,20 +1,23 @@
-"""One of the demo's Moodles: whose accounts are whose, what people do there by hand, and what it must look like."""
+"""One of the demo's Moodles: who owns which account, what people do there by hand, and what it must look like."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from worker.sandbox.moodle.server import SandboxMoodle
-from worker.sandbox.moodle.site import SiteCohort
+from worker.sandbox.moodle.site import CohortRow
 
 Members = frozenset[str | int]
-"""Students, and ids of accounts that are no student's."""
-Print = dict[int, tuple[SiteCohort, Members]]
-"""Cohorts by id, as they are with their members: equal prints, nothing was touched."""
+"""Students, and ids of accounts that belong to no student."""
+CohortState = tuple[CohortRow, Members]
+Fingerprint = dict[int, CohortState]
+"""Cohorts and their members by cohort id; equal before and after: nothing was touched."""
+Labels = Mapping[str, tuple[str, str, str]]
+"""By code of étape: its label, the code of its component and the component's label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A platform's cohorts, people's own aside, against what they must be."""
+    """The cohorts of a platform, those made by hand aside, against what they must be."""
 
     cohorts: int
     wanted: int
@@ -30,41 +33,42 @@ class Comparison:
 
 @dataclass(kw_only=True)
 class Platform:
-    """A sandbox Moodle, whose accounts are whose, and the cohorts that people made there."""
+    """A sandbox Moodle, the owners of its accounts, and the cohorts that people made there."""
 
     name: str
     moodle: SandboxMoodle
     components: frozenset[str] | None = None
-    """Components that lead here; None for every one."""
+    """Components whose étapes have a cohort on this platform; None for all."""
     students: dict[int, str] = field(default_factory=dict)
     """Student by id of the account."""
-    by_hand: Print = field(default_factory=dict)
-    strangers: set[tuple[str, int]] = field(default_factory=set)
-    """Accounts of no student, each with the idnumber of the étape's cohort that a person put it in: it stays there."""
+    by_hand: Fingerprint = field(default_factory=dict)
+    """The cohorts that people made, as they made them."""
+    unmatched: set[tuple[str, int]] = field(default_factory=set)
+    """(idnumber, account) of each member whom a person added and who is no student: the account stays."""
 
     def add_accounts(self, accounts: Iterable[tuple[str, str]]) -> None:
-        """Create the accounts (username, student id) that are not there yet."""
-        there = set(self.students.values())
+        """Create the accounts (username, student id) that don't exist yet."""
+        known = set(self.students.values())
         for username, student in accounts:
-            if student not in there:
+            if student not in known:
                 self.students[self.moodle.add_user(username=username, idnumber=student)] = student
 
     def add_by_hand(self, name: str, idnumber: str, students: Iterable[str]) -> None:
-        """Let a person make a cohort."""
+        """Let a person create a cohort."""
         cohort = self.moodle.create_cohort(name=name, idnumber=idnumber)
         accounts = self.accounts()
         for student in students:
             self.moodle.add_member(cohort, accounts[student])
-        self.by_hand[cohort] = self.print()[cohort]
+        self.by_hand[cohort] = self.fingerprint()[cohort]
 
-    def add_stranger(self, username: str, idnumber: str) -> None:
-        """Let a person put somebody who is no student in an étape's cohort."""
+    def add_unmatched(self, username: str, idnumber: str) -> None:
+        """Let a person add somebody who is no student to the cohort of an étape."""
         account = self.moodle.add_user(username=username)
         self.moodle.add_member(self.etapes()[idnumber], account)
-        self.strangers.add((idnumber, account))
+        self.unmatched.add((idnumber, account))
 
     def delete_account(self, student: str) -> None:
-        """Let a person delete a student's account."""
+        """Let a person delete the account of a student."""
         account = self.accounts()[student]
         self.moodle.delete_user(account)
         del self.students[account]
@@ -74,11 +78,11 @@ class Platform:
         return {student: account for account, student in self.students.items()}
 
     def etapes(self) -> dict[str, int]:
-        """Id by idnumber of the cohorts that no person made."""
+        """Cohort id by idnumber, of the cohorts that no person made."""
         return {cohort.idnumber: cohort.id for cohort in self.moodle.cohorts() if cohort.id not in self.by_hand}
 
     def memberships(self) -> set[tuple[str, str]]:
-        """Each (étape, student) that Moodle shows in these."""
+        """Each (étape, student) that Moodle shows in the cohorts that no person made."""
         return {
             (code, self.students[account])
             for code, cohort in self.etapes().items()
@@ -86,7 +90,7 @@ class Platform:
             if account in self.students
         }
 
-    def print(self) -> Print:
+    def fingerprint(self) -> Fingerprint:
         """Every cohort, with its members."""
         return {
             cohort.id: (cohort, frozenset(self.students.get(user, user) for user in self.moodle.members(cohort.id)))
@@ -94,57 +98,72 @@ class Platform:
         }
 
     def touched(self) -> list[str]:
-        """Names of the cohorts made by hand that are no longer what they were."""
-        now = self.print()
+        """Names of the cohorts made by hand that have changed."""
+        now = self.fingerprint()
         return [cohort.name for id_, (cohort, _) in self.by_hand.items() if now.get(id_) != self.by_hand[id_]]
 
-    def compare(self, members: Mapping[str, frozenset[str]], labels: Mapping[str, tuple[str, str, str]]) -> Comparison:
-        """Compare every cohort that no person made, its members and its name, with the members by étape."""
-        here = {
-            code: who for code, who in members.items() if self.components is None or labels[code][1] in self.components
-        }
+    def routed(self, members: Mapping[str, frozenset[str]], labels: Labels) -> dict[str, frozenset[str]]:
+        """Members by étape, of the étapes that have a cohort on this platform."""
+        if self.components is None:
+            return dict(members)
+        return {code: students for code, students in members.items() if labels[code][1] in self.components}
+
+    def compare(self, members: Mapping[str, frozenset[str]], labels: Labels) -> Comparison:
+        """Compare name and members of every cohort that no person made with the true members by étape."""
+        routed = self.routed(members, labels)
         taken = {cohort.idnumber for cohort, _ in self.by_hand.values()}
-        students = frozenset(self.students.values())
-        wanted = {code: who & students for code, who in here.items() if code not in taken}
-        strangers = {code: frozenset(account for where, account in self.strangers if where == code) for code in wanted}
-        shown: dict[str, list[tuple[SiteCohort, Members]]] = {code: [] for code in wanted}
-        for id_, (cohort, who) in self.print().items():
-            if id_ not in self.by_hand:
-                shown.setdefault(cohort.idnumber, []).append((cohort, who))
+        ours = {code: students for code, students in routed.items() if code not in taken}
+        with_account = frozenset(self.students.values())
+        wanted = {code: students & with_account for code, students in ours.items()}
+        shown = self._shown()
+        differences: list[str] = []
+        for code in sorted(wanted.keys() | shown.keys()):
+            expected = self._expected_members(code, wanted)
+            lines = _differences(expected, shown.get(code, []), labels.get(code))
+            differences += [f"{self.name}: {code}: {line}" for line in lines]
         return Comparison(
-            cohorts=sum(map(len, shown.values())),
-            wanted=sum(map(len, wanted.values())),
-            right=sum(len(wanted.get(code, frozenset()) & found[0][1]) for code, found in shown.items() if found),
-            accountless=sum(len(here[code] - students) for code in wanted),
-            foreign=sum(len(who) for code, who in here.items() if code in taken),
-            differences=tuple(
-                f"{self.name}: {code}: {difference}"
-                for code in sorted(shown)
-                for difference in _differences(
-                    wanted.get(code, frozenset()) | strangers.get(code, frozenset()), shown[code], labels.get(code)
-                )
-            ),
+            cohorts=_total(shown),
+            wanted=_total(wanted),
+            right=sum(len(wanted[code] & shown[code][0][1]) for code in wanted.keys() & shown.keys()),
+            accountless=_total(ours) - _total(wanted),
+            foreign=_total(routed) - _total(ours),
+            differences=tuple(differences),
         )
 
+    def _shown(self) -> dict[str, list[CohortState]]:
+        """Return the cohorts that no person made, by idnumber."""
+        shown: dict[str, list[CohortState]] = {}
+        for id_, (cohort, members) in self.fingerprint().items():
+            if id_ not in self.by_hand:
+                shown.setdefault(cohort.idnumber, []).append((cohort, members))
+        return shown
 
-def _differences(
-    wanted: Members, shown: list[tuple[SiteCohort, Members]], label: tuple[str, str, str] | None
-) -> Iterator[str]:
-    """Say how the cohorts of one idnumber differ from the one that must be there."""
+    def _expected_members(self, code: str, wanted: Mapping[str, frozenset[str]]) -> Members:
+        if code not in wanted:
+            return frozenset()
+        return wanted[code] | {account for idnumber, account in self.unmatched if idnumber == code}
+
+
+def _total(by_code: Mapping[str, frozenset[str] | list[CohortState]]) -> int:
+    return sum(map(len, by_code.values()))
+
+
+def _differences(expected: Members, shown: list[CohortState], label: tuple[str, str, str] | None) -> Iterator[str]:
+    """Yield how the cohorts of one idnumber differ from the one that must exist."""
     if len(shown) != 1:
-        if wanted or shown:
-            yield f"{len(shown)} cohorts instead of one, which has {len(wanted)} members"
+        if expected or shown:
+            yield f"{len(shown)} cohorts instead of one with {len(expected)} members"
         return
     [(cohort, members)] = shown
-    if missing := wanted - members:
-        yield f"{len(missing)} missing: {_some(missing)}"
-    if extra := members - wanted:
-        yield f"{len(extra)} too many: {_some(extra)}"
+    if missing := expected - members:
+        yield f"{len(missing)} missing: {_first_few(missing)}"
+    if extra := members - expected:
+        yield f"{len(extra)} too many: {_first_few(extra)}"
     name = f"{label[2]}: {label[0]}" if label else None
     if cohort.name != name:
         yield f"is named «{cohort.name}», not «{name}»"
 
 
-def _some(members: Members) -> str:
+def _first_few(members: Members) -> str:
     names = sorted(map(str, members))
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")  # noqa: PLR2004 - enough to look into it

@@ -1,4 +1,4 @@
-"""What a spectator of the demo sees: steps, sentences and checks, each of which held or failed."""
+"""What a spectator of the demo sees: steps, sentences, and checks that hold or fail."""
 
 import sys
 import time
@@ -11,14 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from worker.sandbox.demo.stage import Stage
 
-GIVE_UP_SECONDS = 90.0
-LOOK_SECONDS = 0.25
-SHOWN = 10
-"""Differences printed of those that a failed check has found."""
+TIMEOUT_SECONDS = 90.0
+POLL_SECONDS = 0.25
+MOST_LINES = 10
+"""Differences printed below a failed check."""
 
 
 class Show:
-    """Prints, counts the checks that failed, and waits with the spectator."""
+    """Prints, counts the checks that failed, and waits together with the spectator."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -29,7 +29,7 @@ class Show:
 
     @property
     def seconds(self) -> float:
-        """Since when it goes on."""
+        """Seconds since the start."""
         return time.monotonic() - self._started
 
     def step(self, sentence: str) -> None:
@@ -41,52 +41,50 @@ class Show:
         """Print a sentence as it is."""
         self.console.print(sentence, soft_wrap=True, markup=False)
 
-    def check(self, sentence: str, wrong: Iterable[str]) -> None:
-        """Print a check, and what is wrong when it failed."""
-        wrong = [*wrong]
-        mark = "[red]FAILED[/]" if wrong else "[green]ok[/]"
+    def check(self, sentence: str, differences: Iterable[str]) -> None:
+        """Print a check, which failed if there are differences, and the first of them."""
+        lines = [*differences]
+        mark = "[red]FAILED[/]" if lines else "[green]ok[/]"
         self.console.print(f"   {mark} {escape(sentence)}", soft_wrap=True)
-        for line in wrong[:SHOWN]:
+        for line in lines[:MOST_LINES]:
             self.say(f"          {line}")
-        if len(wrong) > SHOWN:
-            self.say(f"          and {len(wrong) - SHOWN} more")
-        self.failures += bool(wrong)
+        if len(lines) > MOST_LINES:
+            self.say(f"          and {len(lines) - MOST_LINES} more")
+        self.failures += bool(lines)
 
-    def until_right(self, *names: str, what: str) -> None:
-        """Wait until these platforms are as they must be, and no other gap is left than there must be; check it."""
+    def wait_until_right(self, *names: str, what: str) -> None:
+        """Wait until these platforms are right and have no gap left but the expected ones, and check it."""
         started = time.monotonic()
         with self.progress() as progress:
             bars = {name: progress.add_task(name, total=None) for name in names}
             while True:
-                found = {name: self._stage.compare(name) for name in names}
+                differences: list[str] = []
                 for name, bar in bars.items():
-                    progress.update(bar, completed=found[name].right, total=found[name].wanted)
-                left = [
-                    *(difference for name in names for difference in found[name].differences),
-                    *(line for name in names for line in self._stage.miscounted(name, found[name])),
-                ]
+                    comparison = self._stage.compare(name)
+                    progress.update(bar, completed=comparison.right, total=comparison.wanted)
+                    differences += [*comparison.differences, *self._stage.wrong_gaps(name, comparison)]
                 seconds = time.monotonic() - started
-                if not left or seconds > GIVE_UP_SECONDS or self._stage.worker_ended():
+                if not differences or seconds > TIMEOUT_SECONDS or self._stage.worker_ended():
                     break
-                time.sleep(LOOK_SECONDS)
-        self.check(f"{what}, after {seconds:.1f} s", left)
+                time.sleep(POLL_SECONDS)
+        self.check(f"{what}, after {seconds:.1f} s", differences)
 
     def progress(self) -> Progress:
-        """Give bars that show only on a terminal."""
+        """Return progress bars that show only on a terminal."""
         return Progress(
             TextColumn("   {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             console=self.console, transient=True, disable=not self.console.is_terminal,
         )  # fmt: skip
 
-    def point(self) -> None:
-        """Say where a person can look for as long as the demo runs."""
+    def say_where_to_look(self) -> None:
+        """Print the addresses and commands that work for as long as the demo runs."""
         web = self._stage.settings.web
-        self.say("Look for yourself while it runs (it goes on with --serve):")
+        self.say("Look for yourself while it runs (--serve keeps it running):")
         self.say(f"  http://{web.host}:{web.port}/metrics, /livez and /readyz")
         for words in ("status", "dead-letters list", "adopt ecampus"):
             self.say(f"  {self.command(words)}")
 
     def command(self, words: str) -> str:
-        """Give a command that acts on the demo's settings."""
+        """Return a command line that acts on the demo's settings."""
         command = sys.argv[0] if Path(sys.argv[0]).name == "cohorts" else "cohorts"
         return f"{command} {words} --config {self._stage.settings_file}"

@@ -1,6 +1,6 @@
-"""What the demo plays on: an invented university, three Moodles, a broker, a ledger and a worker in this process.
+"""What the demo runs on: an invented university, three Moodles, a broker, a ledger and a worker in this process.
 
-Nothing outside is touched: the settings lie in a folder of their own, and those of the environment are put aside.
+Nothing outside is touched: settings are in a temporary folder, and those of the environment are ignored.
 """
 
 import os
@@ -16,9 +16,6 @@ from socket import create_server
 from string import Template
 from tempfile import TemporaryDirectory
 
-from schemas import EnrolmentRow
-from worker import snapshots
-from worker.domain.snapshots import SnapshotScope
 from worker.kafka import RecordProducer
 from worker.ledger import Ledger
 from worker.ledger.status import PlatformStatus, read_status
@@ -27,22 +24,22 @@ from worker.runtime.worker import Worker
 from worker.sandbox.broker import EmbeddedBroker
 from worker.sandbox.demo.platform import Comparison, Platform
 from worker.sandbox.moodle.server import MEASURED, SandboxMoodle
-from worker.sandbox.university.university import University
+from worker.sandbox.university.catalogue import etapes_for
+from worker.sandbox.university.generator import University
+from worker.sandbox.university.publish import publish_snapshot
 from worker.settings.root import SECRETS_VARIABLE, Settings, load
 
 TOPIC, SNAPSHOTS, DEAD_LETTERS = "enrolments", "enrolments.snapshots", "enrolments.dead-letters"
 PARTITIONS = 16  # the embedded broker keeps 5 MiB a partition; a message has 0.6 KiB
-OPENED = timedelta(hours=22)
-"""How long ago the first day began: its evening is over when the night's snapshot is taken, and the next day is not."""
-KEPT = ("ecampus", "collegium")
-"""The platforms that the worker keeps."""
-USUAL_PORT = 9464
+FIRST_DAY_AGE = timedelta(hours=22)
+"""How long ago the first day began, so that the night's snapshot is dated after its evening and before the next day."""
+AUTOMATIC = ("ecampus", "collegium")
+"""The platforms that the worker writes to."""
+DEFAULT_PORT = 9464
 REMOVAL_DELAY_SECONDS = 5
-STUDENTS_PER_ETAPE = 25
-FEWEST_ETAPES, MOST_ETAPES = 25, 1_200
 
 SETTINGS = Template("""\
-# Settings of a demo: `cohorts config --describe` tells what each of them is.
+# Settings of a demo; `cohorts config --describe` describes them.
 uais = ["$uai"]
 active_years = [$year]
 
@@ -51,7 +48,7 @@ mode = "automatic"
 url = "$ecampus"
 token = "demo"
 account = { field = "username", template = "e{student_id}" }
-guard = { platform_percent = 15 }  # a day of the rentrée and two nights pass here within the guard's 24 hours
+guard = { platform_percent = 15 }  # here the guard's 24 hours hold a day of the rentrée and two nights
 
 [platforms.collegium]  # Collegium Santé: étapes of the health component only
 mode = "automatic"
@@ -60,9 +57,9 @@ token = "demo"
 account = { field = "idnumber", template = "{student_id}" }
 routes = [{ components = [$health] }]
 guard = { platform_percent = 15 }
-limits = { timeout_seconds = 10 }  # for so long, the cohort of a writing call that a 502 cut short is left alone
+limits = { timeout_seconds = 10 }  # after a 502, the cohorts of a write call are left alone for as long
 
-[platforms.prelude]  # kept by hand: never written
+[platforms.prelude]  # managed by hand: never written
 mode = "manual"
 url = "$prelude"
 token = "demo"
@@ -76,7 +73,7 @@ dead_letters = "$dead_letters"
 [ledger]
 url = "sqlite:///$ledger"
 
-[converge]  # shorter than in earnest, where nobody sits and waits
+[converge]  # shorter than the defaults, as somebody is watching
 coalesce_seconds = 0.5
 removal_delay_seconds = $removal_delay
 park_seconds = 2
@@ -93,7 +90,7 @@ port = $port
 
 @dataclass(kw_only=True)
 class Stage:
-    """Everything that the demo's steps act on and look at."""
+    """Everything that the steps of the demo act on and look at."""
 
     university: University
     platforms: dict[str, Platform]
@@ -101,67 +98,61 @@ class Stage:
     settings_file: Path
     ledger: Ledger
     worker_ended: Callable[[], bool]
-    apart: dict[str, frozenset[str]] = field(default_factory=dict)
-    """Members that some étapes' cohorts must have instead of the true ones: the guard or a person keeps them so."""
+    overrides: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Members by étape where the guard or a person's decision makes them differ from the true ones."""
     held: Counter[str] = field(default_factory=Counter)
     """How many removals the guard must hold, by platform."""
-    unasked: set[tuple[str, str]] = field(default_factory=set)
-    """Each (étape, student) whose removal is right though the generator doesn't ask for it."""
+    expected_removals: set[tuple[str, str]] = field(default_factory=set)
+    """Each (étape, student) whose removal is right although the generator didn't ask for it."""
     published: int = 0
     poison: list[tuple[bytes, bytes]] = field(default_factory=list)
-    """Key and value of every message sent that nobody can read."""
+    """Key and value of every unreadable message sent."""
 
     def __post_init__(self) -> None:
         self._producer = RecordProducer(self.settings.kafka.properties())
 
     def publish(self, messages: Iterable[tuple[bytes, bytes]]) -> None:
-        """Send messages (key, value), and wait until the broker has them."""
+        """Send messages (key, value) and wait until the broker has them."""
         records = [(TOPIC, key, value, ()) for key, value in messages]
         self._producer.send(records)
         self.published += len(records)
 
     def publish_snapshot(self, rows: Iterable[bytes]) -> int:
-        """Publish a snapshot of the university, taken now, that has these rows; gives how many."""
-        taken_at = datetime.now(UTC)
-        years = frozenset({self.university.year - 1, self.university.year})
-        scope = SnapshotScope(uais=frozenset({self.university.uai}), academic_years=years)
-        with snapshots.collect(map(EnrolmentRow.model_validate_json, rows), scope) as image:
-            publisher = snapshots.Publisher(self.settings.kafka.properties(), SNAPSHOTS)
-            publisher.publish(image, snapshot_id=snapshots.new_id(image.system, taken_at), taken_at=taken_at)
-            return image.rows
+        """Publish a snapshot of the university, taken now, with these rows; returns how many."""
+        return publish_snapshot(self.university, rows, self.settings.kafka)
 
     def compare(self, name: str) -> Comparison:
-        """Compare a platform with what the generator says is true now, `apart` aside."""
-        return self.platforms[name].compare(self.university.truth() | self.apart, self.university.labels())
+        """Compare a platform with what must be there now: the truth of the generator, `overrides` applied."""
+        return self.platforms[name].compare(self.university.truth() | self.overrides, self.university.labels())
 
-    def miscounted(self, name: str, found: Comparison) -> list[str]:
-        """Say where the ledger counts other gaps than those that must be left: parked, foreign and held ones."""
+    def wrong_gaps(self, name: str, comparison: Comparison) -> list[str]:
+        """Return where the ledger counts other gaps than expected: parked, foreign and held ones, and no others."""
         status = self.status(name)
-        expected = {"parked": found.accountless, "foreign": found.foreign, "held": self.held[name]}
+        expected = {"parked": comparison.accountless, "foreign": comparison.foreign, "held": self.held[name]}
         return [
-            f"{name}: the ledger counts {number} gaps that are {state}, and there are {expected.get(state, 0)}"
+            f"{name}: the ledger counts {number} {state} gaps instead of {expected.get(state, 0)}"
             for state, number in status.gaps.items()
             if number != expected.get(state, 0)
         ]
 
     def status(self, name: str) -> PlatformStatus:
-        """What `cohorts status` says of a platform."""
+        """What `cohorts status` shows of a platform."""
         return read_status(self.ledger, [name], time.time()).platforms[0]
 
     def create_late_accounts(self) -> None:
-        """Give their accounts to the students that get one late."""
-        for name in ("ecampus", "collegium"):
-            self.platforms[name].add_accounts(_named(name, self.university.late_accounts()))
+        """Create the accounts of the students who get one late."""
+        for name in AUTOMATIC:
+            self.platforms[name].add_accounts(_accounts(name, self.university.late_accounts()))
 
 
 @contextmanager
-def staged(*, students: int, seed: int) -> Iterator[Stage]:
-    """Build everything and start the worker; at the end it is stopped, and what ended it before is raised."""
-    for name in [*os.environ]:  # a demo must never meet a real ledger or Moodle
+def open_stage(*, students: int, seed: int) -> Iterator[Stage]:
+    """Build everything and start the worker; at the end, stop it and raise the error that ended it, if any."""
+    for name in [*os.environ]:  # a demo must never reach a real ledger or Moodle
         if name == SECRETS_VARIABLE or (name.startswith("COHORTS_") and not name.startswith("COHORTS_WEB_")):
             del os.environ[name]
-    etapes = min(max(FEWEST_ETAPES, students // STUDENTS_PER_ETAPE), MOST_ETAPES)
-    university = University(seed=seed, students=students, etapes=etapes, opening=datetime.now(UTC) - OPENED)
+    opening = datetime.now(UTC) - FIRST_DAY_AGE
+    university = University(seed=seed, students=students, etapes=etapes_for(students), opening=opening)
     platforms = {platform.name: platform for platform in _platforms(university)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="cohorts-demo-")))
@@ -190,10 +181,10 @@ def staged(*, students: int, seed: int) -> Iterator[Stage]:
 
 
 def _platforms(university: University) -> Iterator[Platform]:
-    """The three Moodles with their accounts and, on two of them, the cohorts that people made."""
+    """Yield the three Moodles, with their accounts and, on two of them, cohorts that people made."""
     truth = university.truth()
     etape = sorted(truth, key=lambda code: (len(truth[code]), code))[len(truth) // 2]
-    made = {
+    by_hand = {
         "ecampus": [("Tuteurs", "TUTORAT-2026"), ("Étudiants élus", ""), (f"{etape} à la main", etape)],
         "prelude": [("Découverte de Moodle", ""), ("Liaison lycées", "LYCEES"), (f"{etape} à la main", etape)],
     }
@@ -201,15 +192,15 @@ def _platforms(university: University) -> Iterator[Platform]:
     for name in ("ecampus", "collegium", "prelude"):
         moodle = SandboxMoodle(name=name.capitalize(), token="demo", cost=MEASURED)  # noqa: S106 - a sandbox's
         platform = Platform(name=name, moodle=moodle, components=components.get(name))
-        platform.add_accounts(_named(name, university.accounts()))
+        platform.add_accounts(_accounts(name, university.accounts()))
         students = [*platform.students.values()]
-        for rank, (cohort, idnumber) in enumerate(made.get(name, [])):
+        for rank, (cohort, idnumber) in enumerate(by_hand.get(name, [])):
             platform.add_by_hand(cohort, idnumber, students[rank::40])
         yield platform
 
 
-def _named(platform: str, accounts: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str]]:
-    """Usernames as each platform writes them, with the student: Collegium has its own, and goes by idnumber."""
+def _accounts(platform: str, accounts: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield (username, student) as the platform has them: Collegium has usernames of its own and goes by idnumber."""
     for username, _, student in accounts:
         yield (f"sante.{student}" if platform == "collegium" else username), student
 
@@ -231,8 +222,8 @@ def _settings(university: University, bootstrap: str, urls: Mapping[str, str], f
 
 
 def _free_port() -> int:
-    """The port that everybody knows, if it is free, else any."""
-    for port in (USUAL_PORT, 0):
+    """Return the default port if it is free, else any other."""
+    for port in (DEFAULT_PORT, 0):
         try:
             with create_server(("127.0.0.1", port)) as server:
                 return int(server.getsockname()[1])

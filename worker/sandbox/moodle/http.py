@@ -1,4 +1,4 @@
-"""How PHP reads a form, and how Moodle's REST server and nginx answer (as recorded)."""
+"""How PHP reads a form, and how Moodle's REST server and nginx respond (as recorded)."""
 
 import html
 import json
@@ -15,25 +15,25 @@ HTML = "text/html; charset=utf-8"
 
 
 class Fault(StrEnum):
-    """What can go wrong with a call: it lasts as `moodle.fault`, or strikes at random from `moodle.chaos`."""
+    """What can go wrong with a call: with each one as `moodle.fault`, or at random by `moodle.chaos`."""
 
     MAINTENANCE_CLI = "maintenance_cli"
     MAINTENANCE_SETTING = "maintenance_setting"
     WEBSERVICES_DISABLED = "webservices_disabled"
     DATABASE_DOWN = "database_down"
     PHP_DOWN = "php_down"  # 502, nothing was applied
-    TOO_MANY_CALLS = "too_many_calls"  # 429 of a proxy that counts them
-    LOGIN_PAGE = "login_page"  # 200 and a proxy's own page
+    TOO_MANY_CALLS = "too_many_calls"  # 429 of a proxy that counts calls
+    LOGIN_PAGE = "login_page"  # 200 and a page of a proxy
     REDIRECTED = "redirected"  # to `moodle.elsewhere`
     INVALID_TOKEN = "invalid_token"  # noqa: S105 # not a password: the name of the recorded case
     NOT_GRANTED = "not_granted"
     WRITE_REFUSED = "write_refused"  # dmlwriteexception, nothing was applied
     APPLIED_THEN_502 = "applied_then_502"  # PHP died after the commit
-    APPLIED_THEN_CLOSED = "applied_then_closed"  # the connection closes in the middle of the answer
-    APPLIED_THEN_LATE = "applied_then_late"  # the answer comes after `moodle.late` seconds
+    APPLIED_THEN_CLOSED = "applied_then_closed"  # the connection closes in the middle of the response
+    APPLIED_THEN_LATE = "applied_then_late"  # the response comes after `moodle.late` seconds
     APPLIED_THEN_EMPTY = "applied_then_empty"  # 200 without a body
-    APPLIED_THEN_STRANGE = "applied_then_strange"  # JSON, but no answer of Moodle
-    APPLIED_THEN_DRIPPED = "applied_then_dripped"  # the answer comes byte by byte, one each `moodle.drip` seconds
+    APPLIED_THEN_STRANGE = "applied_then_strange"  # unexpected JSON
+    APPLIED_THEN_DRIPPED = "applied_then_dripped"  # the response comes byte by byte, one every `moodle.drip` seconds
 
 
 ERRORS = {  # faults that Moodle itself reports, after which nothing is applied
@@ -46,7 +46,7 @@ ERRORS = {  # faults that Moodle itself reports, after which nothing is applied
 
 
 def bad_gateway() -> Response:
-    """Give nginx's page when PHP-FPM doesn't answer."""
+    """Return nginx's page for a PHP-FPM that doesn't respond."""
     page = (
         "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n"
         "<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx/1.22.1</center>\r\n"
@@ -56,7 +56,7 @@ def bad_gateway() -> Response:
 
 
 def page_of(fault: Fault | None, site_name: str, elsewhere: str) -> Response | None:  # noqa: PLR0911 - a page each
-    """Give the page of the faults that never reach the web service; `elsewhere` is where a redirection leads."""
+    """Return the page of a fault that never reaches the web service; `elsewhere` is the target of a redirection."""
     match fault:
         case Fault.MAINTENANCE_CLI:
             title = f"{html.escape(site_name)} under maintenance"
@@ -77,7 +77,7 @@ def page_of(fault: Fault | None, site_name: str, elsewhere: str) -> Response | N
 
 
 def read_form(encoded: bytes, limit: int) -> dict[str, Any]:
-    """Decode `a[0][b]=c` into nested dicts as PHP does; fields beyond `limit` are dropped in silence.
+    """Decode `a[0][b]=c` into nested dicts as PHP does; fields beyond `limit` are dropped silently.
 
     `a[]` appends. Names with unbalanced brackets are kept flat.
     """
@@ -95,15 +95,15 @@ def read_form(encoded: bytes, limit: int) -> dict[str, Any]:
     return form
 
 
-def answer(value: object, *, as_json: bool) -> Response:
-    """Give a function's answer."""
+def success(value: object, *, as_json: bool) -> Response:
+    """Return the response that carries the result of a function."""
     if as_json:
         return Response(php_json(value), media_type="application/json")
     return _xml(f"<RESPONSE>\n{_element(value) if value is not None else ''}</RESPONSE>\n")
 
 
 def failure(error: WebServiceError, *, as_json: bool) -> Response:
-    """Give an error, with status 200: in XML, too, when the field that asks for JSON was cut."""
+    """Return the response that carries an error, with status 200; in XML if the field asking for JSON was dropped."""
     if as_json:
         body = {"exception": error.exception, "errorcode": error.code, "message": error.message}
         return Response(php_json(body), media_type="application/json")

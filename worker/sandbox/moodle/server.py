@@ -1,6 +1,6 @@
 """A Moodle that speaks the real wire format over HTTP: for the demo, the tests and the benchmarks.
 
-It is held to the recorded transcripts of a Moodle 4.3, word for word, by `tests/wire/sandbox/test_moodle.py`.
+`tests/wire/sandbox/test_moodle.py` checks it word for word against the recorded transcripts of a Moodle 4.3.
 """
 
 import asyncio
@@ -9,9 +9,9 @@ import math
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -20,59 +20,29 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from worker.sandbox.moodle.cost import MEASURED, Cost
 from worker.sandbox.moodle.functions import FUNCTIONS
-from worker.sandbox.moodle.http import ERRORS, Fault, answer, bad_gateway, failure, page_of, read_form
+from worker.sandbox.moodle.http import ERRORS, Fault, bad_gateway, failure, page_of, read_form, success
 from worker.sandbox.moodle.session import Session, WebServiceError
-from worker.sandbox.moodle.site import Site, SiteCohort, User
+from worker.sandbox.moodle.site import CohortRow, Site, User
 
-__all__ = ["MEASURED", "Call", "Chaos", "Cost", "Fault", "SandboxMoodle", "SiteCohort", "User"]
+__all__ = ["MEASURED", "Call", "Chaos", "CohortRow", "Cost", "Fault", "SandboxMoodle", "User"]
 
 log = logging.getLogger(__name__)
 
 ENDPOINT = "/webservice/rest/server.php"
 CORE_FUNCTIONS = {"core_course_get_courses"}  # exist in Moodle, but the sandbox never grants them
 SETTINGS = {f"moodlewssetting{name}" for name in ("raw", "fileurl", "filter", "lang", "timezone")}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What a call takes, in seconds: once, and by member, row, or member and synchronised course."""
-
-    call: float = 0.0
-    added: float = 0.0
-    removed: float = 0.0
-    course_added: float = 0.0
-    course_removed: float = 0.0
-    looked_up: float = 0.0
-    created: float = 0.0
-    cohort_read: float = 0.0
-    member_read: float = 0.0
-
-    def seconds(self, spent: Mapping[str, int]) -> float:
-        """Add up what a call has spent."""
-        return math.fsum(getattr(self, item.name) * spent.get(item.name, 0) for item in fields(self))
-
-
-MEASURED = Cost(
-    # Derived from runs with one client (unless said) against the Moodle of the transcripts, on 2 cores.
-    call=0.026,  # add of 1 member a call, 29 ms, less the member
-    added=0.0027,  # 350 members/s by 200 a call: 200 / 350 s = call + 200 members
-    removed=0.0009,  # 2,000/s by 200 a call and 2 clients: 0.2 s = call + 200 members
-    course_added=0.0037,  # 10 courses, 200 members: 7.7 s; 1 course, 134/s, would say 4.6 ms
-    course_removed=0.0078,  # 10 courses, 200 members: 16 s
-    looked_up=0.0038,  # 500 values: 1.6 to 2.2 s
-    created=0.0009,  # 100 a call: 0.12 s
-    cohort_read=0.000084,  # 1,237 cohorts: 0.13 s
-    member_read=0.000022,  # 1,200 cohorts with 40,002 members: 1.0 s, less the call and the cohorts
-)
+ENVELOPE = {"wstoken", "wsfunction", "moodlewsrestformat"} | SETTINGS
+"""Fields that aren't arguments of a function."""
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call received. Instants are of `time.monotonic()`; `ended` is that of the commit, NaN until then.
+    """A call that was received. Instants are of `time.monotonic()`; `ended` is that of the commit, NaN until then.
 
-    `cohorts` holds the ids of the cohorts touched and, for a creation, the idnumbers asked for; `removed` the
-    memberships (cohort id, user id) that it takes away. `error` is Moodle's errorcode or the name of a fault; a call
+    `cohorts` holds the ids of the touched cohorts and, for a creation, the requested idnumbers; `removed` the
+    memberships (cohort id, user id) that it removes. `error` is Moodle's errorcode or the name of a fault; a call
     whose fault is named `applied_…` has been applied.
     """
 
@@ -88,7 +58,7 @@ class Call:
 
 @dataclass(slots=True)
 class Chaos:
-    """Faults at random, by call: the same seed and the same order of calls give the same faults."""
+    """Random faults of calls: the same seed and the same order of calls give the same faults."""
 
     rate: float
     seed: int
@@ -115,9 +85,9 @@ class SandboxMoodle(Site):
     """A Moodle on a port of its own.
 
     `fault`, `chaos`, `cost`, `late`, `drip` and `elsewhere` may be set while it serves.
-    `calls` are in order of reception. `collisions` are the pairs of writing calls that were in flight at once
-    (held by a PHP worker, and not committed) and touched the same cohort: there should never be one.
-    `php_workers` is how many calls run at once; others wait, as behind nginx.
+    `calls` are in order of reception. `collisions` are the pairs of write calls that were in flight at once (held by a
+    PHP worker and not committed) and touched the same cohort: there should never be one. `php_workers` is how many
+    calls run at once; others wait, as behind nginx.
     """
 
     def __init__(
@@ -147,8 +117,8 @@ class SandboxMoodle(Site):
 
     @contextmanager
     def serving(self, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
-        """Serve in a thread until the block ends; gives the address of the site. Port 0 is any free one."""
-        # Only to a socket that names its protocol does asyncio give TCP_NODELAY: 40 ms an answer.
+        """Serve in a thread until the block ends; yields the address of the site. Port 0 is any free port."""
+        # asyncio sets TCP_NODELAY only on a socket that names its protocol; without it, a response takes 40 ms more.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -164,7 +134,7 @@ class SandboxMoodle(Site):
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="critical",  # closing a connection in the middle of an answer is meant
+            log_level="critical",  # closing a connection in the middle of a response is intended
             access_log=False,
             timeout_graceful_shutdown=1,
         )
@@ -179,7 +149,7 @@ class SandboxMoodle(Site):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Keep calls in flight, computed and not committed, until the block ends."""
+        """Keep calls in flight, computed but not committed, until the block ends."""
         self._running.clear()
         try:
             yield
@@ -204,17 +174,17 @@ class SandboxMoodle(Site):
         if response:
             await response(scope, receive, send)
         else:
-            await _break_off(send)
+            await _send_half(send)
 
     async def _form(self, request: Request) -> dict[str, Any]:
-        """Read query and body, counted apart; of a body PHP lets one field too many pass (recorded)."""
+        """Read query and body, each with a limit of its own; PHP accepts one field too many in a body (recorded)."""
         form = read_form(request.scope["query_string"], self.max_input_vars)
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             form |= read_form(await request.body(), self.max_input_vars + 1)
         return form
 
     async def _respond(self, form: dict[str, Any]) -> Response | None:
-        """Answer one call; None when the answer is to be lost."""
+        """Respond to one call; None when the response is to be lost."""
         name = str(form.get("wsfunction", ""))
         with self.lock:
             fault = self.fault or (self.chaos.draw() if self.chaos else None)
@@ -227,16 +197,16 @@ class SandboxMoodle(Site):
         async with self._workers:
             call.started = time.monotonic()
             try:
-                response = answer(await self._execute(call, form, fault), as_json=as_json)
+                response = success(await self._execute(call, form, fault), as_json=as_json)
             except WebServiceError as error:
                 call.error = error.code
                 response = failure(error, as_json=as_json)
             finally:
                 call.ended = time.monotonic()
-        return await self._spoilt(response, fault)
+        return await self._after_fault(response, fault)
 
-    async def _spoilt(self, response: Response, fault: Fault | None) -> Response | None:
-        """Give the answer of a call that was applied as the fault lets it arrive."""
+    async def _after_fault(self, response: Response, fault: Fault | None) -> Response | None:
+        """Return the response of an applied call as the fault lets it arrive; None when it is to be lost."""
         match fault:
             case Fault.APPLIED_THEN_502:
                 return bad_gateway()
@@ -258,19 +228,14 @@ class SandboxMoodle(Site):
             yield bytes([byte])
 
     async def _execute(self, call: Call, form: dict[str, Any], fault: Fault | None) -> object:
-        """Compute, be in flight for as long as it costs, commit or raise."""
+        """Compute, be in flight for as long as the call costs, then commit, or raise."""
         name, arguments = self._admit(form, fault)
         session = Session(self, raw=form.get("moodlewssettingraw") == "1")
         with self._changed:
             session.run(FUNCTIONS[name], arguments)
             call.writes, call.items = FUNCTIONS[name].writes, session.items
             call.cohorts, call.removed = frozenset(session.touched), frozenset(session.removed)
-            for other, theirs in self._in_flight:
-                if call.writes and other.writes and call.cohorts & other.cohorts:
-                    self.collisions.append((other, call))
-                # A membership is unique: who inserts it second waits for the first, and fails (recorded).
-                if not theirs.error and session.added.keys() & theirs.added.keys():
-                    session.error = WebServiceError("dmlwriteexception")
+            self._meet_others(call, session)
             self._in_flight.append((call, session))
             self._changed.notify_all()
         try:
@@ -288,16 +253,29 @@ class SandboxMoodle(Site):
             raise session.error
         return session.answer
 
+    def _meet_others(self, call: Call, session: Session) -> None:
+        """Note collisions with the calls in flight, and fail where PostgreSQL would."""
+        for other, other_session in self._in_flight:
+            if call.writes and other.writes and call.cohorts & other.cohorts:
+                self.collisions.append((other, call))
+            # Memberships are unique: the second insert waits for the first, and fails (recorded).
+            if not other_session.error and session.added.keys() & other_session.added.keys():
+                session.error = WebServiceError("dmlwriteexception")
+
     def _admit(self, form: dict[str, Any], fault: Fault | None) -> tuple[str, dict[str, Any]]:
-        """Check in Moodle's order: token, maintenance, the function exists, the token may call it."""
-        token, name = form.get("wstoken"), form.get("wsfunction")
+        """Return the function and its arguments, checked in Moodle's order: the token, the site, the function."""
         code = ERRORS.get(fault) if fault else None
         if code == "dbconnectionfailed":
             raise WebServiceError(code)
-        if token != self.token:
+        if form.get("wstoken") != self.token:
             raise WebServiceError("invalidtoken")
         if code:
             raise WebServiceError(code)
+        arguments = {key: value for key, value in form.items() if key not in ENVELOPE}
+        return self._granted_function(form.get("wsfunction")), arguments
+
+    def _granted_function(self, name: str | None) -> str:
+        """Return the name of a function if it exists and the token may call it."""
         if not name:
             raise WebServiceError("invalidparameter")
         if "webservice/rest:use" not in self.capabilities:
@@ -306,12 +284,11 @@ class SandboxMoodle(Site):
             raise WebServiceError("invalidrecord", "external_functions")
         if name not in self.granted:
             raise WebServiceError("accessexception")
-        ours = {"wstoken", "wsfunction", "moodlewsrestformat"} | SETTINGS
-        return name, {key: value for key, value in form.items() if key not in ours}
+        return name
 
 
-async def _break_off(send: Send) -> None:
-    """Promise more than is sent: the server then closes the connection in the middle of the answer."""
+async def _send_half(send: Send) -> None:
+    """Announce more than is sent, so that the server closes the connection in the middle of the response."""
     start: Message = {
         "type": "http.response.start",
         "status": 200,

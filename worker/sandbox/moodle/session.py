@@ -1,7 +1,7 @@
-"""One call to a web service of Moodle: its parameters, its rights, its errors, and what it will change.
+"""One call to a web service of Moodle: its parameters, rights and errors, and what it will change.
 
-A call first reads and computes (`Session.run`), is then in flight for as long as it costs, and only then
-commits: so that two calls at once do to each other what PostgreSQL lets them do.
+A call first reads and computes (`Session.run`), is then in flight for as long as it costs, and only then commits, so
+that simultaneous calls affect each other as they do in PostgreSQL.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from worker.sandbox.moodle.site import Site, SiteCohort, User
+from worker.sandbox.moodle.site import CohortRow, Site, User
 
 Params: TypeAlias = dict[str, Any]
 
@@ -50,7 +50,7 @@ ERRORS = {  # errorcode: class of the exception, sentence; as recorded, or from 
 
 
 class WebServiceError(Exception):
-    """An exception as the service reports it; `about` fills the gap of the sentence."""
+    """An exception as the service reports it; `about` completes the sentence."""
 
     def __init__(self, code: str, about: str = "") -> None:
         self.code = code
@@ -64,7 +64,7 @@ class WebServiceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """A key that may be missing, and what stands in for it (None: the key stays missing)."""
+    """A key that may be missing, and its default value (None: the key stays missing)."""
 
     shape: "Shape"
     value: object = None
@@ -79,10 +79,16 @@ def clean(shape: Shape, value: object) -> object:
         return shape(value)
     if isinstance(shape, list) and isinstance(value, dict):
         return [clean(shape[0], item) for item in value.values()]
-    if isinstance(shape, dict) and isinstance(value, dict) and value.keys() <= shape.keys():
-        cleaned = ((key, _clean_key(key, item, value)) for key, item in shape.items())
-        return {key: item for key, item in cleaned if item is not None}
+    if isinstance(shape, dict) and isinstance(value, dict):
+        return _clean_structure(shape, value)
     raise WebServiceError("invalidparameter")
+
+
+def _clean_structure(shape: Mapping[str, Shape], value: Mapping[str, object]) -> dict[str, object]:
+    if not value.keys() <= shape.keys():
+        raise WebServiceError("invalidparameter")
+    cleaned = ((key, _clean_key(key, item, value)) for key, item in shape.items())
+    return {key: item for key, item in cleaned if item is not None}
 
 
 def _clean_key(key: str, shape: Shape, value: Mapping[str, object]) -> object:
@@ -94,7 +100,7 @@ def _clean_key(key: str, shape: Shape, value: Mapping[str, object]) -> object:
 
 
 def matching(pattern: str) -> Callable[[str], str]:
-    """Make a cleaner that takes only what matches as a whole."""
+    """Return a cleaner that accepts only text that matches as a whole."""
     compiled = re.compile(pattern)
 
     def cleaner(value: str) -> str:
@@ -106,17 +112,17 @@ def matching(pattern: str) -> Callable[[str], str]:
 
 
 def raw(value: str) -> str:
-    """Take any text."""
+    """Accept any text."""
     return value
 
 
 def integer(value: str) -> int:
-    """Take an integer written as PHP would write it."""
+    """Accept an integer as PHP writes it."""
     return int(_INTEGER(value))
 
 
 def boolean(value: str) -> bool:
-    """Take `0` or `1`, and nothing else."""
+    """Accept `0` or `1`, and nothing else."""
     return _BOOLEAN(value) == "1"
 
 
@@ -132,7 +138,7 @@ email = matching(r"[^@\s]+@[^@\s]+")
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One call: what it answers, what it has touched and spent, and what it will change when it commits.
+    """One call: its answer, what it has touched and spent, and what it will change when it commits.
 
     `spent` counts by the names of the fields of `Cost`. `touched` holds the ids of cohorts and, for a creation,
     their idnumbers.
@@ -145,7 +151,7 @@ class Session:
     items: int = 0
     added: dict[tuple[int, int], None] = field(default_factory=dict)
     removed: dict[tuple[int, int], None] = field(default_factory=dict)
-    cohorts: dict[int, SiteCohort] = field(default_factory=dict)
+    cohorts: dict[int, CohortRow] = field(default_factory=dict)
     users: dict[int, User] = field(default_factory=dict)
     touched: set[int | str] = field(default_factory=set)
     spent: Counter[str] = field(default_factory=lambda: Counter(call=1))
@@ -172,38 +178,38 @@ class Session:
         for cohort_id, user_id in self.added:
             self.site.members_of.get(cohort_id, set()).add(user_id)
 
-    def require(self, *one_of: str, asked: str) -> None:
-        """Refuse the call without any of the capabilities; `asked` is the one that the sentence names."""
-        if self.site.capabilities.isdisjoint(one_of):
-            raise WebServiceError("nopermissions", asked)
+    def require(self, capability: str, named: str) -> None:
+        """Refuse the call without the capability; the error calls it by `named`."""
+        if capability not in self.site.capabilities:
+            raise WebServiceError("nopermissions", named)
 
-    def require_manage(self, asked: str = "Create, delete and move cohorts") -> None:
+    def require_manage(self, named: str = "Create, delete and move cohorts") -> None:
         """Refuse the call unless the account may manage cohorts, which covers assigning and viewing."""
-        self.require("moodle/cohort:manage", asked=asked)
+        self.require("moodle/cohort:manage", named)
 
-    def cohort(self, cohort_id: int) -> SiteCohort:
+    def cohort(self, cohort_id: int) -> CohortRow:
         """Find a cohort and note that the call touches it."""
         if cohort_id not in self.site.cohort_rows:
             raise WebServiceError("invalidrecord", "cohort")
         self.touched.add(cohort_id)
         return self.site.cohort_rows[cohort_id]
 
-    def category(self, named: Mapping[str, str]) -> str | None:
-        """Find the category that a `categorytype` names; None is the system."""
+    def category(self, categorytype: Mapping[str, str]) -> str | None:
+        """Return the idnumber of the category that a `categorytype` names; None for the system."""
         ids = self.site.categories
-        match named["type"]:
+        match categorytype["type"]:
             case "system":
                 return None
-            case "idnumber" if named["value"] in ids:
-                return named["value"]
+            case "idnumber" if categorytype["value"] in ids:
+                return categorytype["value"]
             case "id":
                 for idnumber, category_id in ids.items():
-                    if str(category_id) == named["value"]:
+                    if str(category_id) == categorytype["value"]:
                         return idnumber
         raise WebServiceError("invalidparameter")
 
-    def shown(self, cohort: SiteCohort) -> dict[str, object]:
-        """Give a cohort as the service shows it: neither its component nor its context."""
+    def shown(self, cohort: CohortRow) -> dict[str, object]:
+        """Return a cohort as the service shows it: without its component and context."""
         escape = self.site.escapes_names and not self.raw
         return {
             "id": cohort.id,
@@ -215,8 +221,8 @@ class Session:
             "theme": "",
         }
 
-    def shown_all(self, cohorts: Iterable[SiteCohort]) -> list[dict[str, object]]:
-        """Show cohorts that are read rather than created."""
+    def shown_all(self, cohorts: Iterable[CohortRow]) -> list[dict[str, object]]:
+        """Return cohorts that are read, rather than created, as the service shows them."""
         rows = [self.shown(cohort) | {"customfields": []} for cohort in cohorts]
         self.spent["cohort_read"] += len(rows)
         return rows

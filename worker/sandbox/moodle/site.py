@@ -1,6 +1,6 @@
-"""What a Moodle remembers, and the hands of the people who change it by its pages.
+"""What a Moodle stores, and what people change through its pages.
 
-Facts named "recorded" are in `moodle-transcripts.json`; the others were read in the sources of Moodle 4.3.
+Facts called "recorded" are in `moodle-transcripts.json`; the others come from the source code of Moodle 4.3.
 """
 
 import hashlib
@@ -12,10 +12,7 @@ from itertools import count
 
 SYSTEM_CONTEXT = 1
 CATEGORY_CONTEXTS = 1000  # a category's context id in the sandbox is its id plus this
-NAME_LENGTH, IDNUMBER_LENGTH = (
-    254,
-    100,
-)  # of the cohort table's columns; one more is a write error, as recorded
+NAME_LENGTH, IDNUMBER_LENGTH = 254, 100  # of the cohort table's columns; one more is a write error, as recorded
 
 CAPABILITIES = frozenset(
     {
@@ -46,7 +43,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SiteCohort:
+class CohortRow:
     """A row of Moodle's cohort table. `category` is a category's idnumber, or None at system level."""
 
     id: int
@@ -59,9 +56,9 @@ class SiteCohort:
 
 
 class Site:
-    """The tables, in the order in which PostgreSQL would read them, and the settings of one Moodle.
+    """The tables of one Moodle, in the order in which PostgreSQL would read them, and its settings.
 
-    Its methods are a person's deeds, safe from any thread. As in Moodle, nothing is unique but a username.
+    Its methods are what a person can do, from any thread. As in Moodle, only usernames are unique.
     """
 
     def __init__(self, *, name: str, token: str) -> None:
@@ -76,18 +73,18 @@ class Site:
         self.granted: set[str] = set()  # the functions of the token's service
         self.users: dict[int, User] = {}
         self.user_ids: dict[str, int] = {}
-        self.cohort_rows: dict[int, SiteCohort] = {}
+        self.cohort_rows: dict[int, CohortRow] = {}
         self.members_of: dict[int, set[int]] = {}
         self.categories: dict[str, int] = {}
         self.courses: dict[int, int] = {}
         self.next_user = count(1)
-        self.next_cohort = count(1)  # a sequence: a number spent by a rolled back call is lost, as recorded
+        self.next_cohort = count(1)  # a sequence: a call that is rolled back uses up its number, as recorded
         for username in ("guest", "admin", "etape-cohorts"):
             self.add_user(username=username)
         self.service_user = self.user_ids["etape-cohorts"]
 
     def add_user(self, *, username: str, idnumber: str = "", suspended: bool = False) -> int:
-        """Create an account, named after its rank (ids 1 to 3 are Moodle's own), and return its id."""
+        """Create an account, named after its rank (ids 1 to 3 are Moodle's own); returns its id."""
         with self.lock:
             user_id = next(self.next_user)
             rank = user_id - 3
@@ -105,16 +102,16 @@ class Site:
             return user_id
 
     def add_users(self, accounts: Iterable[tuple[str, str]]) -> list[int]:
-        """Create accounts from pairs of username and idnumber."""
+        """Create accounts from pairs of username and idnumber; returns their ids."""
         return [self.add_user(username=username, idnumber=idnumber) for username, idnumber in accounts]
 
     def suspend_user(self, user_id: int) -> None:
-        """Forbid the account to log in; it can still be added to cohorts (recorded)."""
+        """Suspend an account; it can still be added to cohorts (recorded)."""
         with self.lock:
             self.put_user(replace(self.users[user_id], suspended=True))
 
     def delete_user(self, user_id: int, *, at: float | None = None) -> None:
-        """Delete an account as Moodle does: the row stays, renamed (recorded), and its memberships go."""
+        """Delete an account as Moodle does: its row is renamed (recorded), its memberships are deleted."""
         with self.lock:
             user = self.users[user_id]
             moment = int(time.time() if at is None else at)
@@ -135,13 +132,13 @@ class Site:
         component: str = "",
         category: str | None = None,
     ) -> int:
-        """Create a cohort, even with an idnumber that another one has; `category` is created on first use."""
+        """Create a cohort, even with the idnumber of another; `category` is created on first use. Returns its id."""
         with self.lock:
             if category is not None:
                 self.categories.setdefault(category, len(self.categories) + 1)
             cohort_id = next(self.next_cohort)
             self.put_cohort(
-                SiteCohort(
+                CohortRow(
                     id=cohort_id,
                     name=name,
                     idnumber=idnumber,
@@ -153,7 +150,7 @@ class Site:
             return cohort_id
 
     def edit_cohort(self, cohort_id: int, **changes: str) -> None:
-        """Change any of name, idnumber, description and component."""
+        """Change name, idnumber, description or component."""
         with self.lock:
             self.put_cohort(replace(self.cohort_rows[cohort_id], **changes))  # type: ignore[arg-type] # str fields
 
@@ -168,32 +165,32 @@ class Site:
             self.courses.pop(cohort_id, None)
 
     def add_member(self, cohort_id: int, user_id: int) -> None:
-        """Put an account in a cohort."""
+        """Add an account to a cohort."""
         with self.lock:
             self.members_of[cohort_id].add(self.users[user_id].id)
 
     def remove_member(self, cohort_id: int, user_id: int) -> None:
-        """Take an account out of a cohort."""
+        """Remove an account from a cohort."""
         with self.lock:
             self.members_of[cohort_id].discard(user_id)
 
     def synchronise(self, cohort_id: int, courses: int = 10) -> None:
-        """Synchronise the cohort's members into that many courses: only the cost of calls shows it."""
+        """Synchronise the cohort's members into so many courses, which only shows in the cost of calls."""
         with self.lock:
             self.courses[self.cohort_rows[cohort_id].id] = courses
 
-    def cohorts(self) -> list[SiteCohort]:
+    def cohorts(self) -> list[CohortRow]:
         """Every cohort, by id."""
         with self.lock:
             return sorted(self.cohort_rows.values(), key=lambda cohort: cohort.id)
 
     def members(self, cohort_id: int) -> set[int]:
-        """Give the ids of the cohort's members."""
+        """Return the ids of the cohort's members."""
         with self.lock:
             return set(self.members_of[cohort_id])
 
     def memberships(self) -> dict[str, set[str]]:
-        """Give each cohort idnumber with the usernames of its members, empty cohorts included."""
+        """Return the usernames of members by cohort idnumber, empty cohorts included."""
         with self.lock:
             usernames: dict[str, set[str]] = {}
             for cohort in self.cohort_rows.values():
@@ -206,12 +203,16 @@ class Site:
         self.users[user.id] = user
         self.user_ids[user.username] = user.id
 
-    def put_cohort(self, cohort: SiteCohort) -> None:
+    def put_cohort(self, cohort: CohortRow) -> None:
         """Insert or replace a row; the newest version of a row is read last, as recorded (`get_cohorts`)."""
         self.cohort_rows.pop(cohort.id, None)
         self.cohort_rows[cohort.id] = cohort
         self.members_of.setdefault(cohort.id, set())
 
-    def context_of(self, cohort: SiteCohort) -> int:
-        """Give the id of the context that the cohort lives in."""
+    def context_of(self, cohort: CohortRow) -> int:
+        """Return the id of the cohort's context."""
         return SYSTEM_CONTEXT if cohort.category is None else CATEGORY_CONTEXTS + self.categories[cohort.category]
+
+    def picture(self, size: int) -> str:
+        """Return the address of the picture of users who have none."""
+        return f"{self.url}/theme/image.php/boost/core/1/u/f{size}"

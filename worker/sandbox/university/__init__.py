@@ -1,1 +1,1 @@
-"""An invented university and what its student records say."""
+"""An invented university: its student records and their messages."""

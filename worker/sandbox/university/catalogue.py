@@ -1,4 +1,4 @@
-"""The étapes of an invented university: what it teaches, where, and under which codes."""
+"""The étapes of an invented university, their components and codes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ HEALTH = "SAN"
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogueComponent:
+class Faculty:
     """A faculty, school or institute."""
 
     code: str
@@ -18,18 +18,18 @@ class CatalogueComponent:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEtape:
-    """An étape and the versions that one can be enrolled in. `size_rank` goes from crowded to rare."""
+    """An étape and its versions. `size_rank` grows from crowded to small."""
 
     code: str
     label: str
-    component: CatalogueComponent
+    component: Faculty
     versions: tuple[str, ...]
     size_rank: int
 
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """The years of a kind of diploma: how its étapes are coded and labelled."""
+    """A kind of diploma: its years, and how its étapes are coded and labelled."""
 
     code: str
     label: str
@@ -53,7 +53,7 @@ DFA = Cycle("DFA{mention}{year}", "Diplôme de formation approfondie en sciences
 # component, its cycles, its mentions ("code label; …")
 TAUGHT = (
     (
-        CatalogueComponent("DRT", "UFR Droit"),
+        Faculty("DRT", "UFR Droit"),
         (LICENCE, MASTER, DU),
         (
             "DROI Droit; ADPU Administration publique; AESO Administration économique et sociale; "
@@ -61,22 +61,22 @@ TAUGHT = (
         ),
     ),
     (
-        CatalogueComponent(HEALTH, "UFR Santé"),
+        Faculty(HEALTH, "UFR Santé"),
         (DFG, DFA),
         "SM médicales; SP pharmaceutiques; SO odontologiques",
     ),
     (
-        CatalogueComponent(HEALTH, "UFR Santé"),
+        Faculty(HEALTH, "UFR Santé"),
         (LICENCE, MASTER, CAPACITY),
         "SPSA Sciences pour la santé; PSYM Psychomotricité; CARD Cardiologie; GERO Gérontologie",
     ),
     (
-        CatalogueComponent("SCI", "UFR Sciences"),
+        Faculty("SCI", "UFR Sciences"),
         (SCIENCE_LICENCE, SCIENCE_MASTER),
         "INFO Informatique; MATH Mathématiques; PHYS Physique; CHIM Chimie; BIOL Biologie; GEOL Géologie",
     ),
     (
-        CatalogueComponent("IUT", "IUT"),
+        Faculty("IUT", "IUT"),
         (BUT, PRO),
         (
             "TCOM Techniques de commercialisation; GEAD Gestion des entreprises et des administrations; "
@@ -84,12 +84,12 @@ TAUGHT = (
         ),
     ),
     (
-        CatalogueComponent("IAE", "IAE"),
+        Faculty("IAE", "IAE"),
         (LICENCE, MASTER, DU),
         "GEST Gestion; MARK Marketing; CCAU Comptabilité, contrôle, audit; FINA Finance",
     ),
     (
-        CatalogueComponent("INS", "INSPE"),
+        Faculty("INS", "INSPE"),
         (MASTER, DU),
         (
             "PREM MEEF premier degré; SCDM MEEF second degré mathématiques; SDLE MEEF second degré lettres; "
@@ -97,12 +97,12 @@ TAUGHT = (
         ),
     ),
     (
-        CatalogueComponent("STP", "UFR STAPS"),
+        Faculty("STP", "UFR STAPS"),
         (LICENCE, MASTER, PRO),
         ("STAP STAPS; APAS Activité physique adaptée et santé; ENSP Entraînement sportif; MSPO Management du sport"),
     ),
     (
-        CatalogueComponent("LVE", "UFR Langues vivantes étrangères"),
+        Faculty("LVE", "UFR Langues vivantes étrangères"),
         (LICENCE, MASTER, DU),
         (
             "LEAP Langues étrangères appliquées; ANGL LLCER anglais; ESPA LLCER espagnol; "
@@ -110,27 +110,27 @@ TAUGHT = (
         ),
     ),
     (
-        CatalogueComponent("HSS", "UFR Humanités et sciences sociales"),
+        Faculty("HSS", "UFR Humanités et sciences sociales"),
         (LICENCE, MASTER),
         "HIST Histoire; LETT Lettres; PHIL Philosophie; SOCI Sociologie; ARTS Arts du spectacle",
     ),
     (
-        CatalogueComponent("PSY", "UFR Psychologie"),
+        Faculty("PSY", "UFR Psychologie"),
         (LICENCE, MASTER, DU),
         "PSYC Psychologie; NEUR Neuropsychologie; SEDU Sciences de l'éducation",
     ),
     (
-        CatalogueComponent("SEG", "UFR Économie, géographie, aménagement"),
+        Faculty("SEG", "UFR Économie, géographie, aménagement"),
         (LICENCE, MASTER, PRO),
         "ECON Économie; GEOG Géographie; AMEN Aménagement du territoire",
     ),
     (
-        CatalogueComponent("ING", "École supérieure d'ingénieurs"),
+        Faculty("ING", "École supérieure d'ingénieurs"),
         (ENGINEER,),
         "AGRO Agroalimentaire; MECA Mécatronique; CYBE Cybersécurité; MATE Matériaux",
     ),
     (
-        CatalogueComponent("SFC", "Formation continue"),
+        Faculty("SFC", "Formation continue"),
         (DU, PRO),
         (
             "CAGE Capacité de gestion des entreprises; DAEU Accès aux études universitaires; "
@@ -138,7 +138,7 @@ TAUGHT = (
         ),
     ),
     (
-        CatalogueComponent("EDO", "Collège des écoles doctorales"),
+        Faculty("EDO", "Collège des écoles doctorales"),
         (DOCTORATE,),
         "SCVI Sciences de la vie; HUMA Humanités; SCIN Sciences et ingénierie",
     ),
@@ -162,21 +162,29 @@ PARCOURS = {
     "X": "oui-si",
 }
 
+STUDENTS_PER_ETAPE = 25
+FEWEST_ETAPES, MOST_ETAPES = 25, 1_200
+
 VERSIONS = (("101",), ("101", "102"), ("101",), ("101", "221"), ("101",), ("221",))
 
 
+def etapes_for(students: int) -> int:
+    """Return how many étapes suit a university of so many students."""
+    return min(max(FEWEST_ETAPES, students // STUDENTS_PER_ETAPE), MOST_ETAPES)
+
+
 def etapes(count: int) -> list[CatalogueEtape]:
-    """Return `count` étapes with unique codes, of every component in turn, its main ones first."""
+    """Return `count` étapes with unique codes, of each component in turn, its main ones first."""
     every: dict[str, CatalogueEtape] = {}
     for wave in zip_longest(*(_etapes_of(*line) for line in TAUGHT)):
         for etape in filter(None, wave):
             every.setdefault(etape.code, etape)
     if not len(TAUGHT) <= count <= len(every):
-        raise ValueError(f"étapes: {count} asked, possible are {len(TAUGHT)} to {len(every)}")
+        raise ValueError(f"{count} étapes requested; choose between {len(TAUGHT)} and {len(every)}")
     return list(islice(every.values(), count))
 
 
-def _etapes_of(component: CatalogueComponent, cycles: tuple[Cycle, ...], mentions: str) -> Iterator[CatalogueEtape]:
+def _etapes_of(component: Faculty, cycles: tuple[Cycle, ...], mentions: str) -> Iterator[CatalogueEtape]:
     taught = [mention.split(" ", 1) for mention in mentions.split("; ")]
     plans = product(enumerate({"": "", **PARCOURS}.items()), taught, cycles)
     versions = cycle_through(VERSIONS)

@@ -1,243 +1,293 @@
-"""The records of a university, the truth that follows from them, and the messages that tell them.
+"""An invented university: its students, what happens to them day by day, and the messages that say so."""
 
-The truth is worked out here in a few lines of its own, so that it can judge the worker.
-"""
-
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from operator import itemgetter
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import cycle, pairwise
 from random import Random
-from typing import Any
 
-import orjson
+from worker.sandbox.university.admissions import DAY, FOREIGN_UAI, Admissions, foreign
+from worker.sandbox.university.catalogue import HEALTH, etapes
+from worker.sandbox.university.records import (
+    InventedEnrolment,
+    Message,
+    Records,
+    described,
+    disorder,
+    enrolled,
+    poisoned,
+)
 
-from worker.sandbox.university.catalogue import CatalogueEtape
-
-HALF_A_MINUTE = timedelta(seconds=30)
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message to produce: its key (student id, or code of an étape) and its CloudEvent."""
-
-    key: str
-    value: dict[str, Any]
-
-    def payload(self) -> bytes:
-        """Return the JSON that travels."""
-        return orjson.dumps(self.value)
+RENAMED = " (nouvelle maquette)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InventedEnrolment:
-    """A row of the records. `number` is the student number that it says, perhaps a former one."""
+@dataclass(kw_only=True)
+class University:
+    """A university of so many students and étapes; the same seed and the same calls give the same bytes.
 
-    uai: str
-    person: int
-    number: str
-    year: int
-    etape: CatalogueEtape
-    etape_version: str
-    occurrence: int = 1
-    status: str = "active"
-    payment: str = "paid"
-    revision: int = 0
-    at: float = 0.0
+    `initial` yields the records before the first day. Each call of `september_day` lets a whole day pass: `truth`,
+    `labels`, `late_accounts`, `removals_asked`, `snapshot_rows` and `changes` are then those of its end.
+    """
 
-    @property
-    def id(self) -> str:
-        """The primary key of the row."""
-        return f"{self.year}-{self.person}-{self.etape.code}-{self.etape_version}-{self.occurrence}"
+    seed: int = 1
+    students: int = 35_000
+    etapes: int = 1_200
+    year: int = 2026
+    uai: str = "0141408E"
+    opening: datetime | None = None
+    """When the first day begins; 1 September of the year by default. Only the dates of messages depend on it."""
+    day: float = DAY
+    """How many seconds a day lasts."""
 
-    @property
-    def key(self) -> tuple[str, str]:
-        """The id made unique across universities."""
-        return self.uai, self.id
+    health_components = frozenset({HEALTH})
+    changes: Counter[str] = field(default_factory=Counter, init=False)
+    """How many changes of each kind there were."""
 
+    def __post_init__(self) -> None:
+        self._random = Random(self.seed)  # noqa: S311 - draws a scenario, keeps no secret
+        self._opening = (self.opening or datetime(self.year, 9, 1, 6, tzinfo=UTC)).timestamp()
+        self._days = 0
+        self._etapes = {etape.code: etape for etape in etapes(self.etapes)}
+        self._admissions = Admissions(self._random, self.uai, self.year, self._etapes)
+        numbers = [self._admissions.new_number() for _ in range(self.students)]
+        self._first_rows = self._admissions.enrol_everyone(numbers, self._opening)
+        self._first_etapes = tuple(self._etapes.values())
+        self._records = Records(self.uai, self.year, numbers, self._first_rows)
+        self._truth_at_start = self._records.truth()
+        self._late = self._admissions.sample(numbers, 0.015)
+        without = {*self._late, *self._admissions.sample(numbers, 0.015)}
+        self._accounts = dict.fromkeys(number for number in numbers if number not in without)
 
-class Records:
-    """The rows of each student of one university, and which memberships of one year they make."""
+    # What anybody may know
 
-    def __init__(self, uai: str, year: int, students: Iterable[str], rows: Iterable[InventedEnrolment]) -> None:
-        self.uai = uai
-        self.year = year
-        self.ended: set[tuple[str, str]] = set()
-        """Each (étape, student) that was true and stopped."""
-        self._numbers: list[str] = []
-        self._rows: dict[str, dict[tuple[str, str], InventedEnrolment]] = {}
-        self._busy: dict[str, float] = {}
-        for student in students:
-            self.add(student)
-        for row in rows:
-            self._rows[row.number][row.key] = row
-
-    def __iter__(self) -> Iterator[InventedEnrolment]:
-        return (row for rows in self._rows.values() for row in rows.values())
-
-    def is_current(self, row: InventedEnrolment) -> bool:
-        """Say whether it is this university's and of this year."""
-        return row.uai == self.uai and row.year == self.year
-
-    def is_member(self, row: InventedEnrolment) -> bool:
-        """Say whether the row makes its student a member of its étape."""
-        return self.is_current(row) and row.status == "active" and row.payment != "due"
-
-    def memberships(self, student: str) -> list[str]:
-        """Return the étapes of a student, as often as there are rows for them."""
-        return [row.etape.code for row in self._rows[student].values() if self.is_member(row)]
-
-    def students(self) -> Iterator[str]:
-        """Yield the students by the number that lives on."""
-        return iter(self._rows)
-
-    def current(self, student: str) -> list[InventedEnrolment]:
-        """Return the rows of a student that aren't over, of this university and year."""
-        over = {"deleted", "cancelled", "resigned"}
-        return [row for row in self._rows[student].values() if self.is_current(row) and row.status not in over]
-
-    def image(self) -> Iterator[bytes]:
-        """Yield the JSON of each row of this university that exists; a merge has changed numbers in it, untold."""
-        present = (row for row in self if row.uai == self.uai and row.status != "deleted")
-        return (orjson.dumps(enrolled(row).value["data"]) for row in present)
+    def initial(self) -> Iterator[Message]:
+        """Yield the messages of all étapes, then of all enrolments, as they are before the first day."""
+        summer = self._opening - 62 * DAY
+        yield from (described(etape, self.uai, summer) for etape in self._first_etapes)
+        yield from (enrolled(row) for row in self._first_rows)
 
     def truth(self) -> dict[str, frozenset[str]]:
-        """Return the members that each étape must have, by code of étape; never an empty set."""
-        members = defaultdict(set)
-        for student in self._rows:
-            for code in self.memberships(student):
-                members[code].add(student)
-        return {code: frozenset(students) for code, students in members.items()}
+        """Return the members that each étape must have now, by code of étape; never an empty set."""
+        return self._records.truth()
 
-    def add(self, student: str) -> None:
-        """Open the file of a student."""
-        self._numbers.append(student)
-        self._rows[student] = {}
+    def truth_at_start(self) -> dict[str, frozenset[str]]:
+        """Return what `truth` was before the first day."""
+        return self._truth_at_start
 
-    def knows(self, student: str, code: str) -> bool:
-        """Say whether the student has any row for that étape."""
-        return any(row.etape.code == code for row in self._rows[student].values())
+    def removals_asked(self) -> set[tuple[str, str]]:
+        """Return each (étape, student) whose membership ended, even if it began again."""
+        return set(self._records.ended)
 
-    def write(self, student: str, row: InventedEnrolment, at: float) -> Message:
-        """Write a row, and return the message that tells it."""
-        rows, before = self._rows[student], self.memberships(student)
-        revision = rows[row.key].revision if row.key in rows else 0
-        rows[row.key] = row = replace(row, revision=revision + 1, at=at)
-        self.ended |= {(code, student) for code in {*before}.difference(self.memberships(student))}
-        self._busy[student] = max(at, self._busy.get(student, 0))
-        return enrolled(row)
+    def labels(self) -> dict[str, tuple[str, str, str]]:
+        """Return by code of étape: its label, the code of its component and the component's label."""
+        return {e.code: (e.label, e.component.code, e.component.label) for e in self._etapes.values()}
 
-    def merge(self, former: str, student: str, at: float) -> Message:
-        """Give all rows of a number to another, and return the message that tells it."""
-        self.ended |= {(code, former) for code in self.memberships(former)}
-        rows = self._rows.pop(former)
-        self._rows[student] |= {key: replace(row, number=student) for key, row in rows.items()}
-        return rekeyed(former, student, self.uai, at)
+    def accounts(self) -> Iterator[tuple[str, str, str]]:
+        """Yield (username, idnumber, student id) of the Moodle accounts before the first day."""
+        return (_account(number) for number in self._accounts)
 
-    def find(
-        self, random: Random, at: float, wanted: Callable[[str, InventedEnrolment], bool]
-    ) -> tuple[str, InventedEnrolment]:
-        """Return a wanted row and its student, who has nothing else going on at that instant.
+    def late_accounts(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the accounts that appear later; students in neither list never get an account."""
+        return (_account(number) for number in self._late)
 
-        Raises LookupError when there is none.
+    def snapshot_rows(self) -> Iterator[bytes]:
+        """Yield every row of the university's own records, of all years, as the JSON of a snapshot's enrolment.
+
+        Deleted rows are left out. A merge changes the number in rows without a message for each of them; a row that is
+        written later may have a former number again.
         """
-        start = random.randrange(len(self._numbers))
-        for i in range(start - len(self._numbers), start):
-            student = self._numbers[i]
-            if self._busy.get(student, 0) + 1 < at:
-                for row in self._rows.get(student, {}).values():  # a merged number has none
-                    if wanted(student, row):
-                        return student, row
+        return self._records.snapshot_rows()
+
+    def poison(self) -> Iterator[tuple[str, bytes]]:
+        """Yield (key, payload) that no reader may accept; most of them would end a true membership."""
+        row = next(row for row in self._records if self._records.is_member(row))
+        cancelled = enrolled(replace(row, status="cancelled", revision=row.revision + 1_000))
+        return ((cancelled.key, payload) for payload in poisoned(cancelled))
+
+    def september_day(self, changes: int = 3_000) -> Iterator[Message]:
+        """Let a day with so many changes pass, at least one of each kind; yields its messages in order of arrival.
+
+        Some messages are repeated, some swapped; `time` and `version` say what is true. There are a few more messages
+        than changes, and never fewer changes than kinds.
+        """
+        opening, scale = self._opening + self._days * self.day, self.day / DAY
+        self._days += 1
+        frequency: dict[Callable[[float], list[Message]], int] = {
+            self._arrive: 280,
+            self._confirm: 220,
+            self._change_etape: 120,
+            self._take_another: 100,
+            self._resign: 80,
+            self._touch: 60,
+            self._change_version: 50,
+            self._reinstate: 20,
+            self._cancel_twin: 20,
+            self._cancel_last_year: 20,
+            self._delete: 10,
+            self._bounce: 10,
+            self._change_elsewhere: 10,
+            self._merge: 10,
+            self._merge_twice: 2,
+        }
+        kinds = [*frequency]
+        kinds += self._random.choices(kinds, [*frequency.values()], k=max(0, changes - len(kinds)))
+        self._random.shuffle(kinds)
+        messages = self._rename(opening - scale * 3_600, 1 + changes // 300)
+        for at in sorted(opening + scale * self._random.triangular(0, 39_600, 10_800) for _ in kinds):
+            kind = kinds.pop()
+            try:
+                messages += kind(at)
+            except LookupError:  # nobody is left to whom this can happen
+                kind = self._arrive
+                messages += kind(at)
+            self.changes[kind.__name__.strip("_")] += 1
+        return iter(disorder(sorted(messages, key=lambda message: message.value["time"]), self._random))
+
+    def depart(self, share: float) -> int:
+        """Let a share of the students with a membership leave in the evening; returns how many left.
+
+        Their enrolments of the year end at the source: every other row is deleted, the others are resigned. `truth`,
+        `removals_asked` and `snapshot_rows` show it; no message does.
+        """
+        evening = self._opening + (self._days - 0.5) * self.day
+        members = [student for student in self._records.students() if self._records.memberships(student)]
+        leaving = self._random.sample(members, round(share * len(members)))
+        ends = cycle(("deleted", "resigned"))
+        for student in leaving:
+            for row in self._records.current(student):
+                self._write(evening, student, row, status=next(ends))
+        self.changes["depart"] += len(leaving)
+        return len(leaving)
+
+    def _find(self, at: float, wanted: Callable[[str, InventedEnrolment], bool]) -> tuple[str, InventedEnrolment]:
+        return self._records.find(self._random, at, wanted)
+
+    def _find_member(self, at: float) -> tuple[str, InventedEnrolment]:
+        return self._find(at, lambda _, row: self._records.is_member(row))
+
+    def _write(self, at: float, student: str, row: InventedEnrolment, **state: str) -> Message:
+        """Change the status or the payment of a row, or neither, under the present label of its étape."""
+        etape = self._etapes[row.etape.code] if row.uai == self.uai else row.etape
+        status, payment = state.get("status", row.status), state.get("payment", row.payment)
+        return self._records.write(student, replace(row, etape=etape, status=status, payment=payment), at)
+
+    # The kinds of changes: each writes the records and returns its messages; LookupError if it can happen to nobody
+
+    def _arrive(self, at: float) -> list[Message]:
+        number = self._admissions.new_number()
+        self._records.add(number)
+        if len(self._admissions.persons) % 8:  # every eighth never logs in
+            self._late.append(number)
+        states = (("active", "paid"), ("active", "unknown"), ("pending", "due"), ("active", "due"))
+        [(status, payment)] = self._random.choices(states, (80, 5, 10, 5))
+        row = self._admissions.enrolment(number, self._admissions.draw_etapes(1)[0])
+        return [self._write(at, number, row, status=status, payment=payment)]
+
+    def _take_another(self, at: float) -> list[Message]:
+        student, _ = self._find_member(at)
+        for etape in self._admissions.draw_etapes(20):
+            if not self._records.knows(student, etape.code):
+                return [self._write(at, student, self._admissions.enrolment(student, etape))]
         raise LookupError
 
+    def _change_etape(self, at: float) -> list[Message]:
+        student, row = self._find_member(at)
+        etape = self._random.choice([e for e in self._etapes.values() if e.code != row.etape.code])
+        return [
+            self._write(at, student, row, status=self._random.choice(("cancelled", "resigned"))),
+            self._write(at + self._random.randint(1, 30), student, self._admissions.enrolment(student, etape)),
+        ]
 
-def enrolled(row: InventedEnrolment) -> Message:
-    """Tell the state of a row, or that it was deleted."""
-    student = {"student_id": row.number}
-    data: dict[str, Any] = {"enrolment_id": row.id, "academic_year": row.year, "student": student}
-    data["version"] = row.revision
-    if row.status == "deleted":
-        return _message(row.number, row.uai, "enrolment.deleted", f"{row.id}/{row.revision}", at=row.at, data=data)
-    if row.person % 3:  # the source does not know every login
-        student["login"] = row.number
-    data["etape"] = _etape(row.etape) | {"version": row.etape_version}
-    data |= {"status": row.status, "payment": row.payment}
-    return _message(row.number, row.uai, "enrolment.state", f"{row.id}/{row.revision}", at=row.at, data=data)
+    def _change_version(self, at: float) -> list[Message]:
+        """Delete a row and create another; created first here, as the membership never ends."""
+        student, row = self._find(at, lambda _, row: self._records.is_member(row) and len(row.etape.versions) > 1)
+        return [
+            self._write(at + self._random.randint(1, 10), student, self._admissions.twin(row)),
+            self._write(at, student, row, status="deleted"),
+        ]
+
+    def _confirm(self, at: float) -> list[Message]:
+        def is_unpaid(_: str, row: InventedEnrolment) -> bool:
+            return row.status in {"pending", "active"} and row.payment == "due" and self._records.is_current(row)
+
+        student, row = self._find(at, is_unpaid)
+        return [self._write(at, student, row, status="active", payment="paid")]
+
+    def _resign(self, at: float) -> list[Message]:
+        return [self._write(at, *self._find_member(at), status="resigned")]
+
+    def _delete(self, at: float) -> list[Message]:
+        return [self._write(at, *self._find_member(at), status="deleted")]
+
+    def _bounce(self, at: float) -> list[Message]:
+        return [self._write(at, *self._find_member(at), payment="due")]
+
+    def _touch(self, at: float) -> list[Message]:
+        """Write a row without changing it, as a batch job does."""
+        return [self._write(at, *self._find(at, lambda _, row: row.status != "deleted"))]
+
+    def _reinstate(self, at: float) -> list[Message]:
+        student, row = self._find_member(at)
+        return [
+            self._write(at, student, row, status="cancelled"),
+            self._write(at + 600, student, row),
+        ]
+
+    def _cancel_twin(self, at: float) -> list[Message]:
+        """End one of two rows for the same étape: the student stays."""
+
+        def is_twin(student: str, row: InventedEnrolment) -> bool:
+            rows_alike = self._records.memberships(student).count(row.etape.code)
+            return self._records.is_member(row) and rows_alike > 1
+
+        return [self._write(at, *self._find(at, is_twin), status="cancelled")]
+
+    def _cancel_last_year(self, at: float) -> list[Message]:
+        """End last year's enrolment of a student who repeats the year, late: the student stays."""
+
+        def is_repeated(student: str, row: InventedEnrolment) -> bool:
+            last_year = row.uai == self.uai and row.year < self.year and row.status == "active"
+            return last_year and row.etape.code in self._records.memberships(student)
+
+        return [self._write(at, *self._find(at, is_repeated), status="cancelled")]
+
+    def _change_elsewhere(self, at: float) -> list[Message]:
+        student, row = self._find(at, lambda _, row: row.uai != self.uai)
+        return [self._write(at, student, row, status="resigned" if row.status == "active" else "active")]
+
+    def _merge_twice(self, at: float) -> list[Message]:
+        return self._merge(at, times=2)
+
+    def _merge(self, at: float, times: int = 1) -> list[Message]:
+        """Merge student numbers, each into the next; a message then names a former number once more."""
+        found: dict[str, InventedEnrolment] = {}
+
+        def is_next(student: str, row: InventedEnrolment) -> bool:
+            return self._records.is_member(row) and student in self._accounts and student not in found
+
+        for _ in range(times + 1):
+            student, row = self._find(at, is_next)
+            found[student] = row
+        messages = []
+        for minute, (former, student) in enumerate(pairwise(found)):
+            merged_at = at + 60 * minute
+            messages.append(self._records.merge(former, student, merged_at))
+            messages.append(self._write(merged_at + 30, student, found[former]))
+        return messages
+
+    def _rename(self, at: float, count: int) -> list[Message]:
+        """Rename étapes, or back, before the offices open; the other university renames its own of that code."""
+        messages = []
+        for code in self._random.sample([*self._etapes], min(count, len(self._etapes))):
+            etape = self._etapes[code]
+            label = etape.label.removesuffix(RENAMED)
+            self._etapes[code] = etape = replace(etape, label=label if label != etape.label else label + RENAMED)
+            messages.append(described(etape, self.uai, at))
+            messages.append(described(foreign(etape), FOREIGN_UAI, at + 60))
+            self.changes["rename"] += 1
+        return messages
 
 
-def rekeyed(former: str, student: str, uai: str, at: float) -> Message:
-    """Tell that two student numbers were merged into the second."""
-    data = {"previous_student_id": former, "student_id": student}
-    return _message(student, uai, "student.rekeyed", f"{former}>{student}", at=at, data=data)
-
-
-def described(etape: CatalogueEtape, uai: str, at: float) -> Message:
-    """Tell the label and the component of an étape."""
-    data = {"etape": _etape(etape)}
-    return _message(etape.code, uai, "etape.described", f"{etape.code}@{at:.0f}", at=at, data=data)
-
-
-def _etape(etape: CatalogueEtape) -> dict[str, Any]:
-    component = {"code": etape.component.code, "label": etape.component.label}
-    return {"code": etape.code, "label": etape.label, "component": component}
-
-
-def _message(key: str, uai: str, what: str, id_: str, *, at: float, data: dict[str, Any]) -> Message:
-    time = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    envelope = {
-        "specversion": "1.0",
-        "id": id_,
-        "source": f"urn:uai:{uai}:apogee",
-        "type": f"fr.etape-cohorts.{what}.v1",
-        "time": time,
-    }
-    return Message(key, {**envelope, "data": {**data, "source": {"system": "apogee", "uai": uai}}})
-
-
-def poisoned(good: Message) -> list[bytes]:
-    """Return what no reader may accept, much of it nearly that good state of an enrolment."""
-
-    def but(envelope: dict[str, Any] | None = None, **data: object) -> bytes:
-        return Message(good.key, {**good.value, "data": good.value["data"] | data, **(envelope or {})}).payload()
-
-    year = good.value["data"]["academic_year"]
-    return [
-        b"{not JSON",
-        b"\xff\xfe\x00",
-        b"[]",
-        good.payload()[:-20],
-        but(status="exmatriculated"),
-        but(student={"student_id": int(good.key)}),
-        but(student={"student_id": good.key, "name": "Camille Exemple"}),
-        but(academic_year=f"{year}-{year + 1}"),
-        but(version=None),
-        but(enrolment_id=""),
-        but({"type": "fr.etape-cohorts.enrolment.vanished.v1"}),
-        but({"data": None}),
-        but({"specversion": "0.3"}),
-    ]
-
-
-def disorder(messages: list[Message], random: Random, share: float = 0.05) -> list[Message]:
-    """Return the messages with some neighbours swapped and some told again later; none is lost.
-
-    Only messages within half a minute are swapped: whoever waits a minute before removing somebody is never
-    misled by the order.
-    """
-    arrived = list(messages)
-    close = [i for i, (one, next_) in enumerate(pairwise(arrived)) if _time(next_) - _time(one) <= HALF_A_MINUTE]
-    some = max(1, round(share * len(arrived)))
-    moved = -1
-    for i in sorted(random.sample(close, min(some, len(close)))):
-        if i > moved:
-            arrived[i], arrived[i + 1] = arrived[i + 1], arrived[i]
-            moved = i + 1
-    told = [(float(i), message) for i, message in enumerate(arrived)]
-    told += [(random.uniform(i, len(arrived)), arrived[i]) for i in random.sample(range(len(arrived)), some)]
-    return [message for _, message in sorted(told, key=itemgetter(0))]
-
-
-def _time(message: Message) -> datetime:
-    return datetime.fromisoformat(message.value["time"])
+def _account(number: str) -> tuple[str, str, str]:
+    return f"e{number}", number, number

@@ -78,7 +78,7 @@ def test_the_last_word_on_each_enrolment_is_what_the_directory_shows(
     assert {name for name, event in last.items() if isinstance(event, EnrolmentState)} == shown
 
 
-def test_the_same_change_is_the_same_message() -> None:
+def test_a_change_that_is_repeated_is_the_same_message() -> None:
     one = entry("a", STUDENTS[0], frozenset({"L1DROI"}), second=1)
     both = [changes.compare({}, {"a": one}, highest=0, at=at, years=YEARS) for at in (1.0, 2.0)]
     first, second = ([changes.message("ldap", change) for change in each.changes] for each in both)
