@@ -1,12 +1,13 @@
-"""What messages say of étapes and components, kept when it is newer or of a higher version than what is known.
+"""Write what messages say of étapes and components, when it is newer or of a higher version than what is known.
 
-Nothing here depends on the order of the messages, as in `facts`.
+Nothing here depends on the order of the messages, as in `enrolments`.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import MINYEAR, UTC, datetime
 from operator import attrgetter
-from typing import Any
+from typing import NamedTuple, Self
 
 import sqlalchemy as sa
 
@@ -14,155 +15,234 @@ from worker.domain.changes import ComponentChange, EnrolmentChange, EtapeChange,
 from worker.domain.instants import Instant
 from worker.domain.states import Cause
 from worker.ledger.database import select_in, upsert
-from worker.ledger.enrolments import Counts, Effects, Trigger
+from worker.ledger.enrolments import Counts, Touched, Trigger
 from worker.ledger.schema import component, enrolment, etape, relies_on_etape
 
-AS_A_WHOLE = "*"
-"""The `label_version` of a label that was said of an étape as a whole."""
-_Label = tuple[bool, int, str, Instant, str]
-"""Labels in rising order: whether of the étape as a whole; version by length and text; instant; the label."""
+WHOLE_ETAPE = "*"
+"""The `label_version` of a label of an étape as a whole."""
 
 
-def descriptions(
-    connection: sa.Connection,
-    batch: Iterable[Received],
-    effects: Effects,
-    counts: Counts,
-    uais: frozenset[str],
-) -> None:
-    """Keep the label of the highest version of each étape, and the latest component and component label.
+class Label(NamedTuple):
+    """A label of an étape; the greatest rules.
 
-    Versions of one étape may carry different labels (APOGEE's VERSION_ETAPE.LIB_WEB_VET): were the latest message to
-    decide, their cohort would be renamed back and forth. A description of the étape as a whole, without a version,
+    That of the étape as a whole is above those of its versions; of these the highest, by length and text, is above
+    the others; then the newest.
+    """
+
+    of_whole_etape: bool = False
+    version_length: int = 0
+    version: str = ""
+    at: Instant = 0.0
+    text: str = ""
+
+    @classmethod
+    def of_version(cls, version: str, at: Instant, text: str) -> Self:
+        """Build the label of a version, which may be `WHOLE_ETAPE`, or empty: it is below all others then."""
+        return cls(version == WHOLE_ETAPE, len(version), version, at, text)
+
+
+class _Component(NamedTuple):
+    """The component of an étape; the greatest rules."""
+
+    at: Instant = 0.0
+    code: str = ""
+
+
+class _Description(NamedTuple):
+    """What is known of an étape."""
+
+    label: Label = Label()
+    component: _Component = _Component()
+
+    def joined(self, other: Self) -> Self:
+        """Return the label and the component that rule, of both descriptions."""
+        return self._replace(
+            label=max(self.label, other.label),
+            component=max(self.component, other.component),
+        )
+
+
+class _Source(NamedTuple):
+    """A change that describes an étape, and when it was published."""
+
+    etape: str
+    change: EnrolmentChange | EtapeChange
+    published_at: Instant
+
+
+class _RecordedEtapes(NamedTuple):
+    written: Collection[str]
+    renamed: Collection[str]
+    """Those whose label or component, hence the names of whose cohorts, changed."""
+    touched: Touched
+
+
+class _RecordedComponents(NamedTuple):
+    written: Collection[str]
+    renamed: Collection[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedDescriptions:
+    """What the descriptions of a batch changed."""
+
+    etapes: Collection[str]
+    """Étapes whose cohorts may need another name."""
+    components: Collection[str]
+    """Components whose cohorts may need another name."""
+    touched: Touched
+    counts: Counts
+
+
+def record(connection: sa.Connection, batch: Sequence[Received], uais: frozenset[str]) -> RecordedDescriptions:
+    """Write the label of the highest version of each étape, and the latest component and component label.
+
+    Versions of one étape may carry different labels (APOGÉE's VERSION_ETAPE.LIB_WEB_VET). If the latest message
+    decided, their cohort would be renamed back and forth. A description of the étape as a whole, without a version,
     is above all versions: it is how a new name is announced.
     """
-    labels: dict[str, _Label] = {}
-    components: dict[str, tuple[Instant, str]] = {}
-    triggers: dict[str, Trigger] = {}
-    told = _descriptions(batch, uais)
-    for code, change, published_at in told:
-        if change.etape_label is not None:
-            whole = isinstance(change, EtapeChange) and change.etape_version is None
-            version = AS_A_WHOLE if whole else change.etape_version or ""
-            label = _label(version, change.changed_at, change.etape_label)
-            labels[code] = max(label, labels.get(code, label))
-        if change.component is not None:
-            new = (change.changed_at, change.component)
-            if new >= components.get(code, new):
-                components[code] = new
-                triggers[code] = Trigger(Cause.DESCRIBED, change.origin, published_at)
-    changed = _keep_etapes(connection, labels, components, triggers, effects)
+    sources = _sources(batch, uais)
     described = [item.change for item in batch if isinstance(item.change, EtapeChange | ComponentChange)]
-    of_components = (each for each in described if isinstance(each, ComponentChange) and each.uai in uais)
-    labelled = _component_labels([*(change for _, change, _ in told), *of_components])
-    changed_components = _keep_components(connection, labelled, effects)
-    for each in described:
-        of_etape = isinstance(each, EtapeChange) and each.etape in changed
-        news = each.uai in uais and (of_etape or each.component in changed_components)
-        counts.applied += news
-        counts.stale += not news
+    etapes = _record_etapes(connection, sources)
+    components = _record_components(
+        connection,
+        [
+            *(source.change for source in sources),
+            *(change for change in described if isinstance(change, ComponentChange) and change.uai in uais),
+        ],
+    )
+    applied = 0
+    for change in described:
+        of_etape = isinstance(change, EtapeChange) and change.etape in etapes.written
+        applied += change.uai in uais and (of_etape or change.component in components.written)
+    return RecordedDescriptions(
+        etapes=etapes.renamed,
+        components=components.renamed,
+        touched=etapes.touched,
+        counts=Counts(applied=applied, stale=len(described) - applied),
+    )
+
+
+def _sources(batch: Iterable[Received], uais: frozenset[str]) -> Collection[_Source]:
+    """Return the changes that describe étapes; of those with equal descriptions, the newest.
+
+    Most messages of a batch repeat what a few say.
+    """
+    newest: dict[tuple[object, object], _Source] = {}
+    for item in batch:
+        change = _of_its_year(item.change.enrolment) if isinstance(item.change, PersonEnrolled) else item.change
+        if isinstance(change, _DESCRIBING) and change.etape is not None and change.uai in uais:
+            described = type(change), _description(change)
+            known = newest.get(described)
+            if known is None or known.change.changed_at < change.changed_at:
+                newest[described] = _Source(change.etape, change, item.published_at)
+    return newest.values()
 
 
 def _of_its_year(captured: EnrolmentChange) -> EnrolmentChange:
-    """Have the component of a captured enrolment count for its étape as of the enrolment's year.
+    """Date a captured enrolment to its academic year, for the component of its étape.
 
-    A batch job or another snapshot of the capture tells each row anew: were the last one to decide, an étape whose
+    A batch job, or another snapshot of the capture, sends each row again. If the last one decided, an étape whose
     rows name several components would go back and forth between them.
     """
     return captured._replace(changed_at=datetime(captured.academic_year or MINYEAR, 1, 1, tzinfo=UTC).timestamp())
 
 
-def _component_labels(
-    told: Iterable[EnrolmentChange | EtapeChange | ComponentChange],
-) -> dict[str, tuple[Instant, str]]:
-    labels: dict[str, tuple[Instant, str]] = {}
-    for said in told:
-        if said.component is not None and said.component_label is not None:
-            new = (said.changed_at, said.component_label)
-            labels[said.component] = max(new, labels.get(said.component, new))
-    return labels
+def _record_etapes(connection: sa.Connection, sources: Collection[_Source]) -> _RecordedEtapes:
+    descriptions = _joined(sources)
+    before = _known_etapes(connection, descriptions)
+    after = {code: before[code].joined(description) for code, description in descriptions.items()}
+    written = [code for code in sorted(after) if after[code] != before[code]]
+    upsert(connection, etape, [_etape_row(code, after[code]) for code in written], update=_ETAPE_COLUMNS)
+    moved = {code for code in written if after[code].component.code != before[code].component.code}
+    relabelled = {code for code in written if after[code].label.text != before[code].label.text}
+    touched = _relying_on(connection, moved, sources)
+    return _RecordedEtapes(written=set(written), renamed=moved | relabelled, touched=touched)
 
 
-def _descriptions(
-    batch: Iterable[Received], uais: frozenset[str]
-) -> Collection[tuple[str, EnrolmentChange | EtapeChange, Instant]]:
-    """Give the étapes that are described, by what and when published; of changes that say the same, the newest.
-
-    Most messages of a batch repeat what a few say.
-    """
-    newest: dict[tuple[object, object], tuple[str, EnrolmentChange | EtapeChange, Instant]] = {}
-    for item in batch:
-        change = _of_its_year(item.change.enrolment) if isinstance(item.change, PersonEnrolled) else item.change
-        if isinstance(change, _DESCRIBING) and change.etape is not None and change.uai in uais:
-            said = type(change), _description(change)
-            known = newest.get(said)
-            if known is None or known[1].changed_at < change.changed_at:
-                newest[said] = (change.etape, change, item.published_at)
-    return newest.values()
+def _joined(sources: Iterable[_Source]) -> dict[str, _Description]:
+    """Return what a batch says of each étape."""
+    descriptions: dict[str, _Description] = {}
+    for code, change, _ in sources:
+        description = _described_by(change)
+        if description != _UNDESCRIBED:
+            descriptions[code] = descriptions.get(code, _UNDESCRIBED).joined(description)
+    return descriptions
 
 
-def _keep_etapes(
-    connection: sa.Connection,
-    labels: dict[str, _Label],
-    components: dict[str, tuple[Instant, str]],
-    triggers: dict[str, Trigger],
-    effects: Effects,
-) -> set[str]:
-    """Write what is newer; returns the étapes concerned."""
-    codes = labels.keys() | components.keys()
+def _described_by(change: EnrolmentChange | EtapeChange) -> _Description:
+    label, etape_component = _UNDESCRIBED
+    if change.etape_label is not None:
+        of_whole_etape = isinstance(change, EtapeChange) and change.etape_version is None
+        version = WHOLE_ETAPE if of_whole_etape else change.etape_version or ""
+        label = Label.of_version(version, change.changed_at, change.etape_label)
+    if change.component is not None:
+        etape_component = _Component(change.changed_at, change.component)
+    return _Description(label, etape_component)
+
+
+def _known_etapes(connection: sa.Connection, codes: Collection[str]) -> dict[str, _Description]:
+    """Return what is known of étapes; of those that aren't known yet, an empty description."""
     columns = (etape.c[name] for name in ("code", "label_version", "label_at", "label", "component_at", "component"))
-    rows_before = select_in(connection, sa.select(*columns), etape.c.code, codes)
-    known = {
-        code: (_label(version or "", at or 0.0, label or ""), (component_at or 0.0, of or ""))
-        for code, version, at, label, component_at, of in map(tuple, rows_before)
-    }
-    rows: list[dict[str, Any]] = []
-    moved = set()
-    for code in sorted(codes):
-        old_label, old_component = known.get(code, _UNDESCRIBED)
-        label = max(old_label, labels.get(code, old_label))
-        new_component = max(old_component, components.get(code, old_component))
-        if (label, new_component) == (old_label, old_component):
-            continue
-        if label[-1] != old_label[-1] or new_component[1] != old_component[1]:
-            effects.etapes.add(code)
-        if new_component[1] != old_component[1]:
-            moved.add(code)
-        rows.append(
-            {
-                "code": code,
-                "label": label[-1] or None,
-                "label_version": label[2] or None,
-                "label_at": label[3],
-                "component": new_component[1] or None,
-                "component_at": new_component[0],
-            }
+    known = dict.fromkeys(codes, _UNDESCRIBED)
+    for row in select_in(connection, sa.select(*columns), etape.c.code, codes):
+        known[row.code] = _Description(
+            label=Label.of_version(row.label_version or "", row.label_at or 0.0, row.label or ""),
+            component=_Component(row.component_at or 0.0, row.component or ""),
         )
-    upsert(connection, etape, rows, update=[c.name for c in etape.c if not c.primary_key])
-    # Routes go by component: whoever relies on that of the étape is derived anew.
+    return known
+
+
+def _etape_row(code: str, description: _Description) -> dict[str, object]:
+    label, etape_component = description
+    return {
+        "code": code,
+        "label": label.text or None,
+        "label_version": label.version or None,
+        "label_at": label.at,
+        "component": etape_component.code or None,
+        "component_at": etape_component.at,
+    }
+
+
+def _relying_on(connection: sa.Connection, moved: Collection[str], sources: Iterable[_Source]) -> Touched:
+    """Return the students to project again because an étape has another component: routes go by component."""
+    naming = [source for source in sources if source.etape in moved and source.change.component is not None]
+    triggers = {
+        code: Trigger(Cause.DESCRIBED, change.origin, published_at)
+        for code, change, published_at in sorted(naming, key=_component_order)  # the one that rules comes last
+    }
+    touched = Touched()
     relying = sa.select(enrolment.c.student_id, enrolment.c.etape).where(relies_on_etape)
-    for found in select_in(connection, relying.distinct(), enrolment.c.etape, moved):
-        effects.touch(found.student_id, triggers[found.etape])
-    return {row["code"] for row in rows}
+    for row in select_in(connection, relying.distinct(), enrolment.c.etape, moved):
+        touched.touch(row.student_id, triggers[row.etape])
+    return touched
 
 
-def _keep_components(connection: sa.Connection, labels: dict[str, tuple[Instant, str]], effects: Effects) -> set[str]:
-    """Write what is newer; returns the components concerned."""
+def _record_components(
+    connection: sa.Connection, changes: Iterable[EnrolmentChange | EtapeChange | ComponentChange]
+) -> _RecordedComponents:
+    latest: dict[str, tuple[Instant, str]] = {}
+    for change in changes:
+        if change.component is not None and change.component_label is not None:
+            label = (change.changed_at, change.component_label)
+            latest[change.component] = max(label, latest.get(change.component, label))
     known = {
         row.code: (row.label_at, row.label)
-        for row in select_in(connection, sa.select(component), component.c.code, labels)
+        for row in select_in(connection, sa.select(component), component.c.code, latest)
     }
-    newer = {code: new for code, new in labels.items() if new > known.get(code, (0.0, ""))}
-    effects.components |= {code for code, new in newer.items() if new[1] != known.get(code, (0.0, ""))[1]}
+    newer = {code: label for code, label in latest.items() if label > known.get(code, (0.0, ""))}
     rows = [{"code": code, "label": label, "label_at": at} for code, (at, label) in sorted(newer.items())]
     upsert(connection, component, rows, update=["label", "label_at"])
-    return set(newer)
+    renamed = {code for code, (_, label) in newer.items() if label != known.get(code, (0.0, ""))[1]}
+    return _RecordedComponents(written=set(newer), renamed=renamed)
 
 
-def _label(version: str, at: Instant, label: str) -> _Label:
-    return version == AS_A_WHOLE, len(version), version, at, label
+def _component_order(source: _Source) -> tuple[Instant, str]:
+    return source.change.changed_at, source.change.component or ""
 
 
-_UNDESCRIBED = (_label("", 0.0, ""), (0.0, ""))
+_UNDESCRIBED = _Description()
 _DESCRIBING = (EnrolmentChange, EtapeChange)
 _description = attrgetter("etape", "etape_version", "etape_label", "component", "component_label")
+_ETAPE_COLUMNS = [column.name for column in etape.c if not column.primary_key]

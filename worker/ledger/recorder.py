@@ -1,8 +1,8 @@
-"""Messages into the ledger: what is newer, and everything that follows from it, in one transaction."""
+"""Record messages in the ledger: what is newer, and everything that follows from it, in one transaction."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
@@ -11,14 +11,14 @@ from worker.domain.instants import Instant
 from worker.domain.rules import Mapper
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot
 from worker.domain.states import Cause
-from worker.ledger import descriptions, enrolments, persons, runs, snapshots
+from worker.ledger import descriptions, enrolments, persons, runs, snapshots, students
 from worker.ledger.database import Ledger, chunks, upsert
-from worker.ledger.enrolments import Counts, Effects, Trigger, Triggers
+from worker.ledger.enrolments import Counts, Touched, Trigger, Triggers
 from worker.ledger.memberships import MembershipProjector
 from worker.ledger.schema import enrolment, meta, position
 
 REFOLD_STUDENTS = 2_000
-"""Students derived anew in one step after a change of settings, or by a snapshot."""
+"""Students projected again in one step, after a change of settings or by a snapshot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class SnapshotCounts:
     """What a snapshot changed."""
 
     applied: int
-    """Enrolments of which it told something new."""
+    """Enrolments of which it said something new."""
     ended: int
     """Enrolments that ended by being absent from it."""
     memberships: int
@@ -37,7 +37,7 @@ class Recorder:
     """Writes changes into the ledger, under one policy.
 
     `coalesce` and `removal_delay` are the seconds that an addition and a removal wait before they may be applied;
-    `grace` those that a membership stays after the year of its enrolment was closed.
+    `grace` is the seconds that a membership stays after the year of its enrolment was closed.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Recorder:
     ) -> None:
         self._ledger = ledger
         self._uais = mapper.policy.uais
-        self._derive = MembershipProjector(mapper, coalesce=coalesce, removal_delay=removal_delay, grace=grace)
+        self._projector = MembershipProjector(mapper, coalesce=coalesce, removal_delay=removal_delay, grace=grace)
 
     def record(
         self,
@@ -56,49 +56,50 @@ class Recorder:
         topic_ids: Mapping[str, str | None] | None = None,
     ) -> Counts:
         """Record a batch and the positions after it: the next offset to read, by (topic, partition)."""
-        counts, effects = Counts(), Effects()
         with self._ledger.write() as connection:
-            descriptions.descriptions(connection, batch, effects, counts, self._uais)
-            named = persons.named(connection, batch, counts)
-            enrolments.merges(connection, named, effects, counts, self._uais)
-            enrolments.logins(connection, named, effects, self._uais)
-            told = enrolments.news(connection, named, effects, counts, now)
-            self._derive.retry(connection, effects.renamed, now)  # before there are new ones, which it would go through
-            counts.memberships = self._derive.memberships(connection, effects.students, now, told.latest)
-            enrolments.save(connection, told)  # not before, or what is in memory would be read again
-            self._derive.names(connection, effects.etapes, effects.components)
+            described = descriptions.record(connection, batch, self._uais)
+            named = persons.named(connection, batch)
+            merged = students.record_merges(connection, named.changes, self._uais)
+            renamed = students.record_logins(connection, named.changes, self._uais)
+            folded = enrolments.fold_batch(connection, named.changes)
+            touched = Touched.of_steps(described.touched, merged.touched, folded.touched)
+            self._projector.retry(connection, renamed, now)  # before there are new ones, which it would go through
+            changed = self._projector.memberships(connection, touched, now, folded.latest)
+            enrolments.save(connection, folded, now)  # not before, or what is in memory would be read again
+            self._projector.names(connection, described.etapes, described.components)
             _advance(connection, positions or {}, topic_ids or {})
-        counts.tombstone = sum(isinstance(item.change, Tombstone) for item in batch)
-        return counts
+        tombstones = sum(isinstance(item.change, Tombstone) for item in batch)
+        counts = described.counts + named.counts + merged.counts + folded.counts
+        return replace(counts, tombstone=tombstones, memberships=changed)
 
-    def record_snapshot(self, image: Snapshot, *, run: int, now: Instant) -> SnapshotCounts:
+    def record_snapshot(self, snapshot: Snapshot, *, run: int, now: Instant) -> SnapshotCounts:
         """Record an accepted snapshot: its rows and what is absent from it, in one transaction.
 
-        What was learnt after `taken_at` stays. `run` is the number of the reconciliation; raises RunInProgress when
-        that was taken for dead meanwhile: another may have accepted a newer snapshot.
+        What was learnt after `taken_at` stays. `run` is the number of the reconciliation. Raises RunInProgress when
+        that was given up as dead meanwhile: another may have accepted a newer snapshot.
         """
-        effects = Effects()
-        rows = [Received(change=row, published_at=image.taken_at) for row in image.rows]
+        rows = [Received(change=row, published_at=snapshot.taken_at) for row in snapshot.rows]
         with self._ledger.write() as connection:
             if runs.is_given_up(connection, run):
                 raise runs.given_up(run)
-            descriptions.descriptions(connection, rows, effects, Counts(), self._uais)
-            enrolments.logins(connection, rows, effects, self._uais)
-            applied, ended = snapshots.enrolments(connection, image, effects, run=run, now=now)
-            snapshots.lift_undone(connection, image, effects, run=run)
-            snapshots.remember(connection, image, run=run, now=now)
-            changed = self._refold(connection, effects.students, now)
-            self._derive.retry(connection, effects.renamed, now)
-            self._derive.names(connection, effects.etapes, effects.components)
-        return SnapshotCounts(applied=applied, ended=ended, memberships=changed)
+            described = descriptions.record(connection, rows, self._uais)
+            renamed = students.record_logins(connection, rows, self._uais)
+            folded = snapshots.record(connection, snapshot, run=run, now=now)
+            touched = Touched.of_steps(described.touched, folded.touched)
+            lifted = snapshots.lift_undone(connection, snapshot, touched, run=run)
+            snapshots.remember(connection, snapshot, run=run, now=now)
+            changed = self._refold(connection, Touched.of_steps(touched, lifted), now)
+            self._projector.retry(connection, renamed, now)
+            self._projector.names(connection, described.etapes, described.components)
+        return SnapshotCounts(applied=folded.applied, ended=folded.ended, memberships=changed)
 
     def last_snapshot(self) -> AcceptedSnapshot | None:
-        """Give the snapshot that was accepted last."""
+        """Return the snapshot that was accepted last."""
         with self._ledger.read() as connection:
             return snapshots.last(connection)
 
     def apply_policy(self, *, now: Instant) -> int:
-        """Derive everything anew if the ledger was derived under another policy; returns the memberships changed.
+        """Project everything again if it was done under another policy; return the number of changed memberships.
 
         The cohorts of a platform that became manual stay as they are.
         """
@@ -107,30 +108,30 @@ class Recorder:
 
     @contextmanager
     def rehearsed(self, *, now: Instant) -> Iterator[sa.Connection]:
-        """Give the ledger as it would be under this policy: nothing is kept. Other writers wait meanwhile."""
+        """Yield the ledger as it would be under this policy, then undo it. Other writers wait meanwhile."""
         with self._ledger.write() as connection, connection.begin_nested() as rehearsal:
             self._apply_policy(connection, now)
             yield connection
             rehearsal.rollback()
 
     def _apply_policy(self, connection: sa.Connection, now: Instant) -> int:
-        fingerprint = self._derive.mapper.policy.fingerprint()
+        fingerprint = self._projector.mapper.policy.fingerprint()
         known = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "policy"))
         if known == fingerprint:
             return 0
-        self._derive.follow_aliases(connection)
+        self._projector.follow_aliases(connection)
         trigger = Trigger(Cause.SETTINGS, f"settings {fingerprint}", now)
-        students = connection.scalars(sa.select(enrolment.c.student_id).distinct()).all()
-        changed = self._refold(connection, {number: {None: trigger} for number in students}, now)
-        self._derive.every_name(connection)
-        self._derive.begin_writing(connection, now)
+        numbers = connection.scalars(sa.select(enrolment.c.student_id).distinct()).all()
+        changed = self._refold(connection, {number: {None: trigger} for number in numbers}, now)
+        self._projector.every_name(connection)
+        self._projector.begin_writing(connection, now)
         upsert(connection, meta, [{"key": "policy", "value": fingerprint}], update=["value"])
         return changed
 
-    def _refold(self, connection: sa.Connection, students: Mapping[str, Triggers], now: Instant) -> int:
-        """Derive many students anew, some at a time."""
-        pieces = chunks([*students.items()], REFOLD_STUDENTS)
-        return sum(self._derive.memberships(connection, dict(some), now) for some in pieces)
+    def _refold(self, connection: sa.Connection, touched: Mapping[str, Triggers], now: Instant) -> int:
+        """Project the memberships of many students again, some students at a time."""
+        pieces = chunks([*touched.items()], REFOLD_STUDENTS)
+        return sum(self._projector.memberships(connection, dict(piece), now) for piece in pieces)
 
 
 def _advance(
@@ -140,7 +141,7 @@ def _advance(
 ) -> None:
     """Advance the positions; a slow worker that has lost its partition never moves one back.
 
-    Those in a topic that was re-created since are forgotten.
+    The positions in a topic that was re-created since are deleted.
     """
     for topic in {topic for topic, _ in positions}:
         other = position.c.topic_id.is_distinct_from(topic_ids.get(topic))

@@ -1,12 +1,12 @@
-"""A snapshot into the facts: its rows overrule what was known at its instant, and so does absence from it.
+"""A snapshot into the ledger: its rows overrule what was known at its instant, and so does absence from it.
 
-Nothing that was learnt after that instant is touched. What the ledger already knows so isn't written again.
+Nothing that was learnt after that instant is touched. What the ledger already holds so isn't written again.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from operator import attrgetter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -16,81 +16,158 @@ from worker.domain.instants import Instant
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope
 from worker.domain.states import Cause, Kept, Status
 from worker.ledger.database import among, select_in, stream, upsert
-from worker.ledger.enrolments import FACT, UNKNOWN, Effects, EnrolmentKey, Trigger, accepted_snapshots, fact
-from worker.ledger.schema import cohort, enrolment, membership, snapshot, student
+from worker.ledger.enrolments import (
+    REPLACED,
+    UNKNOWN,
+    EnrolmentKey,
+    KnownEnrolment,
+    Touched,
+    Trigger,
+    Triggers,
+    accepted_snapshots,
+    enrolment_row,
+    facts_of,
+    known_enrolments,
+)
+from worker.ledger.schema import cohort, enrolment, membership, student
+from worker.ledger.schema import snapshot as snapshot_table
 
 NEVER = -1
-"""Version of a fact that no message has told: any message that isn't older than the snapshot comes after it."""
-_OVER = {Status.DELETED, Status.ABSENT}
-_told = attrgetter("student_id", "status", "payment", "academic_year", "etape", "etape_version", "component")
+"""Version of a state that no message has carried: any message that isn't older than the snapshot comes after it."""
+_ENDED = {Status.DELETED, Status.ABSENT}
+_Rivals = Mapping[EnrolmentKey, tuple[Instant, str]]
+"""When which other system changed an enrolment last before the snapshot."""
 
 
-class _Fact(NamedTuple):
-    """What is known of an enrolment; the names are those of the columns. A row is slower to ask.
+class _NewState(NamedTuple):
+    """A row of the snapshot that the ledger doesn't hold so."""
 
-    Where it was read, and when, is what a snapshot replaces.
-    """
-
-    uai: str
-    enrolment_id: str
-    system: str
-    version: int
-    changed_at: Instant
-    sequence: str
-    student_id: str
-    status: str
-    payment: str
-    academic_year: int | None
-    etape: str | None
-    etape_version: str | None
-    component: str | None
+    row: EnrolmentChange
+    known: KnownEnrolment | None
+    """The state that it replaces."""
+    others: Sequence[KnownEnrolment]
+    """The states at other systems."""
 
 
-def enrolments(
-    connection: sa.Connection, image: Snapshot, effects: Effects, *, run: int, now: Instant
-) -> tuple[int, int]:
-    """Keep what the snapshot tells; returns how many enrolments it tells anew, and how many end by absence."""
-    told: Mapping[EnrolmentKey, EnrolmentChange] = {(row.uai, row.enrolment_id): row for row in image.rows}
-    accepted = image.accepted()
-    rivals = _rivals(connection, image)
-    rows: list[dict[str, Any]] = []
-    ended: list[dict[str, Any]] = []
-    settled: set[EnrolmentKey] = set()
-    changed: list[EnrolmentKey] = []
-    others: defaultdict[EnrolmentKey, list[_Fact]] = defaultdict(list)
-    for known in _known(connection, image):
+class _Differences(NamedTuple):
+    """What differs between a snapshot and the ledger."""
+
+    new: Sequence[_NewState]
+    ended: Sequence[KnownEnrolment]
+    """States that end by absence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedSnapshot:
+    """What the rows of a snapshot, and absence from it, changed."""
+
+    applied: int
+    """Enrolments of which it said something new."""
+    ended: int
+    """Enrolments that ended by being absent from it."""
+    touched: Touched
+
+
+def record(connection: sa.Connection, snapshot: Snapshot, *, run: int, now: Instant) -> RecordedSnapshot:
+    """Write the rows of a snapshot that say something new, and end what is absent from it."""
+    differences = _compare(snapshot, _known(connection, snapshot), _rivals(connection, snapshot))
+    rows = [_new_row(state, now) for state in differences.new]
+    ended = [_ended_row(known, snapshot, now) for known in differences.ended]
+    upsert(connection, enrolment, rows + ended, update=REPLACED)
+    return RecordedSnapshot(applied=len(rows), ended=len(ended), touched=_touched(differences, snapshot, run))
+
+
+def _compare(snapshot: Snapshot, known_states: Iterable[KnownEnrolment], rivals: _Rivals) -> _Differences:
+    """Compare the rows of a snapshot to what is known, reading that once: it is long."""
+    rows = {(row.uai, row.enrolment_id): row for row in snapshot.rows}
+    accepted = snapshot.accepted()
+    seen: set[EnrolmentKey] = set()
+    replaced: dict[EnrolmentKey, KnownEnrolment] = {}
+    others: defaultdict[EnrolmentKey, list[KnownEnrolment]] = defaultdict(list)
+    ended: list[KnownEnrolment] = []
+    for known in known_states:
         key = (known.uai, known.enrolment_id)
-        row = told.get(key)
-        if row is not None and known.system == image.system:
-            settled.add(key)
-            overruled = rivals.get(key, (0.0, "")) > (known.changed_at, known.system)
-            if known.changed_at <= image.taken_at and (overruled or _told(row) != _told(known)):
-                rows.append(fact(row, now) | {"version": known.version})
-                changed.append(key)
-                _touch(effects, image, row, run, known)
-        elif row is not None:
+        row = rows.get(key)
+        if row is None:
+            if _ends(known, accepted):
+                ended.append(known)
+        elif known.system != snapshot.system:
             others[key].append(known)
-        elif _ends(known, accepted):
-            ended.append(_ended(known, image, now))
-            trigger = Trigger(Cause.ABSENT, f"snapshot {image.id}", image.taken_at, run)
-            effects.touch(known.student_id, trigger, known.etape)
-    for key, row in told.items():
-        if key not in settled:
-            rows.append(fact(row, now) | {"version": NEVER})
-            changed.append(key)
-            _touch(effects, image, row, run)
-    for key in changed:
-        for known in others.get(key, ()):
-            _touch(effects, image, told[key], run, known)
-    upsert(connection, enrolment, rows + ended, update=FACT)
-    return len(rows), len(ended)
+        else:
+            seen.add(key)
+            if _replaces(row, known, rivals.get(key), snapshot.taken_at):
+                replaced[key] = known
+    new = [
+        _NewState(row, replaced.get(key), others.get(key, ()))
+        for key, row in rows.items()
+        if key in replaced or key not in seen
+    ]
+    return _Differences(new, ended)
 
 
-def remember(connection: sa.Connection, image: Snapshot, *, run: int, now: Instant) -> None:
-    """Note that it was accepted; an older one of the same scope says nothing more, nor does one of the same name."""
-    accepted = image.accepted()
+def _replaces(
+    row: EnrolmentChange, known: KnownEnrolment, rival: tuple[Instant, str] | None, taken_at: Instant
+) -> bool:
+    """Tell whether a row replaces what its system said before: it says something else, or another overruled that."""
+    overruled = rival is not None and rival > (known.changed_at, known.system)
+    return known.changed_at <= taken_at and (overruled or facts_of(row) != facts_of(known))
+
+
+def _ends(known: KnownEnrolment, accepted: AcceptedSnapshot) -> bool:
+    """Tell whether absence ends it: the snapshot would hold it, and nothing newer is known."""
+    return (
+        known.changed_at <= accepted.taken_at
+        and known.status not in _ENDED
+        and accepted.speaks_of(
+            uai=known.uai,
+            academic_year=known.academic_year,
+            etape=known.etape,
+            student_id=known.student_id,
+            enrolment_id=known.enrolment_id,
+        )
+    )
+
+
+def _touched(differences: _Differences, snapshot: Snapshot, run: int) -> Touched:
+    touched = Touched()
+    absent = _absence(snapshot, run)
+    for known in differences.ended:
+        touched.touch(known.student_id, absent, known.etape)
+    for row, replaced, others in differences.new:
+        trigger = Trigger(Cause(row.status), row.origin, snapshot.taken_at, run)
+        touched.touch(row.student_id, trigger, row.etape)
+        for known in others if replaced is None else (replaced, *others):  # perhaps of another student, or étape
+            touched.touch(known.student_id, trigger, row.etape, known.etape)
+    return touched
+
+
+def _absence(snapshot: Snapshot, run: int) -> Trigger:
+    return Trigger(Cause.ABSENT, _origin(snapshot), snapshot.taken_at, run)
+
+
+def _origin(snapshot: Snapshot) -> str:
+    return f"snapshot {snapshot.id}"
+
+
+def _new_row(state: _NewState, now: Instant) -> dict[str, Any]:
+    return enrolment_row(state.row, now) | {"version": NEVER if state.known is None else state.known.version}
+
+
+def _ended_row(known: KnownEnrolment, snapshot: Snapshot, now: Instant) -> dict[str, Any]:
+    return known._asdict() | {
+        "status": Status.ABSENT.value,
+        "changed_at": snapshot.taken_at,
+        "origin": _origin(snapshot),
+        "recorded_at": now,
+    }
+
+
+def remember(connection: sa.Connection, snapshot: Snapshot, *, run: int, now: Instant) -> None:
+    """Write that it was accepted, in place of an older one of the same scope, or of the same name."""
+    accepted = snapshot.accepted()
     scope = _text(accepted.scope)
-    connection.execute(sa.delete(snapshot).where(sa.or_(snapshot.c.scope == scope, snapshot.c.id == accepted.id)))
+    same = sa.or_(snapshot_table.c.scope == scope, snapshot_table.c.id == accepted.id)
+    connection.execute(sa.delete(snapshot_table).where(same))
     row = {
         "id": accepted.id,
         "taken_at": accepted.taken_at,
@@ -101,36 +178,40 @@ def remember(connection: sa.Connection, image: Snapshot, *, run: int, now: Insta
         "accepted_at": now,
         "run": run,
     }
-    connection.execute(sa.insert(snapshot), row)
+    connection.execute(sa.insert(snapshot_table), row)
 
 
-def lift_undone(connection: sa.Connection, image: Snapshot, effects: Effects, *, run: int) -> None:
-    """Have those derived anew whose removal a person undid before the snapshot was taken: now it has spoken."""
-    kept = (
+def lift_undone(connection: sa.Connection, snapshot: Snapshot, touched: Mapping[str, Triggers], *, run: int) -> Touched:
+    """Return the students whose removal a person undid before the snapshot was taken: it decides now.
+
+    `touched` are the students that the snapshot has touched by étape already.
+    """
+    undone = (
         sa.select(membership.c.student_id, cohort.c.etape)
         .join(cohort)
-        .where(membership.c.kept == Kept.UNDONE, membership.c.kept_at < image.taken_at)
+        .where(membership.c.kept == Kept.UNDONE, membership.c.kept_at < snapshot.taken_at)
     )
-    unknown = _unknown_students(connection, image)
-    for row in connection.execute(kept):
-        told = row.etape is not None and row.etape in effects.students.get(row.student_id, {})
-        if image.scope.covers_etape(row.etape) and not told and row.student_id not in unknown:
-            trigger = Trigger(Cause.ABSENT, f"snapshot {image.id}", image.taken_at, run)
-            effects.touch(row.student_id, trigger, row.etape)
+    unknown = _unknown_students(connection, snapshot)
+    lifted = Touched()
+    for row in connection.execute(undone):
+        decided = row.etape is not None and row.etape in touched.get(row.student_id, {})
+        if snapshot.scope.covers_etape(row.etape) and not decided and row.student_id not in unknown:
+            lifted.touch(row.student_id, _absence(snapshot, run), row.etape)
+    return lifted
 
 
-def _unknown_students(connection: sa.Connection, image: Snapshot) -> set[str]:
-    """Give the students of whom the source could not tell something, by all their numbers."""
-    here = sa.select(enrolment.c.student_id).where(enrolment.c.uai.in_(image.scope.uais))
-    rows = select_in(connection, here, enrolment.c.enrolment_id, image.unknown.enrolments)
-    numbers: set[str] = {*image.unknown.students, *(row.student_id for row in rows)}
+def _unknown_students(connection: sa.Connection, snapshot: Snapshot) -> set[str]:
+    """Return the students about whom the source lacked something, by all their numbers."""
+    of_scope = sa.select(enrolment.c.student_id).where(enrolment.c.uai.in_(snapshot.scope.uais))
+    rows = select_in(connection, of_scope, enrolment.c.enrolment_id, snapshot.unknown.enrolments)
+    numbers: set[str] = {*snapshot.unknown.students, *(row.student_id for row in rows)}
     merged = sa.select(student.c.student_id, student.c.survivor).where(student.c.survivor.is_not(None))
     numbers.update(row.survivor for row in select_in(connection, merged, student.c.student_id, numbers))
     return numbers.union(row.student_id for row in select_in(connection, merged, student.c.survivor, numbers))
 
 
 def last(connection: sa.Connection) -> AcceptedSnapshot | None:
-    """Give the snapshot that was accepted last."""
+    """Return the snapshot that was accepted last."""
     return next(iter(accepted_snapshots(connection, most=1)), None)
 
 
@@ -140,54 +221,24 @@ def _text(scope: SnapshotScope) -> str:
     return json.dumps({"uais": sorted(scope.uais), "academic_years": sorted(scope.academic_years), "etapes": etapes})
 
 
-def _known(connection: sa.Connection, image: Snapshot) -> Iterator[_Fact]:
-    """Give the facts that lie within the scope, or may, or are of an enrolment that the snapshot tells.
+def _known(connection: sa.Connection, snapshot: Snapshot) -> Iterator[KnownEnrolment]:
+    """Return the states that lie within the scope, or may, or are of an enrolment that the snapshot holds.
 
-    A deleted enrolment's year isn't always known, and what was told later may have moved out of the scope.
+    A deleted enrolment's year isn't always known, and a later message may have moved an enrolment out of the scope.
     """
+    scope = snapshot.scope
     year = enrolment.c.academic_year
-    told = among(connection, enrolment.c.enrolment_id, [row.enrolment_id for row in image.rows])
-    within = sa.select(*(enrolment.c[name] for name in _Fact._fields)).where(
-        enrolment.c.uai.in_(image.scope.uais), sa.or_(year.in_(image.scope.academic_years), year.is_(None), told)
+    held = among(connection, enrolment.c.enrolment_id, [row.enrolment_id for row in snapshot.rows])
+    within = known_enrolments.where(
+        enrolment.c.uai.in_(scope.uais), sa.or_(year.in_(scope.academic_years), year.is_(None), held)
     )
-    return map(_Fact._make, stream(connection, within))
+    return map(KnownEnrolment._make, stream(connection, within))
 
 
-def _rivals(connection: sa.Connection, image: Snapshot) -> dict[EnrolmentKey, tuple[Instant, str]]:
-    """Give what another system said last before the snapshot, of which enrolment: the snapshot's word is the later."""
+def _rivals(connection: sa.Connection, snapshot: Snapshot) -> _Rivals:
+    """Return when which other system changed an enrolment last before the snapshot, which is the later."""
     others = sa.select(enrolment.c.uai, enrolment.c.enrolment_id, enrolment.c.changed_at, enrolment.c.system).where(
-        enrolment.c.system != image.system, enrolment.c.changed_at <= image.taken_at
+        enrolment.c.system != snapshot.system, enrolment.c.changed_at <= snapshot.taken_at
     )
     ordered = others.order_by(enrolment.c.changed_at, enrolment.c.system)
     return {(row.uai, row.enrolment_id): (row.changed_at, row.system) for row in connection.execute(ordered)}
-
-
-def _touch(effects: Effects, image: Snapshot, row: EnrolmentChange, run: int, known: _Fact | None = None) -> None:
-    trigger = Trigger(Cause(row.status), row.origin, image.taken_at, run)
-    effects.touch(row.student_id, trigger, row.etape)
-    if known is not None:  # perhaps of another student, or another étape
-        effects.touch(known.student_id, trigger, row.etape, known.etape)
-
-
-def _ends(known: _Fact, image: AcceptedSnapshot) -> bool:
-    """Say whether absence ends it: the snapshot would hold it, and nothing newer is known."""
-    return (
-        known.changed_at <= image.taken_at
-        and known.status not in _OVER
-        and image.speaks_of(
-            uai=known.uai,
-            academic_year=known.academic_year,
-            etape=known.etape,
-            student_id=known.student_id,
-            enrolment_id=known.enrolment_id,
-        )
-    )
-
-
-def _ended(known: _Fact, image: Snapshot, now: Instant) -> dict[str, Any]:
-    return known._asdict() | {
-        "status": Status.ABSENT.value,
-        "changed_at": image.taken_at,
-        "origin": f"snapshot {image.id}",
-        "recorded_at": now,
-    }
