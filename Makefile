@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench chaos fuzz reference dashboards lock audit clean
+.PHONY: help demo unit test check docs bench chaos fuzz reference dashboards lock audit release clean
 
 help: ## Say what each target does
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -20,6 +20,10 @@ help: ## Say what each target does
 
 demo: .venv/ready ## Run the main job on the embedded broker, Moodle and ledger, and verify the outcome
 	$(BIN)/cohorts demo
+
+unit: .venv/ready ## Run the tests that need no server, in under a minute: those of pure, and of the ledger on SQLite
+	$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile unit \
+		-m "not (postgres or slapd)" tests/ledger tests/pure
 
 # More processes than CI has cores: for much of the time the tests wait for a server.
 test: .venv/ready ## Run every test (what needs a server that is missing is skipped, and says what to install)
@@ -74,5 +78,8 @@ audit: .venv/ready ## Look for known vulnerabilities of what runs; needs the adv
 	.cache/audit/bin/python -m pip install --quiet pip-audit
 	.cache/audit/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements-extras.lock
 
+release: .venv/ready ## Build the wheel, the source distribution and the SBOM, and try them in an empty environment (DRAFT=1)
+	$(BIN)/python -m tools.release $(if $(DRAFT),--draft)
+
 clean: ## Remove the virtual environment and caches
-	rm -rf .venv .cache build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

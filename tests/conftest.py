@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
@@ -13,6 +14,8 @@ from tests.support.servers.kafka import Kafka, real_kafka
 from tests.support.servers.postgres import Postgres, real_postgres
 from tests.support.servers.slapd import Slapd, real_slapd
 from worker.sandbox.broker import EmbeddedBroker
+
+hypothesis.settings.register_profile("unit", max_examples=20)  # of 100: what `make unit` asks for
 
 REAL = {"kafka": pytest.mark.kafka, "postgres_url": pytest.mark.postgres, "slapd": pytest.mark.slapd}
 

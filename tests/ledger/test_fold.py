@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.builders import ECAMPUS, FOREIGN_UAI, NOW, POLICY, UAI, deleted, merged, names, recorder, told
+from tests.support.properties import MANY
 from worker.domain.changes import (
     BELOW_ALL_VERSIONS,
     Change,
@@ -344,7 +345,7 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
 
 
 @given(UNIVERSES, st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=MANY, deadline=None)
 def test_the_desired_state_does_not_depend_on_order_repetition_or_batches(
     sqlite: Ledger, changes: list[Change], random: Random
 ) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.ledger.test_fold import SMALL, emptied, expected, parsed, world
 from tests.support.builders import ETAPE, NOW, UAI, content, deleted, memberships, merged, names, recorder, told
 from tests.support.debezium import Apogee, Capture, Event, as_numbers
+from tests.support.properties import MANY
 from worker.domain.changes import (
     BELOW_ALL_VERSIONS,
     Change,
@@ -459,7 +460,7 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
 
 
 @given(stories(), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=MANY, deadline=None)
 def test_any_order_of_captured_changes_desires_what_the_messages_of_the_same_facts_do(
     sqlite: Ledger, story: Story, random: Random
 ) -> None:

@@ -31,6 +31,7 @@ from tests.support.builders import (
     recorder,
     told,
 )
+from tests.support.properties import MANY
 from worker.domain.changes import Change, EnrolmentChange, Received
 from worker.domain.instants import Instant
 from worker.domain.rules import Policy
@@ -640,7 +641,7 @@ RANDOMS = st.randoms(use_true_random=False)
 
 
 @given(stories(moving=True, scopes=[WHOLE]), RANDOMS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=MANY, deadline=None)
 def test_whole_snapshots_and_any_messages_around_them_desire_what_the_true_order_says(
     sqlite: Ledger, story: Story, random: Random
 ) -> None:
@@ -648,7 +649,7 @@ def test_whole_snapshots_and_any_messages_around_them_desire_what_the_true_order
 
 
 @given(stories(moving=False, scopes=SCOPES), RANDOMS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=MANY, deadline=None)
 def test_partial_snapshots_and_any_messages_around_them_desire_what_the_true_order_says(
     sqlite: Ledger, story: Story, random: Random
 ) -> None:
