@@ -18,6 +18,8 @@ from worker.ledger.database import select_in, upsert
 from worker.ledger.enrolments import Counts, Touched, Trigger
 from worker.ledger.schema import component, enrolment, etape, relies_on_etape
 
+_Source = tuple[str, EnrolmentChange | EtapeChange, Instant]
+"""An étape, a change that describes it, and when that was published."""
 WHOLE_ETAPE = "*"
 """The `label_version` of a label of an étape as a whole."""
 
@@ -62,14 +64,6 @@ class _Description(NamedTuple):
         )
 
 
-class _Source(NamedTuple):
-    """A change that describes an étape, and when it was published."""
-
-    etape: str
-    change: EnrolmentChange | EtapeChange
-    published_at: Instant
-
-
 class _RecordedEtapes(NamedTuple):
     written: Collection[str]
     renamed: Collection[str]
@@ -107,7 +101,7 @@ def record(connection: sa.Connection, batch: Sequence[Received], uais: frozenset
     components = _record_components(
         connection,
         [
-            *(source.change for source in sources),
+            *(change for _, change, _ in sources),
             *(change for change in described if isinstance(change, ComponentChange) and change.uai in uais),
         ],
     )
@@ -134,8 +128,8 @@ def _sources(batch: Iterable[Received], uais: frozenset[str]) -> Collection[_Sou
         if isinstance(change, _DESCRIBING) and change.etape is not None and change.uai in uais:
             described = type(change), _description(change)
             known = newest.get(described)
-            if known is None or known.change.changed_at < change.changed_at:
-                newest[described] = _Source(change.etape, change, item.published_at)
+            if known is None or known[1].changed_at < change.changed_at:
+                newest[described] = (change.etape, change, item.published_at)
     return newest.values()
 
 
@@ -207,7 +201,7 @@ def _etape_row(code: str, description: _Description) -> dict[str, object]:
 
 def _relying_on(connection: sa.Connection, moved: Collection[str], sources: Iterable[_Source]) -> Touched:
     """Return the students to project again because an étape has another component: routes go by component."""
-    naming = [source for source in sources if source.etape in moved and source.change.component is not None]
+    naming = [source for source in sources if source[0] in moved and source[1].component is not None]
     triggers = {
         code: Trigger(Cause.DESCRIBED, change.origin, published_at)
         for code, change, published_at in sorted(naming, key=_component_order)  # the one that rules comes last
@@ -239,7 +233,8 @@ def _record_components(
 
 
 def _component_order(source: _Source) -> tuple[Instant, str]:
-    return source.change.changed_at, source.change.component or ""
+    _, change, _ = source
+    return change.changed_at, change.component or ""
 
 
 _UNDESCRIBED = _Description()

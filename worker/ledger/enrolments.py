@@ -208,12 +208,15 @@ def save(connection: sa.Connection, folded: FoldedBatch, now: Instant) -> None:
 def enrolment_row(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
     """Return the row of an enrolment."""
     row = dict(zip(_COPIED, _copied(change), strict=True))
-    return row | {"status": change.status.value, "payment": change.payment.value, "recorded_at": now}
+    row["recorded_at"] = now
+    return row
 
 
 def _repeated_row(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
     """Return what a state with the same facts changes: no indexed column, whose update costs most."""
-    return dict(zip(_REPEATED, _repeated(change), strict=True), recorded_at=now)
+    row = dict(zip(_REPEATED, _repeated(change), strict=True))
+    row["recorded_at"] = now
+    return row
 
 
 def accepted_snapshots(connection: sa.Connection, *, most: int | None = None) -> list[AcceptedSnapshot]:
@@ -281,7 +284,8 @@ def _in_a_snapshot(
 
 _CAUSES = {status: Cause(status) for status in Status}
 _COPIED = (*ENROLMENT_COLUMNS, "origin")
-_copied = attrgetter(*_COPIED)
+_AS_TEXT = {"status": "status.value", "payment": "payment.value"}
+_copied = attrgetter(*(_AS_TEXT.get(name, name) for name in _COPIED))
 _REPEATED = (*ENROLMENT_KEY, *ENROLMENT_ORDER, "origin")
 _repeated = attrgetter(*_REPEATED)
 
