@@ -56,12 +56,9 @@ class _Description(NamedTuple):
     label: Label = Label()
     component: _Component = _Component()
 
-    def joined(self, other: Self) -> Self:
+    def joined(self, other: "_Description") -> "_Description":
         """Return the label and the component that rule, of both descriptions."""
-        return self._replace(
-            label=max(self.label, other.label),
-            component=max(self.component, other.component),
-        )
+        return _Description(max(self.label, other.label), max(self.component, other.component))
 
 
 class _RecordedEtapes(NamedTuple):
@@ -160,7 +157,8 @@ def _joined(sources: Iterable[_Source]) -> dict[str, _Description]:
     for code, change, _ in sources:
         description = _described_by(change)
         if description != _UNDESCRIBED:
-            descriptions[code] = descriptions.get(code, _UNDESCRIBED).joined(description)
+            known = descriptions.get(code)
+            descriptions[code] = description if known is None else known.joined(description)
     return descriptions
 
 
@@ -180,9 +178,10 @@ def _known_etapes(connection: sa.Connection, codes: Collection[str]) -> dict[str
     columns = (etape.c[name] for name in ("code", "label_version", "label_at", "label", "component_at", "component"))
     known = dict.fromkeys(codes, _UNDESCRIBED)
     for row in select_in(connection, sa.select(*columns), etape.c.code, codes):
-        known[row.code] = _Description(
-            label=Label.of_version(row.label_version or "", row.label_at or 0.0, row.label or ""),
-            component=_Component(row.component_at or 0.0, row.component or ""),
+        code, version, label_at, text, component_at, component_code = tuple(row)
+        known[code] = _Description(
+            Label.of_version(version or "", label_at or 0.0, text or ""),
+            _Component(component_at or 0.0, component_code or ""),
         )
     return known
 
