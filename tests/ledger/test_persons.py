@@ -1,4 +1,4 @@
-"""What change capture tells, in whichever order and batches: the same is desired as from the messages of the facts."""
+"""What change capture sends, in any order and batches, leads to the same desired members as messages do."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -52,13 +52,13 @@ def tell(ledger: Ledger, events: Sequence[Event], *, at: Instant = NOW) -> Count
     return recorder(ledger).record(read(events, at=at), now=at)
 
 
-def tell_in_batches(ledger: Ledger, said: Sequence[Received]) -> None:
-    for start in range(0, len(said), 97):
-        recorder(ledger).record(said[start : start + 97], now=NOW)
+def tell_in_batches(ledger: Ledger, received: Sequence[Received]) -> None:
+    for start in range(0, len(received), 97):
+        recorder(ledger).record(received[start : start + 97], now=NOW)
 
 
 def ins_adm_etp(**more: object) -> dict[str, Any]:
-    """Give a row, valid unless said otherwise."""
+    """Return a row, valid unless these fields say otherwise."""
     key = dict(zip(("COD_ANU", "COD_IND", "COD_ETP", "COD_VRS_VET", "NUM_OCC_IAE"), KEY, strict=True))
     return key | {"ETA_IAE": "E", "ETA_PMT_IAE": "P", "COD_CMP": "U99"} | more
 
@@ -99,10 +99,10 @@ def test_a_university_desires_the_same_through_debezium_as_through_its_messages(
     ledger: Ledger, order: str, tmp_path: Path
 ) -> None:
     living, _, events = captured(5)
-    said = read(events)
+    received = read(events)
     if order == "shuffled":
-        Random(5).shuffle(said)
-    tell_in_batches(ledger, said)
+        Random(5).shuffle(received)
+    tell_in_batches(ledger, received)
     again = University(seed=5, students=300, etapes=25)
     told_natively = Ledger(f"sqlite:///{tmp_path / 'native.db'}")
     changes = parsed([*again.initial(), *again.september_day(300)])
@@ -372,15 +372,15 @@ class Story:
         )
 
     def messages(self) -> list[Change]:
-        """Give what messages say at the end, when each number is known."""
-        said: list[Change] = []
+        """Return what messages say at the end, when each number is known."""
+        changes: list[Change] = []
         for change in self.native:
             if isinstance(change, EnrolmentChange) and change.student_id.startswith("of "):
                 person = int(change.student_id.removeprefix("of "))
                 if person in self.numbers:
-                    said.append(change._replace(student_id=str(self.numbers[person])))
+                    changes.append(change._replace(student_id=str(self.numbers[person])))
                 elif change.component is not None and change.etape is not None:
-                    said.append(
+                    changes.append(
                         EtapeChange(
                             uai=UAI,
                             etape=change.etape,
@@ -390,11 +390,11 @@ class Story:
                         )
                     )
             else:
-                said.append(change)
-        return said
+                changes.append(change)
+        return changes
 
     def others(self) -> list[Change]:
-        """Give what only messages say."""
+        """Return what only messages say."""
         return [c for c in self.native if isinstance(c, EnrolmentChange) and c.system == "supann"]
 
 
@@ -438,15 +438,15 @@ def check(ledger: Ledger, story: Story, random: Random) -> None:
         recorder(ledger, SMALL).record([*read(story.events), *others], now=NOW)
         in_order = world(ledger, SMALL)
     again = story.apogee.snapshot(story.at + 1) if random.random() < 0.5 else []
-    said = [*read([*story.events, *again]), *others]
-    said += random.sample(said, random.randint(0, len(said)))
-    random.shuffle(said)
+    received = [*read([*story.events, *again]), *others]
+    received += random.sample(received, random.randint(0, len(received)))
+    random.shuffle(received)
     with emptied(ledger):
         recorder(ledger, SMALL).apply_policy(now=NOW)
-        while said:
-            size = random.randint(1, len(said))
-            recorder(ledger, SMALL).record(said[:size], now=NOW)
-            said = said[size:]
+        while received:
+            size = random.randint(1, len(received))
+            recorder(ledger, SMALL).record(received[:size], now=NOW)
+            received = received[size:]
         assert world(ledger, SMALL) == in_order
     if story.one_component:
         assert in_order == expected(story.messages())

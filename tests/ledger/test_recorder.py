@@ -232,8 +232,8 @@ def test_what_is_told_later_under_a_former_number_is_the_survivors(ledger: Ledge
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)])
 def test_a_chain_of_merges_leads_to_its_end_whatever_came_first(ledger: Ledger, order: tuple[int, ...]) -> None:
-    said: list[Change] = [told(), merged(STUDENT, OTHER, at=NOW), merged(OTHER, "29900003", at=NOW + 60)]
-    record(ledger, *(said[i] for i in order))
+    changes: list[Change] = [told(), merged(STUDENT, OTHER, at=NOW), merged(OTHER, "29900003", at=NOW + 60)]
+    record(ledger, *(changes[i] for i in order))
     assert desired(ledger) == {ETAPE: frozenset({"29900003"})}
 
 
@@ -426,11 +426,11 @@ def test_the_latest_login_is_kept_and_silence_says_nothing(ledger: Ledger) -> No
     assert status.logins(ledger) == {STUDENT: "new"}
 
 
-@pytest.mark.parametrize("said", [("first", "second"), ("second", "first")])
+@pytest.mark.parametrize("logins", [("first", "second"), ("second", "first")])
 def test_of_two_logins_of_one_instant_the_order_of_arrival_decides_nothing(
-    ledger: Ledger, said: tuple[str, str]
+    ledger: Ledger, logins: tuple[str, str]
 ) -> None:
-    for version, login in enumerate(said, start=2):
+    for version, login in enumerate(logins, start=2):
         record(ledger, told(version=version, login=login))
     assert status.logins(ledger) == {STUDENT: "second"}
 

@@ -65,9 +65,9 @@ def image(
     return Snapshot(id=name, taken_at=at, system=system, scope=scope, rows=numbered, unknown=unknown)
 
 
-def record(ledger: Ledger, *said: Change | Snapshot, policy: Policy = POLICY) -> None:
+def record(ledger: Ledger, *changes: Change | Snapshot, policy: Policy = POLICY) -> None:
     """Record messages and snapshots, each in a transaction of its own."""
-    for what in said:
+    for what in changes:
         if isinstance(what, Snapshot):
             snap(ledger, what, policy=policy)
         else:
@@ -83,7 +83,7 @@ def desired(ledger: Ledger) -> dict[str, frozenset[str]]:
 
 
 def facts(ledger: Ledger) -> dict[tuple[str, str], str]:
-    """Give the status of each enrolment, by its id and the system that said so."""
+    """Return the status of each enrolment, by its id and system."""
     with ledger.read() as connection:
         rows = connection.execute(sa.select(enrolment)).all()
     return {(row.enrolment_id, row.system): row.status for row in rows}
@@ -263,8 +263,8 @@ def test_nothing_learnt_after_a_snapshot_was_taken_is_touched(ledger: Ledger, *,
     ]
     taken = image(told(), told(enrolment_id="3", student_id=THIRD), told(enrolment_id="4", etape="XMATH1"))
     record(ledger, told(), told(enrolment_id="3", student_id=THIRD))
-    said: list[Change | Snapshot] = [*later, taken] if told_before else [taken, *later]
-    record(ledger, *said)
+    changes: list[Change | Snapshot] = [*later, taken] if told_before else [taken, *later]
+    record(ledger, *changes)
     assert desired(ledger) == {ETAPE: frozenset({OTHER}), "XDROI1": frozenset({THIRD})}
 
 
@@ -522,10 +522,10 @@ def covers(scope: SnapshotScope, row: EnrolmentChange) -> bool:
 
 def truth_as_told(story: Story) -> dict[str, frozenset[str]]:
     """Know the true order: fold what was told of each enrolment by the instant at which it was so."""
-    said: list[tuple[Instant, EnrolmentChange | Snapshot]] = [(told.changed_at, told) for told in story.messages]
-    said += [(taken.taken_at, taken) for taken in story.snapshots]
+    changes: list[tuple[Instant, EnrolmentChange | Snapshot]] = [(told.changed_at, told) for told in story.messages]
+    changes += [(taken.taken_at, taken) for taken in story.snapshots]
     known: dict[str, EnrolmentChange] = {}
-    for _, what in sorted(said, key=itemgetter(0)):
+    for _, what in sorted(changes, key=itemgetter(0)):
         if isinstance(what, Snapshot):
             known = {eid: row for eid, row in known.items() if not covers(what.scope, row)}
             known |= {row.enrolment_id: row for row in what.rows}
@@ -573,7 +573,7 @@ def living(draw: st.DrawFn, *, moving: bool) -> Lives:
 
 
 def announced(lives: Lives, system: str) -> Iterator[EnrolmentChange]:
-    """Say every change, as a system does that learns of it a moment later and counts its versions."""
+    """Repeat every change, as a system does that learns of it a moment later and counts its versions."""
     for eid, states in lives.items():
         whose = "1"
         for version, state in enumerate(states, start=1):

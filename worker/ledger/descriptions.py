@@ -18,6 +18,8 @@ from worker.ledger.database import select_in, upsert
 from worker.ledger.enrolments import Counts, Touched, Trigger
 from worker.ledger.schema import component, enrolment, etape, relies_on_etape
 
+_Source = tuple[str, EnrolmentChange | EtapeChange, Instant]
+"""An étape, a change that describes it, and when that was published."""
 WHOLE_ETAPE = "*"
 """The `label_version` of a label of an étape as a whole."""
 
@@ -54,20 +56,9 @@ class _Description(NamedTuple):
     label: Label = Label()
     component: _Component = _Component()
 
-    def joined(self, other: Self) -> Self:
+    def joined(self, other: "_Description") -> "_Description":
         """Return the label and the component that rule, of both descriptions."""
-        return self._replace(
-            label=max(self.label, other.label),
-            component=max(self.component, other.component),
-        )
-
-
-class _Source(NamedTuple):
-    """A change that describes an étape, and when it was published."""
-
-    etape: str
-    change: EnrolmentChange | EtapeChange
-    published_at: Instant
+        return _Description(max(self.label, other.label), max(self.component, other.component))
 
 
 class _RecordedEtapes(NamedTuple):
@@ -107,7 +98,7 @@ def record(connection: sa.Connection, batch: Sequence[Received], uais: frozenset
     components = _record_components(
         connection,
         [
-            *(source.change for source in sources),
+            *(change for _, change, _ in sources),
             *(change for change in described if isinstance(change, ComponentChange) and change.uai in uais),
         ],
     )
@@ -134,8 +125,8 @@ def _sources(batch: Iterable[Received], uais: frozenset[str]) -> Collection[_Sou
         if isinstance(change, _DESCRIBING) and change.etape is not None and change.uai in uais:
             described = type(change), _description(change)
             known = newest.get(described)
-            if known is None or known.change.changed_at < change.changed_at:
-                newest[described] = _Source(change.etape, change, item.published_at)
+            if known is None or known[1].changed_at < change.changed_at:
+                newest[described] = (change.etape, change, item.published_at)
     return newest.values()
 
 
@@ -166,7 +157,8 @@ def _joined(sources: Iterable[_Source]) -> dict[str, _Description]:
     for code, change, _ in sources:
         description = _described_by(change)
         if description != _UNDESCRIBED:
-            descriptions[code] = descriptions.get(code, _UNDESCRIBED).joined(description)
+            known = descriptions.get(code)
+            descriptions[code] = description if known is None else known.joined(description)
     return descriptions
 
 
@@ -186,9 +178,10 @@ def _known_etapes(connection: sa.Connection, codes: Collection[str]) -> dict[str
     columns = (etape.c[name] for name in ("code", "label_version", "label_at", "label", "component_at", "component"))
     known = dict.fromkeys(codes, _UNDESCRIBED)
     for row in select_in(connection, sa.select(*columns), etape.c.code, codes):
-        known[row.code] = _Description(
-            label=Label.of_version(row.label_version or "", row.label_at or 0.0, row.label or ""),
-            component=_Component(row.component_at or 0.0, row.component or ""),
+        code, version, label_at, text, component_at, component_code = tuple(row)
+        known[code] = _Description(
+            Label.of_version(version or "", label_at or 0.0, text or ""),
+            _Component(component_at or 0.0, component_code or ""),
         )
     return known
 
@@ -207,7 +200,7 @@ def _etape_row(code: str, description: _Description) -> dict[str, object]:
 
 def _relying_on(connection: sa.Connection, moved: Collection[str], sources: Iterable[_Source]) -> Touched:
     """Return the students to project again because an étape has another component: routes go by component."""
-    naming = [source for source in sources if source.etape in moved and source.change.component is not None]
+    naming = [source for source in sources if source[0] in moved and source[1].component is not None]
     triggers = {
         code: Trigger(Cause.DESCRIBED, change.origin, published_at)
         for code, change, published_at in sorted(naming, key=_component_order)  # the one that rules comes last
@@ -239,7 +232,8 @@ def _record_components(
 
 
 def _component_order(source: _Source) -> tuple[Instant, str]:
-    return source.change.changed_at, source.change.component or ""
+    _, change, _ = source
+    return change.changed_at, change.component or ""
 
 
 _UNDESCRIBED = _Description()

@@ -5,6 +5,7 @@ the text.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -50,6 +51,8 @@ class KnownEnrolment(NamedTuple):
 
 EnrolmentFacts = KnownEnrolment | EnrolmentChange
 """The state of an enrolment at one source, before the batch or in it."""
+States = dict[str, EnrolmentFacts]
+"""The states of one enrolment, by the system that is their source."""
 
 ENROLMENT_COLUMNS = KnownEnrolment._fields
 """Columns of the state of an enrolment; each is a field of an `EnrolmentChange`."""
@@ -181,10 +184,8 @@ def fold_batch(connection: sa.Connection, batch: Sequence[Received]) -> FoldedBa
     )
 
 
-def fold(
-    known: Mapping[str, EnrolmentFacts], change: EnrolmentChange, snapshots: Sequence[AcceptedSnapshot]
-) -> Mapping[str, EnrolmentFacts]:
-    """Return the states of an enrolment, by system, after a change; `known` itself when the change comes too late.
+def fold(known: States, change: EnrolmentChange, snapshots: Sequence[AcceptedSnapshot]) -> States:
+    """Return the states of an enrolment after a change; `known` itself when the change comes too late.
 
     What was so when an accepted snapshot was taken, or before, is known from it: such a change comes too late.
     """
@@ -205,14 +206,38 @@ def save(connection: sa.Connection, folded: FoldedBatch, now: Instant) -> None:
 
 
 def enrolment_row(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
-    """Return the row of an enrolment."""
-    row = dict(zip(_COPIED, _copied(change), strict=True))
-    return row | {"status": change.status.value, "payment": change.payment.value, "recorded_at": now}
+    """Return the row of an enrolment. It is written out, as each message makes one: deriving it takes twice as long."""
+    return {
+        "uai": change.uai,
+        "enrolment_id": change.enrolment_id,
+        "system": change.system,
+        "version": change.version,
+        "changed_at": change.changed_at,
+        "sequence": change.sequence,
+        "student_id": change.student_id,
+        "status": change.status.value,
+        "payment": change.payment.value,
+        "academic_year": change.academic_year,
+        "etape": change.etape,
+        "etape_version": change.etape_version,
+        "component": change.component,
+        "origin": change.origin,
+        "recorded_at": now,
+    }
 
 
 def _repeated_row(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
     """Return what a state with the same facts changes: no indexed column, whose update costs most."""
-    return dict(zip(_REPEATED, _repeated(change), strict=True), recorded_at=now)
+    return {
+        "uai": change.uai,
+        "enrolment_id": change.enrolment_id,
+        "system": change.system,
+        "version": change.version,
+        "changed_at": change.changed_at,
+        "sequence": change.sequence,
+        "origin": change.origin,
+        "recorded_at": now,
+    }
 
 
 def accepted_snapshots(connection: sa.Connection, *, most: int | None = None) -> list[AcceptedSnapshot]:
@@ -231,16 +256,14 @@ def accepted_snapshots(connection: sa.Connection, *, most: int | None = None) ->
     ]
 
 
-def _known(
-    connection: sa.Connection, changes: Collection[EnrolmentChange]
-) -> dict[EnrolmentKey, Mapping[str, EnrolmentFacts]]:
-    """Return the states of the enrolments that the changes name, by system."""
+def _known(connection: sa.Connection, changes: Collection[EnrolmentChange]) -> dict[EnrolmentKey, States]:
+    """Return the states of the enrolments that the changes name."""
     of_same_uais = known_enrolments.where(enrolment.c.uai.in_({change.uai for change in changes}))
     ids = {change.enrolment_id for change in changes}
-    known: dict[EnrolmentKey, dict[str, EnrolmentFacts]] = {}
+    known: defaultdict[EnrolmentKey, States] = defaultdict(dict)
     for state in map(KnownEnrolment._make, select_in(connection, of_same_uais, enrolment.c.enrolment_id, ids)):
-        known.setdefault((state.uai, state.enrolment_id), {})[state.system] = state
-    return {**known}
+        known[state.uai, state.enrolment_id][state.system] = state
+    return known
 
 
 def _undone(connection: sa.Connection) -> set[str]:
@@ -251,12 +274,12 @@ def _undone(connection: sa.Connection) -> set[str]:
     }
 
 
-def _latest(states: Mapping[str, EnrolmentFacts]) -> EnrolmentFacts:
+def _latest(states: States) -> EnrolmentFacts:
     """Return the state at the source that changed last, by the rule of `memberships.is_latest`."""
     return max((facts.changed_at, system, facts) for system, facts in states.items())[-1]
 
 
-def _repeats(known: Mapping[str, EnrolmentFacts], change: EnrolmentChange) -> bool:
+def _repeats(known: States, change: EnrolmentChange) -> bool:
     """Tell whether the only source of an enrolment gives the same facts again."""
     return len(known) == 1 and change.system in known and facts_of(change) == facts_of(known[change.system])
 
@@ -281,10 +304,6 @@ def _in_a_snapshot(
 
 
 _CAUSES = {status: Cause(status) for status in Status}
-_COPIED = (*ENROLMENT_COLUMNS, "origin")
-_copied = attrgetter(*_COPIED)
-_REPEATED = (*ENROLMENT_KEY, *ENROLMENT_ORDER, "origin")
-_repeated = attrgetter(*_REPEATED)
 
 SCOPES: TypeAdapter[SnapshotScope] = TypeAdapter(SnapshotScope)
 """A scope to JSON and back."""

@@ -4,6 +4,8 @@ Instants are seconds since the epoch (UTC). Texts that stand for choices hold th
 A change here needs a migration; a test compares both.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -35,17 +37,17 @@ metadata = MetaData(
 REVISION = "0001"
 """The newest migration."""
 REVISIONS = Table("alembic_version", MetaData(), Column("version_num", Text))
-"""Where Alembic notes the newest migration that was made."""
+"""Where Alembic writes the newest migration that was applied."""
 
 _Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
 
 meta = Table(
     "meta",
     metadata,
-    Column("key", Text, primary_key=True, comment="instance, or policy"),
+    Column("key", Text, primary_key=True, comment="instance, policy or clock"),
     Column("value", Text, nullable=False),
 )
-"""Or clock: see `worker.ledger.clock_skew`."""
+"""Single values; of the clock, see `worker.ledger.clock_skew`."""
 
 position = Table(
     "position",
@@ -56,27 +58,35 @@ position = Table(
     Column("topic_id", Text, comment="the broker's id of the topic: another one means a re-created topic"),
 )
 
+
+def _state() -> list[Column[Any]]:
+    """Build the columns of the state of an enrolment at its source, without those that say whose it is."""
+    return [
+        Column("version", BigInteger, nullable=False),
+        Column("changed_at", Float, nullable=False, comment="instant that the message carries"),
+        Column("sequence", Text, nullable=False, comment="orders states of one version"),
+        Column("status", Text, nullable=False, comment="states.Status; deleted ones stay, so that nothing comes back"),
+        Column("payment", Text, nullable=False, comment="states.Payment"),
+        Column("academic_year", Integer),
+        Column("etape", Text),
+        Column("etape_version", Text),
+        Column("component", Text),
+        Column("origin", Text, nullable=False, comment="where the state was read, e.g. enrolments[3]@1042"),
+    ]
+
+
 enrolment = Table(
     "enrolment",
     metadata,
     Column("uai", Text, primary_key=True),
     Column("enrolment_id", Text, primary_key=True),
     Column("system", Text, primary_key=True),
-    Column("version", BigInteger, nullable=False),
-    Column("changed_at", Float, nullable=False, comment="instant that the message carries"),
-    Column("sequence", Text, nullable=False, server_default="", comment="orders what is said under one version"),
-    Column("student_id", Text, nullable=False, index=True, comment="as the source says, merges not applied"),
-    Column("status", Text, nullable=False, comment="model.Status; deleted ones stay, so that nothing comes back"),
-    Column("payment", Text, nullable=False, comment="model.Payment"),
-    Column("academic_year", Integer),
-    Column("etape", Text),
-    Column("etape_version", Text),
-    Column("component", Text),
-    Column("origin", Text, nullable=False, comment="where the fact was read, e.g. enrolments[3]@1042"),
+    Column("student_id", Text, nullable=False, index=True, comment="as the source gives it, merges not applied"),
+    *_state(),
     Column("recorded_at", Float, nullable=False),
 )
 relies_on_etape = enrolment.c.component.is_(None)
-"""An enrolment whose component is that of its étape: APOGÉE's say their own, and needn't be found by étape."""
+"""An enrolment that takes the component of its étape. APOGÉE's have their own, and needn't be found by étape."""
 Index("enrolment_etape_ix", enrolment.c.etape, sqlite_where=relies_on_etape, postgresql_where=relies_on_etape)
 
 person = Table(
@@ -89,44 +99,35 @@ person = Table(
     Column("sequence", Text, nullable=False),
     Column("changed_at", Float, nullable=False),
 )
-"""Persons of APOGEE whose student number is known; change capture names enrolments by person."""
+"""Persons of APOGÉE whose student number is known; captured enrolments name a person."""
 
 waiting = Table(
     "waiting",
     metadata,
     Column("uai", Text, primary_key=True),
     Column("enrolment_id", Text, primary_key=True),
-    Column("cod_ind", BigInteger, nullable=False, index=True),
     Column("system", Text, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Column("changed_at", Float, nullable=False),
-    Column("sequence", Text, nullable=False),
-    Column("status", Text, nullable=False, comment="model.Status"),
-    Column("payment", Text, nullable=False, comment="model.Payment"),
-    Column("academic_year", Integer),
-    Column("etape", Text),
-    Column("etape_version", Text),
-    Column("component", Text),
-    Column("origin", Text, nullable=False),
+    Column("cod_ind", BigInteger, nullable=False, index=True),
+    *_state(),
     Column("published_at", Float, nullable=False),
 )
-"""Enrolments whose person's student number isn't known yet, each as it was told last."""
+"""Enrolments of persons whose student number isn't known yet, each in its newest state."""
 
 watched = Table(
     "watched",
     metadata,
     Column("source", Text, primary_key=True, comment="a directory, by its name in the settings"),
     Column("uuid", Text, primary_key=True, comment="of its entry"),
-    Column("csn", Text, nullable=False, comment="says which state of the entry was read"),
-    Column("terms", Text, nullable=False, comment="hash of the settings that it was understood under"),
+    Column("csn", Text, nullable=False, comment="version of the entry that was read"),
+    Column("terms", Text, nullable=False, comment="hash of the settings that it was read under"),
     Column("student_id", Text, index=True),
-    Column("rows", Text, nullable=False, comment="what it said, as JSON of EnrolmentRow"),
-    Column("version", BigInteger, nullable=False, comment="under which it was told last"),
-    Column("missed_at", Float, comment="when a look missed it first; null: it is there"),
-    Column("gone", Boolean, nullable=False, comment="whether its leaving was told"),
-    Column("unsure", Boolean, nullable=False, comment="whether it was about to be told"),
+    Column("rows", Text, nullable=False, comment="its enrolments, as JSON of EnrolmentRow"),
+    Column("version", BigInteger, nullable=False, comment="version of its last message"),
+    Column("missed_at", Float, comment="when a poll missed it first; null: it is there"),
+    Column("gone", Boolean, nullable=False, comment="whether a message said that it left"),
+    Column("unsure", Boolean, nullable=False, comment="whether a message about it may have been sent"),
 )
-"""Entries of the directories that are watched, as they were told last; those that are gone keep their version."""
+"""Entries of the watched directories, as last published; those that are gone keep their version."""
 
 snapshot = Table(
     "snapshot",
@@ -134,9 +135,9 @@ snapshot = Table(
     Column("id", Text, primary_key=True),
     Column("taken_at", Float, nullable=False),
     Column("system", Text, nullable=False),
-    Column("scope", Text, nullable=False, comment="model.SnapshotScope, as JSON"),
+    Column("scope", Text, nullable=False, comment="snapshots.SnapshotScope, as JSON"),
     Column("rows_by_year", Text, nullable=False, comment="rows by academic year, as JSON"),
-    Column("unknown", Text, nullable=False, server_default="{}", comment="model.Unknown, as JSON"),
+    Column("unknown", Text, nullable=False, server_default="{}", comment="snapshots.Unknown, as JSON"),
     Column("accepted_at", Float, nullable=False),
     Column("run", Integer, nullable=False),
 )
@@ -147,11 +148,11 @@ run = Table(
     metadata,
     Column("id", _Serial, primary_key=True),
     Column("night", Text, comment="local date that a scheduled run is for: one a night, across processes"),
-    Column("state", Text, nullable=False, comment="model.RunState"),
+    Column("state", Text, nullable=False, comment="states.RunState"),
     Column("started_at", Float, nullable=False),
     Column("ended_at", Float),
     Column("holder", Text, nullable=False, comment="process that runs it"),
-    Column("lease_until", Float, nullable=False, comment="a run whose process is dead is taken for abandoned then"),
+    Column("lease_until", Float, nullable=False, comment="when a run whose process is dead counts as abandoned"),
     Column("report", Text, comment="report.Report, as JSON"),
 )
 """Reconciliations."""
@@ -162,7 +163,7 @@ student = Table(
     Column("student_id", Text, primary_key=True),
     Column("login", Text),
     Column("login_at", Float),
-    Column("merged_into", Text, comment="the number that the source says it became"),
+    Column("merged_into", Text, comment="the number that it became at the source"),
     Column("merged_at", Float),
     Column("survivor", Text, index=True, comment="the last number of the chain of merges; null when not merged"),
 )
@@ -173,7 +174,7 @@ etape = Table(
     Column("code", Text, primary_key=True),
     Column("label", Text),
     Column(
-        "label_version", Text, comment="version of the étape that the label was said of: the highest rules, * above all"
+        "label_version", Text, comment="version of the étape that has this label: the highest rules, * is above all"
     ),
     Column("label_at", Float),
     Column("component", Text),
@@ -198,9 +199,9 @@ cohort = Table(
     Column("etape", Text, index=True),
     Column("component", Text, index=True),
     Column("wanted_name", Text, comment="null while a label is unknown"),
-    Column("state", Text, nullable=False, comment="model.CohortState"),
+    Column("state", Text, nullable=False, comment="states.CohortState"),
     Column("moodle_id", BigInteger),
-    Column("moodle_name", Text, comment="last name that we wrote or found; another on Moodle is a person's"),
+    Column("moodle_name", Text, comment="last name that we wrote or found; a person gave any other one on Moodle"),
     Column("moodle_idnumber", Text, comment="differs from idnumber until a renamed étape reaches Moodle"),
     Column("name_is_ours", Boolean, nullable=False, server_default=true()),
     Column("attempts", Integer, nullable=False, server_default="0"),
@@ -219,23 +220,23 @@ membership = Table(
     Column("observed", Boolean, comment="what Moodle last showed; null while a call's outcome is unknown"),
     Column("observed_at", Float, nullable=False, server_default="0", comment="an older reading changes nothing"),
     Column("user_id", BigInteger, comment="Moodle account that the membership was given to"),
-    Column("cause", Text, nullable=False, comment="model.Cause of the desired state"),
+    Column("cause", Text, nullable=False, comment="states.Cause of the desired state"),
     Column("origin", Text, nullable=False, comment="the message, or whatever else changed the desired state"),
     Column("since", Float, nullable=False, comment="when the change was published"),
     Column("due_by", Float, nullable=False, comment="since plus 24 h: the promise"),
     Column("priority", Integer, nullable=False, comment="0 fresh, 1 drift"),
     Column("attempts", Integer, nullable=False),
     Column("next_attempt_at", Float, nullable=False),
-    Column("reason", Text, comment="model.Reason why it could not be applied, or Moodle's errorcode"),
+    Column("reason", Text, comment="states.Reason why it could not be applied, or Moodle's errorcode"),
     Column("run", Integer, comment="the reconciliation that made the gap; null: a message or a setting did"),
-    Column("held", Text, comment="model.Limit that holds the removal, until a person approves it"),
+    Column("held", Text, comment="states.Limit that holds the removal, until a person approves it"),
     Column("approved", Text, comment="hash of the plan that a person approved"),
     Column("approved_until", Float, comment="when the approval expires"),
-    Column("kept", Text, comment="model.Kept: desired by a person's decision, not by the rules"),
+    Column("kept", Text, comment="states.Kept: desired by a person's decision, not by the rules"),
     Column("kept_at", Float),
 )
 gap = membership.c.desired.is_distinct_from(membership.c.observed)
-"""A membership that Moodle doesn't show as it must be, or may not show so."""
+"""A membership that Moodle doesn't show as desired, or may not."""
 Index(
     "membership_gap_ix",
     membership.c.priority,
@@ -246,22 +247,22 @@ Index(
     postgresql_where=gap,
 )
 kept = membership.c.kept.is_not(None)
-"""A membership that a person decided about: few are, and every batch of messages asks for them."""
+"""A membership that a person decided about. There are few, and every batch of messages asks for them."""
 Index("membership_kept_ix", membership.c.student_id, sqlite_where=kept, postgresql_where=kept)
 
 
 at_membership = update(membership).where(
     membership.c.cohort_id == bindparam("b_cohort"), membership.c.student_id == bindparam("b_student")
 )
-"""Changes one membership, that of the parameters `b_cohort` and `b_student`."""
+"""Updates one membership, that of the parameters `b_cohort` and `b_student`."""
 
 
 def in_cohort(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Say that a membership is of a cohort like that.
+    """Return the condition that the cohort of a membership meets these conditions.
 
-    A correlated EXISTS that no planner makes a join of, because it has an OFFSET. Where cohorts are joined, or listed,
-    SQLite goes through them, and in each through every student that is asked for, or through all its members; and so
-    does PostgreSQL as long as it has no statistics.
+    It is a correlated EXISTS that no planner turns into a join, because it has an OFFSET. If cohorts are joined, or
+    listed, SQLite goes through them, and in each through every student that is asked for, or through all its members;
+    so does PostgreSQL as long as it has no statistics.
     """
     return select(cohort.c.id).where(cohort.c.id == membership.c.cohort_id, *conditions).offset(0).exists()
 
@@ -279,7 +280,7 @@ platform = Table(
     "platform",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("state", Text, nullable=False, comment="model.PlatformState"),
+    Column("state", Text, nullable=False, comment="states.PlatformState"),
     Column("since", Float, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("next_attempt_at", Float, nullable=False),
@@ -308,7 +309,7 @@ journal = Table(
     Column("platform", Text, nullable=False),
     Column("cohort", Text, nullable=False, comment="idnumber, as it was then"),
     Column("cohort_id", _Serial, nullable=False),
-    Column("action", Text, nullable=False, comment="model.Action"),
+    Column("action", Text, nullable=False, comment="states.Action"),
     Column("student_id", Text, index=True),
     Column("user_id", BigInteger),
     Column("cause", Text),

@@ -29,13 +29,13 @@ def upgrade() -> None:
         sa.Column("etape", sa.Text(), nullable=True),
         sa.Column("component", sa.Text(), nullable=True),
         sa.Column("wanted_name", sa.Text(), nullable=True, comment="null while a label is unknown"),
-        sa.Column("state", sa.Text(), nullable=False, comment="model.CohortState"),
+        sa.Column("state", sa.Text(), nullable=False, comment="states.CohortState"),
         sa.Column("moodle_id", sa.BigInteger(), nullable=True),
         sa.Column(
             "moodle_name",
             sa.Text(),
             nullable=True,
-            comment="last name that we wrote or found; another on Moodle is a person's",
+            comment="last name that we wrote or found; a person gave any other one on Moodle",
         ),
         sa.Column(
             "moodle_idnumber",
@@ -65,21 +65,19 @@ def upgrade() -> None:
         sa.Column("uai", sa.Text(), nullable=False),
         sa.Column("enrolment_id", sa.Text(), nullable=False),
         sa.Column("system", sa.Text(), nullable=False),
+        sa.Column("student_id", sa.Text(), nullable=False, comment="as the source gives it, merges not applied"),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("changed_at", sa.Float(), nullable=False, comment="instant that the message carries"),
+        sa.Column("sequence", sa.Text(), nullable=False, comment="orders states of one version"),
         sa.Column(
-            "sequence", sa.Text(), server_default="", nullable=False, comment="orders what is said under one version"
+            "status", sa.Text(), nullable=False, comment="states.Status; deleted ones stay, so that nothing comes back"
         ),
-        sa.Column("student_id", sa.Text(), nullable=False, comment="as the source says, merges not applied"),
-        sa.Column(
-            "status", sa.Text(), nullable=False, comment="model.Status; deleted ones stay, so that nothing comes back"
-        ),
-        sa.Column("payment", sa.Text(), nullable=False, comment="model.Payment"),
+        sa.Column("payment", sa.Text(), nullable=False, comment="states.Payment"),
         sa.Column("academic_year", sa.Integer(), nullable=True),
         sa.Column("etape", sa.Text(), nullable=True),
         sa.Column("etape_version", sa.Text(), nullable=True),
         sa.Column("component", sa.Text(), nullable=True),
-        sa.Column("origin", sa.Text(), nullable=False, comment="where the fact was read, e.g. enrolments[3]@1042"),
+        sa.Column("origin", sa.Text(), nullable=False, comment="where the state was read, e.g. enrolments[3]@1042"),
         sa.Column("recorded_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("uai", "enrolment_id", "system", name=op.f("enrolment_pk")),
     )
@@ -100,7 +98,7 @@ def upgrade() -> None:
             "label_version",
             sa.Text(),
             nullable=True,
-            comment="version of the étape that the label was said of: the highest rules, * above all",
+            comment="version of the étape that has this label: the highest rules, * is above all",
         ),
         sa.Column("label_at", sa.Float(), nullable=True),
         sa.Column("component", sa.Text(), nullable=True),
@@ -114,7 +112,7 @@ def upgrade() -> None:
         sa.Column("platform", sa.Text(), nullable=False),
         sa.Column("cohort", sa.Text(), nullable=False, comment="idnumber, as it was then"),
         sa.Column("cohort_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("action", sa.Text(), nullable=False, comment="model.Action"),
+        sa.Column("action", sa.Text(), nullable=False, comment="states.Action"),
         sa.Column("student_id", sa.Text(), nullable=True),
         sa.Column("user_id", sa.BigInteger(), nullable=True),
         sa.Column("cause", sa.Text(), nullable=True),
@@ -135,7 +133,7 @@ def upgrade() -> None:
     op.create_index(op.f("journal_student_id_ix"), "journal", ["student_id"], unique=False)
     op.create_table(
         "meta",
-        sa.Column("key", sa.Text(), nullable=False, comment="instance, or policy"),
+        sa.Column("key", sa.Text(), nullable=False, comment="instance, policy or clock"),
         sa.Column("value", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("meta_pk")),
     )
@@ -152,7 +150,7 @@ def upgrade() -> None:
     op.create_table(
         "platform",
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False, comment="model.PlatformState"),
+        sa.Column("state", sa.Text(), nullable=False, comment="states.PlatformState"),
         sa.Column("since", sa.Float(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("next_attempt_at", sa.Float(), nullable=False),
@@ -193,12 +191,12 @@ def upgrade() -> None:
             nullable=True,
             comment="local date that a scheduled run is for: one a night, across processes",
         ),
-        sa.Column("state", sa.Text(), nullable=False, comment="model.RunState"),
+        sa.Column("state", sa.Text(), nullable=False, comment="states.RunState"),
         sa.Column("started_at", sa.Float(), nullable=False),
         sa.Column("ended_at", sa.Float(), nullable=True),
         sa.Column("holder", sa.Text(), nullable=False, comment="process that runs it"),
         sa.Column(
-            "lease_until", sa.Float(), nullable=False, comment="a run whose process is dead is taken for abandoned then"
+            "lease_until", sa.Float(), nullable=False, comment="when a run whose process is dead counts as abandoned"
         ),
         sa.Column("report", sa.Text(), nullable=True, comment="report.Report, as JSON"),
         sa.PrimaryKeyConstraint("id", name=op.f("run_pk")),
@@ -208,9 +206,9 @@ def upgrade() -> None:
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("taken_at", sa.Float(), nullable=False),
         sa.Column("system", sa.Text(), nullable=False),
-        sa.Column("scope", sa.Text(), nullable=False, comment="model.SnapshotScope, as JSON"),
+        sa.Column("scope", sa.Text(), nullable=False, comment="snapshots.SnapshotScope, as JSON"),
         sa.Column("rows_by_year", sa.Text(), nullable=False, comment="rows by academic year, as JSON"),
-        sa.Column("unknown", sa.Text(), server_default="{}", nullable=False, comment="model.Unknown, as JSON"),
+        sa.Column("unknown", sa.Text(), server_default="{}", nullable=False, comment="snapshots.Unknown, as JSON"),
         sa.Column("accepted_at", sa.Float(), nullable=False),
         sa.Column("run", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("snapshot_pk")),
@@ -220,7 +218,7 @@ def upgrade() -> None:
         sa.Column("student_id", sa.Text(), nullable=False),
         sa.Column("login", sa.Text(), nullable=True),
         sa.Column("login_at", sa.Float(), nullable=True),
-        sa.Column("merged_into", sa.Text(), nullable=True, comment="the number that the source says it became"),
+        sa.Column("merged_into", sa.Text(), nullable=True, comment="the number that it became at the source"),
         sa.Column("merged_at", sa.Float(), nullable=True),
         sa.Column(
             "survivor", sa.Text(), nullable=True, comment="the last number of the chain of merges; null when not merged"
@@ -232,18 +230,20 @@ def upgrade() -> None:
         "waiting",
         sa.Column("uai", sa.Text(), nullable=False),
         sa.Column("enrolment_id", sa.Text(), nullable=False),
-        sa.Column("cod_ind", sa.BigInteger(), nullable=False),
         sa.Column("system", sa.Text(), nullable=False),
+        sa.Column("cod_ind", sa.BigInteger(), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
-        sa.Column("changed_at", sa.Float(), nullable=False),
-        sa.Column("sequence", sa.Text(), nullable=False),
-        sa.Column("status", sa.Text(), nullable=False, comment="model.Status"),
-        sa.Column("payment", sa.Text(), nullable=False, comment="model.Payment"),
+        sa.Column("changed_at", sa.Float(), nullable=False, comment="instant that the message carries"),
+        sa.Column("sequence", sa.Text(), nullable=False, comment="orders states of one version"),
+        sa.Column(
+            "status", sa.Text(), nullable=False, comment="states.Status; deleted ones stay, so that nothing comes back"
+        ),
+        sa.Column("payment", sa.Text(), nullable=False, comment="states.Payment"),
         sa.Column("academic_year", sa.Integer(), nullable=True),
         sa.Column("etape", sa.Text(), nullable=True),
         sa.Column("etape_version", sa.Text(), nullable=True),
         sa.Column("component", sa.Text(), nullable=True),
-        sa.Column("origin", sa.Text(), nullable=False),
+        sa.Column("origin", sa.Text(), nullable=False, comment="where the state was read, e.g. enrolments[3]@1042"),
         sa.Column("published_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("uai", "enrolment_id", name=op.f("waiting_pk")),
     )
@@ -252,14 +252,14 @@ def upgrade() -> None:
         "watched",
         sa.Column("source", sa.Text(), nullable=False, comment="a directory, by its name in the settings"),
         sa.Column("uuid", sa.Text(), nullable=False, comment="of its entry"),
-        sa.Column("csn", sa.Text(), nullable=False, comment="says which state of the entry was read"),
-        sa.Column("terms", sa.Text(), nullable=False, comment="hash of the settings that it was understood under"),
+        sa.Column("csn", sa.Text(), nullable=False, comment="version of the entry that was read"),
+        sa.Column("terms", sa.Text(), nullable=False, comment="hash of the settings that it was read under"),
         sa.Column("student_id", sa.Text(), nullable=True),
-        sa.Column("rows", sa.Text(), nullable=False, comment="what it said, as JSON of EnrolmentRow"),
-        sa.Column("version", sa.BigInteger(), nullable=False, comment="under which it was told last"),
-        sa.Column("missed_at", sa.Float(), nullable=True, comment="when a look missed it first; null: it is there"),
-        sa.Column("gone", sa.Boolean(), nullable=False, comment="whether its leaving was told"),
-        sa.Column("unsure", sa.Boolean(), nullable=False, comment="whether it was about to be told"),
+        sa.Column("rows", sa.Text(), nullable=False, comment="its enrolments, as JSON of EnrolmentRow"),
+        sa.Column("version", sa.BigInteger(), nullable=False, comment="version of its last message"),
+        sa.Column("missed_at", sa.Float(), nullable=True, comment="when a poll missed it first; null: it is there"),
+        sa.Column("gone", sa.Boolean(), nullable=False, comment="whether a message said that it left"),
+        sa.Column("unsure", sa.Boolean(), nullable=False, comment="whether a message about it may have been sent"),
         sa.PrimaryKeyConstraint("source", "uuid", name=op.f("watched_pk")),
     )
     op.create_index(op.f("watched_student_id_ix"), "watched", ["student_id"], unique=False)
@@ -280,7 +280,7 @@ def upgrade() -> None:
             "observed_at", sa.Float(), server_default="0", nullable=False, comment="an older reading changes nothing"
         ),
         sa.Column("user_id", sa.BigInteger(), nullable=True, comment="Moodle account that the membership was given to"),
-        sa.Column("cause", sa.Text(), nullable=False, comment="model.Cause of the desired state"),
+        sa.Column("cause", sa.Text(), nullable=False, comment="states.Cause of the desired state"),
         sa.Column(
             "origin", sa.Text(), nullable=False, comment="the message, or whatever else changed the desired state"
         ),
@@ -293,7 +293,7 @@ def upgrade() -> None:
             "reason",
             sa.Text(),
             nullable=True,
-            comment="model.Reason why it could not be applied, or Moodle's errorcode",
+            comment="states.Reason why it could not be applied, or Moodle's errorcode",
         ),
         sa.Column(
             "run",
@@ -302,12 +302,12 @@ def upgrade() -> None:
             comment="the reconciliation that made the gap; null: a message or a setting did",
         ),
         sa.Column(
-            "held", sa.Text(), nullable=True, comment="model.Limit that holds the removal, until a person approves it"
+            "held", sa.Text(), nullable=True, comment="states.Limit that holds the removal, until a person approves it"
         ),
         sa.Column("approved", sa.Text(), nullable=True, comment="hash of the plan that a person approved"),
         sa.Column("approved_until", sa.Float(), nullable=True, comment="when the approval expires"),
         sa.Column(
-            "kept", sa.Text(), nullable=True, comment="model.Kept: desired by a person's decision, not by the rules"
+            "kept", sa.Text(), nullable=True, comment="states.Kept: desired by a person's decision, not by the rules"
         ),
         sa.Column("kept_at", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["cohort_id"], ["cohort.id"], name=op.f("membership_cohort_id_fk")),
