@@ -196,7 +196,7 @@ def test_a_watch_works_with_its_rights_and_ends_with_the_one_that_is_missing(
     once = ["--once"] if missing is None else []  # else it must end by itself, so that its supervisor starts it again
     ended = subprocess.run([*command, *once], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own arguments
     if missing is None:
-        assert (ended.returncode, ended.stdout) == (0, "1 entries, 1 of them new or changed; told: 1 state\n")
+        assert (ended.returncode, ended.stdout) == (0, "1 entries, 1 of them new or changed; published: 1 state\n")
     else:
         assert ended.returncode == 3
         assert missing.name in ended.stderr

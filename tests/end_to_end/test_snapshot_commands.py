@@ -76,7 +76,7 @@ def test_json_lines_are_published_as_a_snapshot_that_show_finds_whole(
     [output] = lines_of(installation, "snapshot", "publish", written(tmp_path, json_lines(range(20))), *AT)
     [name] = ID.findall(output)
     assert output == (
-        f"20 enrolments (2026: 20), 0 of them told twice: published to {installation.snapshots} over 3 partitions "
+        f"20 enrolments (2026: 20), 0 of them repeated: published to {installation.snapshots} over 3 partitions "
         f"as {name}"
     )
     assert kinds(installation) == {"begin": 3, "enrolment": 20, "end": 3}
@@ -102,7 +102,7 @@ def test_a_csv_file_is_published_as_a_snapshot(
     some = [each.replace(";", delimiter) for each in [*csv(range(20)), *csv([3])[1:], "#rows;21"]]
     file = written(tmp_path, some, encoding=encoding, ending=ending)
     [output] = lines_of(installation, "snapshot", "publish", file, *AT, "--count", "21")
-    assert output.startswith(f"20 enrolments (2026: 20), 1 of them told twice: published to {installation.snapshots} ")
+    assert output.startswith(f"20 enrolments (2026: 20), 1 of them repeated: published to {installation.snapshots} ")
     assert kinds(installation)["enrolment"] == 20
 
 
@@ -121,7 +121,7 @@ def test_a_dry_run_reads_and_counts_and_sends_nothing(installation: Installation
     output = lines_of(installation, "snapshot", "publish", file, *AT, "--dry-run")
     assert output[-2:] == [
         "1 étapes, such as L1DROI (20)",
-        "20 enrolments (2026: 20), 0 of them told twice: whole, and not sent",
+        "20 enrolments (2026: 20), 0 of them repeated: whole, and not sent",
     ]
     [line] = [each for each in output if "not said" in each]  # the file has no components
     assert "20" in line
@@ -193,7 +193,7 @@ def test_a_source_of_the_settings_is_published_by_its_name(install: Install, tmp
     export = {"kind": "file", "path": file, "columns": names, "constants": {"system": "apogee", "uai": UAI}}
     installation = install(sources={"export": export | {"words": {"status": {"E": "active", "R": "resigned"}}}})
     [output] = lines_of(installation, "snapshot", "publish", "--from", "export", *AT)
-    assert output.startswith("2 enrolments (2026: 2), 0 of them told twice: published to")
+    assert output.startswith("2 enrolments (2026: 2), 0 of them repeated: published to")
     enrolments = [m["data"] for m in on_topic(installation) if str(m["type"]).endswith("snapshot.enrolment.v1")]
     rows = sorted(
         (orjson.loads(orjson.dumps(each))["enrolment"] for each in enrolments), key=lambda row: row["enrolment_id"]

@@ -67,7 +67,10 @@ def test_what_changes_in_a_directory_reaches_the_cohorts_though_the_watch_is_kil
     assert watch.terminate() == 0
     assert worker.terminate() == 0
     done = installation.run("watch", "ldap", "--once")
-    assert (done.returncode, done.stdout) == (0, f"{len(truth)} entries, 0 of them new or changed; told: nothing\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"{len(truth)} entries, 0 of them new or changed; published: nothing\n",
+    )
     done = installation.run("watch", "apogee", "--once")
     assert done.returncode == 2
     assert "there are: ldap" in done.stderr

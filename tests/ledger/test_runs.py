@@ -74,8 +74,8 @@ def test_while_a_run_is_going_on_no_other_begins_and_the_refusal_says_for_how_lo
     with pytest.raises(RunInProgress) as refused:
         process(ledger, "there:2:b").begin(NOW + 100)
     assert str(refused.value) == (
-        f"reconciliation {number} is running since 100 s; wait for its end (`cohorts runs`). "
-        "Were it dead, it would be given up after 800 s"
+        f"reconciliation {number} has been running for 100 s; wait for its end (`cohorts runs`); "
+        "if its process died, its lease expires in 800 s"
     )
     assert process(ledger, "there:2:b").begin(NOW + 100, night=NIGHT) is None, "a night waits for its turn in silence"
     assert content(ledger) == before

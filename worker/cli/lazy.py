@@ -13,7 +13,7 @@ Families = Mapping[str, Mapping[str, str]]
 """By module: its commands, each with the first paragraph of its help. The module's `family` is a Typer with them."""
 
 YOUNG = 50_000
-"""Objects that are made before the garbage collector looks at them, instead of 700."""
+"""New objects before the garbage collector runs, instead of 700."""
 
 
 class Commands(Mapping[str, Command]):
@@ -75,11 +75,11 @@ def summary(text: str | None) -> str:
 
 
 def settle() -> None:
-    """Have the garbage collector leave out what imports have made, and look at what comes later less often.
+    """Make the garbage collector skip the objects of imports, and collect new ones less often.
 
-    Imports make hundreds of thousands of objects that stay: to walk them again and again takes a fifth of the start,
-    and later of its time. A batch makes thousands of objects, which end with it, and hardly a cycle among them: to look
-    for one takes up to a tenth of a night.
+    Imports make hundreds of thousands of objects that stay: walking them again and again takes a fifth of the start. A
+    batch makes thousands of objects, which end with it, and hardly any cycle: looking for cycles takes up to a tenth of
+    a night.
     """
     gc.freeze()
     gc.set_threshold(YOUNG)

@@ -95,19 +95,19 @@ def publish(
     topic = settings.kafka.snapshots
     publisher = None if dry_run else snapshots.Publisher(settings.kafka.properties(), topic)
     reading = origin.read(scope)
-    with snapshots.collect(_counted(reading), scope) as image:
+    with snapshots.collect(_counted(reading), scope) as collected:
         if publisher is None:
-            _show(image)
-            say(f"{_said(image, reading.left_out)}: whole, and not sent")
+            _show(collected)
+            say(f"{_sentence(collected, reading.left_out)}: whole, and not sent")
             return
-        snapshot_id = snapshots.new_id(image.system, taken_at)
+        snapshot_id = snapshots.new_id(collected.system, taken_at)
         publisher.publish(
-            image,
+            collected,
             snapshot_id=snapshot_id,
             taken_at=taken_at,
-            progress=lambda rows: track(rows, topic, total=len(image), disable=not out.is_terminal),
+            progress=lambda rows: track(rows, topic, total=len(collected), disable=not out.is_terminal),
         )
-    counts = _said(image, reading.left_out)
+    counts = _sentence(collected, reading.left_out)
     say(f"{counts}: published to {topic} over {publisher.partitions} partitions as {snapshot_id}")
 
 
@@ -118,24 +118,24 @@ def _counted(rows: Iterable[SnapshotRow]) -> Iterator[SnapshotRow]:
         yield from progress.track(rows, total=None)
 
 
-def _said(image: CollectedSnapshot, left_out: Counter[str]) -> str:
-    shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(image.rows_by_year.items()))
-    said = f"{image.rows} enrolments ({shown}), {image.repeated} of them told twice"
-    for reasons, what in ((image.unknown, "unknown, which stay as they were"), (left_out, "left out")):
+def _sentence(collected: CollectedSnapshot, left_out: Counter[str]) -> str:
+    shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(collected.rows_by_year.items()))
+    sentence = f"{collected.rows} enrolments ({shown}), {collected.repeated} of them repeated"
+    for reasons, what in ((collected.unknown, "unknown, which stay as they were"), (left_out, "left out")):
         if reasons:
             counts = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
-            said += f", {reasons.total()} {what} ({counts})"
-    return said
+            sentence += f", {reasons.total()} {what} ({counts})"
+    return sentence
 
 
-def _show(image: CollectedSnapshot) -> None:
+def _show(collected: CollectedSnapshot) -> None:
     """Show enrolments by component and year, and a sample of codes from the largest étape to the smallest."""
-    years = sorted(image.rows_by_year)
+    years = sorted(collected.rows_by_year)
     table = Table("component", *map(str, years))
-    for component in sorted({component for _, component in image.components}):
-        table.add_row(escape(component) or "not said", *(str(image.components[year, component]) for year in years))
+    for component in sorted({component for _, component in collected.components}):
+        table.add_row(escape(component) or "unknown", *(str(collected.components[year, component]) for year in years))
     out.print(table)
-    ranked = image.etapes.most_common()
+    ranked = collected.etapes.most_common()
     sample = ranked[:: max(1, len(ranked) // SAMPLE)][:SAMPLE]
     say(f"{len(ranked)} étapes, such as " + ", ".join(f"{code} ({number})" for code, number in sample))
 
@@ -162,6 +162,6 @@ def show(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> No
     for refusal in found.passed_over:
         say(f"passed over: {refusal}")
     shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(summary.rows_by_year.items()))
-    untold = f", {len(found.unknown)} unknown" if found.unknown else ""
+    unknown = f", {len(found.unknown)} unknown" if found.unknown else ""
     taken = ago(time.time() - found.taken_at)
-    say(f"{found.id}: whole, {len(found.rows)} enrolments ({shown}){untold}, taken {taken} ago")
+    say(f"{found.id}: whole, {len(found.rows)} enrolments ({shown}){unknown}, taken {taken} ago")

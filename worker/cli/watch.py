@@ -32,13 +32,13 @@ def watch(
     with opened(settings) as ledger:
         watched = sources.watch(settings, ledger, name)
         if once:
-            say(_said(watched.poll()))
+            say(_sentence(watched.poll()))
             return
         telemetry.configure_logging(level)
         watch_process.watching(watched, host=settings.web.host, port=port)
 
 
-def _said(found: PollResult) -> str:
-    told = ", ".join(f"{number} {kind}" for kind, number in sorted(found.published.items())) or "nothing"
-    missed = f", {found.missed} missed, who have left if the next look misses them too" if found.missed else ""
-    return f"{found.entries} entries, {found.read} of them new or changed{missed}; told: {told}"
+def _sentence(found: PollResult) -> str:
+    published = ", ".join(f"{number} {kind}" for kind, number in sorted(found.published.items())) or "nothing"
+    missing = f", {found.missed} missing, who have left if the next poll misses them too" if found.missed else ""
+    return f"{found.entries} entries, {found.read} of them new or changed{missing}; published: {published}"

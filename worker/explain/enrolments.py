@@ -88,7 +88,7 @@ def confirmation(verdict: EnrolmentVerdict, view: StudentView) -> Iterator[Findi
     fact = verdict.fact
     if fact.status in _ENDED or verdict.finding.code in {Why.OVERRULED, Why.ANOTHERS}:
         return
-    for snapshot in view.images:
+    for snapshot in view.snapshots:
         if snapshot.taken_at < fact.changed_at or fact.origin.startswith(f"snapshot {snapshot.id}"):
             return
         if snapshot.speaks_of(

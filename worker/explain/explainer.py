@@ -81,7 +81,7 @@ class _Explainer:
         """Yield what is known of the number itself."""
         view = self._view
         if not (self._verdicts or view.known_numbers or view.memberships):
-            taken_at = view.images[0].taken_at if view.images else None
+            taken_at = view.snapshots[0].taken_at if view.snapshots else None
             yield found(Why.STUDENT_UNKNOWN, number=view.asked, taken_at=taken_at)
             return
         for number in view.known_numbers:

@@ -1,4 +1,4 @@
-"""The whole ledger into another database: to move it, or as a backup that may be made while workers run."""
+"""Copies the whole ledger to another database: to move it, or as a backup while workers run."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ ROWS = 5_000
 
 
 def copy(source: Ledger, target: Ledger, progress: Callable[[str, int, int], None]) -> dict[str, int]:
-    """Copy everything, as it is at one instant, in one transaction; gives the number of rows by table.
+    """Copy everything, as it is at one instant, in one transaction; return the number of rows by table.
 
     The copy is the same ledger: the cohorts that the one created are the other's. `progress` gets a table, its rows
     so far and all of them. Raises LedgerError when the target isn't empty.
@@ -45,7 +45,7 @@ def _must_be_empty(connection: sa.Connection) -> None:
 
 
 def _number_on(connection: sa.Connection, table: sa.Table) -> None:
-    """Have PostgreSQL number new rows after those that came with a number; SQLite does so by itself."""
+    """Make PostgreSQL number new rows after the copied ones; SQLite does so by itself."""
     column = table.autoincrement_column
     if column is None or connection.dialect.name == "sqlite":
         return

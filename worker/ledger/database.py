@@ -1,4 +1,4 @@
-"""Opening the ledger, and its two kinds of transaction."""
+"""Opens the ledger, and its two kinds of transaction."""
 
 import os
 import sqlite3
@@ -19,9 +19,9 @@ from worker.ledger import schema
 BUSY_SECONDS = 60
 """How long a SQLite writer waits for another one."""
 SILENT_SECONDS = 60
-"""How long a PostgreSQL writer may say nothing within its transaction, for which all others wait."""
+"""How long a PostgreSQL writer may be silent within its transaction, while all others wait."""
 STREAMED = 2_000
-"""Rows that are read at a time, where all are."""
+"""Rows that a stream reads at a time."""
 _SQLITE_OUTAGES = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY,
@@ -45,9 +45,7 @@ class Ledger:
         except (sa.exc.SQLAlchemyError, ImportError) as error:
             raise LedgerError(f"{public}: the ledger cannot be opened: {error}") from None
         try:
-            with self._writing() as connection:
-                _migrate(connection)
-                self.instance = _instance(connection)
+            self.instance = self._ready() or self._prepare()
         except sa.exc.SQLAlchemyError as error:
             self.close()
             raise LedgerError(f"{public}: the ledger cannot be opened: {_reason(error)}") from None
@@ -56,24 +54,42 @@ class Ledger:
             raise LedgerError(f"{public}: {error}") from None
         self.name = self.engine.dialect.name
 
+    def _ready(self) -> str | None:
+        """Return the ledger's name if nothing has to be written first: opening it must not wait for a writer."""
+        with self.engine.begin() as connection:
+            return _instance(connection) if _is_current(connection) else None
+
+    def _prepare(self) -> str:
+        """Bring the schema up to date, name the ledger, and return its name."""
+        with self._writing() as connection:
+            if not _is_current(connection):
+                from worker.ledger.upgrade import upgrade  # noqa: PLC0415 - Alembic is slow to import and rarely needed
+
+                upgrade(connection)
+            name = _instance(connection)
+            if name is None:
+                name = uuid.uuid4().hex[:12]
+                connection.execute(sa.insert(schema.meta), {"key": "instance", "value": name})
+            return name
+
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Give a consistent view, without waiting for writers. Raises LedgerError when the database is away."""
+        """Yield a consistent view, without waiting for writers. Raises LedgerError when the database is unavailable."""
         engine = self.engine
-        if engine.dialect.name == "postgresql":  # whose statements see each what is newest, unless asked
+        if engine.dialect.name == "postgresql":  # where each statement would see newer data, by default
             engine = engine.execution_options(isolation_level="REPEATABLE READ")
         with self._in_reach(), engine.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """Be the only writer; commits at the end, or rolls everything back.
+        """Yield a transaction as the only writer; it commits at the end, or rolls everything back.
 
-        A writer that says nothing for a minute, because its process is stopped or its machine gone, is rolled back by
-        PostgreSQL, so that the others go on; should it come round, it ends with an error.
+        PostgreSQL rolls back a writer that is silent for a minute, because its process is stopped or its machine gone,
+        so that the others go on; if that writer resumes, it gets an error.
 
-        Raises LedgerError when the database is away, full, locked for a minute, or broken. What is wrong with a
-        statement stays an error of SQLAlchemy: it is a defect of ours.
+        Raises LedgerError when the database is unavailable, full, locked for a minute, or broken. A wrong statement
+        stays an error of SQLAlchemy: it is a defect of ours.
         """
         with self._in_reach(), self._writing() as connection:
             yield connection
@@ -93,13 +109,13 @@ class Ledger:
         except sa.exc.DBAPIError as error:
             if not _is_outage(error):
                 raise
-            remedy = "look after the database, then start this again: nothing is left half done"
+            remedy = "repair the database, then start this again; nothing is left half done"
             raise LedgerError(f"{self._public}: the ledger failed: {_reason(error)}; {remedy}") from error
 
     def compact(self) -> None:
-        """Give the space of what was deleted back, so that SQLite's file no longer holds it; PostgreSQL does so itself.
+        """Release the space of deleted rows, so that SQLite's file no longer contains them; PostgreSQL does so itself.
 
-        Raises LedgerError when others keep the file busy: what was deleted is deleted all the same.
+        Raises LedgerError when others keep the file busy; what was deleted stays deleted.
         """
         if self.engine.dialect.name != "sqlite":
             return
@@ -115,43 +131,43 @@ class Ledger:
             raise LedgerError("the ledger's file could not be compacted while others read it; do it again")
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.engine.dispose()
 
 
 def upsert(
     connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]], *, update: Iterable[str]
 ) -> None:
-    """Insert rows, all of the same columns, or update these columns of those whose primary key is there.
+    """Insert rows, all of the same columns, or update these columns of rows whose primary key exists.
 
-    SQLAlchemy's own way with many rows, and psycopg's, take longer than the database does.
+    SQLAlchemy and psycopg would take longer to send many rows than the database takes to write them.
     """
     if not rows:
         return
     if connection.dialect.name == "sqlite":
         _execute_many(connection, *_sqlite_upsert(table, frozenset(rows[0]), tuple(update)), rows)
     else:
-        insert = postgresql.insert(table).from_select(list(rows[0]), sa.select(_told(table, rows)))
+        insert = postgresql.insert(table).from_select(list(rows[0]), sa.select(_as_table(table, rows)))
         connection.execute(_upserting(insert, update))
 
 
 def update(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Update rows that are there, all of the same columns, with those of the primary key among them."""
+    """Update existing rows, all of the same columns, the primary key among them."""
     if not rows:
         return
     if connection.dialect.name == "sqlite":
         _execute_many(connection, *_sqlite_update(table, frozenset(rows[0])), rows)
     else:
-        told = _told(table, rows).alias("told")
+        source = _as_table(table, rows).alias("source")
         names = [column.name for column in table.c if column.name in rows[0] and not column.primary_key]
-        mine = [column == told.c[column.name] for column in table.primary_key]
-        connection.execute(sa.update(table).where(*mine).values({name: told.c[name] for name in names}))
+        same = [column == source.c[column.name] for column in table.primary_key]
+        connection.execute(sa.update(table).where(*same).values({name: source.c[name] for name in names}))
 
 
-def _told(table: sa.Table, rows: Sequence[dict[str, Any]]) -> sa.TableValuedAlias:
-    """Give rows to PostgreSQL in one parameter."""
-    told = sa.func.json_populate_recordset(sa.literal_column(f'NULL::"{table.name}"'), sa.literal(rows, sa.JSON))
-    return told.table_valued(*rows[0])
+def _as_table(table: sa.Table, rows: Sequence[dict[str, Any]]) -> sa.TableValuedAlias:
+    """Return rows as a table that PostgreSQL gets in one parameter."""
+    rowset = sa.func.json_populate_recordset(sa.literal_column(f'NULL::"{table.name}"'), sa.literal(rows, sa.JSON))
+    return rowset.table_valued(*rows[0])
 
 
 def _execute_many(
@@ -162,7 +178,7 @@ def _execute_many(
 
 @cache  # to write a statement takes as long as some hundred rows
 def _sqlite_upsert(table: sa.Table, names: frozenset[str], update: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Write the statement; gives the columns of its parameters, too."""
+    """Return the statement, and the columns of its parameters."""
     ordered = [column.name for column in table.c if column.name in names]
     statement = _upserting(sqlite.insert(table), update)
     return str(statement.compile(dialect=sqlite.dialect(), column_keys=ordered)), ordered
@@ -185,7 +201,7 @@ def _upserting(insert: sqlite.Insert | postgresql.Insert, update: Iterable[str])
 def select_in(
     connection: sa.Connection, statement: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]
 ) -> list[sa.Row[Any]]:
-    """Rows whose column is among the values, however many there are."""
+    """Read the rows whose column is among the values, however many these are."""
     ordered = list(values)
     if not ordered:
         return []
@@ -193,13 +209,13 @@ def select_in(
 
 
 def stream(connection: sa.Connection, statement: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
-    """Rows as tuples, read some at a time: one by one takes longer, and all at once memory."""
+    """Read rows as tuples, some at a time: one by one is slow, all at once takes memory."""
     for some in connection.execute(statement.execution_options(yield_per=STREAMED)).partitions():
         yield from map(tuple, some)
 
 
 def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequence[Any]) -> sa.ColumnElement[bool]:
-    """Say that a column is among values: one parameter for all, so that any number of them is the same statement."""
+    """Select by a column among values, in one parameter, so that any number of them is the same statement."""
     if connection.dialect.name == "sqlite":
         each = sa.func.json_each(orjson.dumps(values).decode()).table_valued("value")
         return column.in_(sa.select(each.c.value))
@@ -208,13 +224,13 @@ def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequ
 
 
 def _array(values: Iterable[object]) -> str:
-    """Write an array as PostgreSQL reads it; psycopg takes six times as long for that."""
+    """Write an array in PostgreSQL's syntax; psycopg takes six times as long for that."""
     quoted = (str(value).replace("\\", "\\\\").replace('"', '\\"') for value in values)
     return "{" + ",".join([f'"{value}"' for value in quoted]) + "}"
 
 
 def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Cut values into pieces of a size."""
+    """Cut values into pieces of this size."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
 
@@ -236,9 +252,9 @@ def _parsed(url: str) -> sa.URL:
 def _engine(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(url, pool_size=8, max_overflow=24, json_serializer=_json, hide_parameters=True)
     if engine.dialect.name == "sqlite":
-        # Who is enrolled is nobody else's to read. Only a new file is opened here: to close one that this process has
-        # open already would give up SQLite's locks on it, and other processes would ruin it.
-        with suppress(OSError):  # it is there; or SQLite says itself why it can't be made
+        # Only its owner may read the ledger. Only a new file is opened here: closing one that this process has open
+        # would release SQLite's locks on it, and other processes could corrupt it.
+        with suppress(OSError):  # it exists; or SQLite itself will say why it can't be created
             os.close(os.open(url.database or "", os.O_CREAT | os.O_EXCL, 0o600))
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -248,12 +264,12 @@ def _engine(url: sa.URL) -> sa.Engine:
 
 
 def _reason(error: sa.exc.SQLAlchemyError) -> str:
-    """Give what the database says, in one line."""
+    """Return what the database reports, in one line."""
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
 def _is_outage(error: sa.exc.DBAPIError) -> bool:
-    """Say whether it is the database that fails, not the statement that is wrong."""
+    """Whether the database failed, rather than the statement being wrong."""
     of_sqlite = getattr(error.orig, "sqlite_errorcode", None)
     if of_sqlite is not None:
         return of_sqlite & 0xFF in _SQLITE_OUTAGES  # above are details
@@ -265,9 +281,9 @@ def _json(value: object) -> bytes:
 
 
 def _quote_nothing(context: sa.engine.ExceptionContext) -> None:
-    """Take out of an error of PostgreSQL what may end in a log: it quotes rows in details, and data in sentences."""
+    """Remove from an error of PostgreSQL what must not end in a log: it quotes rows and data."""
     error: Any = context.original_exception
-    if code := getattr(error, "sqlstate", None):  # else it isn't the server that speaks
+    if code := getattr(error, "sqlstate", None):  # otherwise it isn't an error of the server
         of_data = code.startswith("22")
         error.args = (f"{type(error).__name__} ({code})" if of_data else error.diag.message_primary,)
         if context.sqlalchemy_exception is not None:
@@ -283,24 +299,18 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    # A transaction that begins by reading can't become a writing one once another has written: ask at the start.
+    # A transaction that began by reading can't write once another one has written: lock at the start.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _migrate(connection: sa.Connection) -> None:
-    written = sa.inspect(connection).has_table(schema.REVISIONS.name)
-    if not written or connection.scalar(sa.select(schema.REVISIONS.c.version_num)) != schema.REVISION:
-        from worker.ledger.upgrade import upgrade  # noqa: PLC0415 - Alembic takes long to import, and is rarely needed
+def _is_current(connection: sa.Connection) -> bool:
+    """Whether the schema is at the newest revision."""
+    if not sa.inspect(connection).has_table(schema.REVISIONS.name):
+        return False
+    return bool(connection.scalar(sa.select(schema.REVISIONS.c.version_num)) == schema.REVISION)
 
-        upgrade(connection)
 
-
-def _instance(connection: sa.Connection) -> str:
-    """Give the ledger's own name, which the cohorts that it creates carry in their description."""
-    key = schema.meta.c.key == "instance"
-    name = connection.scalar(sa.select(schema.meta.c.value).where(key))
-    if name is None:
-        name = uuid.uuid4().hex[:12]
-        connection.execute(sa.insert(schema.meta), {"key": "instance", "value": name})
-    return str(name)
+def _instance(connection: sa.Connection) -> str | None:
+    """Return the ledger's own name, which the cohorts that it creates carry in their description."""
+    return connection.scalar(sa.select(schema.meta.c.value).where(schema.meta.c.key == "instance"))

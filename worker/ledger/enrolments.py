@@ -19,7 +19,8 @@ from worker.domain.instants import Instant
 from worker.domain.snapshots import AcceptedSnapshot, SnapshotScope, Unknown
 from worker.domain.states import Cause, Kept, Status
 from worker.ledger.database import select_in, update, upsert
-from worker.ledger.schema import enrolment, membership, student
+from worker.ledger.identities import merged_into
+from worker.ledger.schema import enrolment, membership
 from worker.ledger.schema import snapshot as snapshot_table
 
 EnrolmentKey = tuple[str, str]
@@ -269,9 +270,7 @@ def _known(connection: sa.Connection, changes: Collection[EnrolmentChange]) -> d
 def _undone(connection: sa.Connection) -> set[str]:
     """Return students, by all their numbers, whose removal was undone until a newer message, even if it repeats."""
     kept = set(connection.scalars(sa.select(membership.c.student_id).where(membership.c.kept == Kept.UNDONE)))
-    return kept | {
-        row.student_id for row in select_in(connection, sa.select(student.c.student_id), student.c.survivor, kept)
-    }
+    return kept.union(merged_into(connection, kept))
 
 
 def _latest(states: States) -> EnrolmentFacts:
@@ -280,14 +279,14 @@ def _latest(states: States) -> EnrolmentFacts:
 
 
 def _repeats(known: States, change: EnrolmentChange) -> bool:
-    """Tell whether the only source of an enrolment gives the same facts again."""
+    """Whether the only source of an enrolment gives the same facts again."""
     return len(known) == 1 and change.system in known and facts_of(change) == facts_of(known[change.system])
 
 
 def _in_a_snapshot(
     change: EnrolmentChange, known: EnrolmentFacts | None, snapshots: Iterable[AcceptedSnapshot]
 ) -> bool:
-    """Tell whether a snapshot was taken when the change was made, or later. A deletion may not know its étape."""
+    """Whether a snapshot was taken when the change was made, or later. A deletion may not know its étape."""
     year = change.academic_year or (known.academic_year if known else None)
     etape = change.etape or (known.etape if known else None)
     return any(

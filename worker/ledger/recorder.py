@@ -26,7 +26,7 @@ class SnapshotCounts:
     """What a snapshot changed."""
 
     applied: int
-    """Enrolments of which it said something new."""
+    """Enrolments that it changed."""
     ended: int
     """Enrolments that ended by being absent from it."""
     memberships: int
@@ -66,7 +66,7 @@ class Recorder:
             self._projector.retry(connection, renamed, now)  # before there are new ones, which it would go through
             changed = self._projector.memberships(connection, touched, now, folded.latest)
             enrolments.save(connection, folded, now)  # not before, or what is in memory would be read again
-            self._projector.names(connection, described.etapes, described.components)
+            self._projector.cohorts.rename(connection, described.etapes, described.components)
             _advance(connection, positions or {}, topic_ids or {})
         tombstones = sum(isinstance(item.change, Tombstone) for item in batch)
         counts = described.counts + named.counts + merged.counts + folded.counts
@@ -90,7 +90,7 @@ class Recorder:
             snapshots.remember(connection, snapshot, run=run, now=now)
             changed = self._refold(connection, Touched.of_steps(touched, lifted), now)
             self._projector.retry(connection, renamed, now)
-            self._projector.names(connection, described.etapes, described.components)
+            self._projector.cohorts.rename(connection, described.etapes, described.components)
         return SnapshotCounts(applied=folded.applied, ended=folded.ended, memberships=changed)
 
     def last_snapshot(self) -> AcceptedSnapshot | None:
@@ -119,11 +119,11 @@ class Recorder:
         known = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "policy"))
         if known == fingerprint:
             return 0
-        self._projector.follow_aliases(connection)
+        self._projector.cohorts.follow_aliases(connection)
         trigger = Trigger(Cause.SETTINGS, f"settings {fingerprint}", now)
         numbers = connection.scalars(sa.select(enrolment.c.student_id).distinct()).all()
         changed = self._refold(connection, {number: {None: trigger} for number in numbers}, now)
-        self._projector.every_name(connection)
+        self._projector.cohorts.rename_all(connection)
         self._projector.begin_writing(connection, now)
         upsert(connection, meta, [{"key": "policy", "value": fingerprint}], update=["value"])
         return changed

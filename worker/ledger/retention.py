@@ -21,6 +21,7 @@ from worker.domain.states import Status
 from worker.ledger import decisions
 from worker.ledger.database import Ledger, among
 from worker.ledger.enrolments import UNKNOWN, accepted_snapshots
+from worker.ledger.identities import every_survivor, numbers_of
 from worker.ledger.memberships import is_latest
 from worker.ledger.schema import (
     account,
@@ -39,9 +40,9 @@ from worker.ledger.schema import (
 )
 
 NOTHING = "[]"
-"""What an entry of a watched directory says that tells no enrolment."""
+"""The enrolments of a watched entry that has none, as JSON."""
 ERASED = "erased"
-"""Stands for the number of whoever is forgotten, where a count needs the line."""
+"""Stands for an erased number where a journal entry must stay for counts."""
 _OVER = [Status.DELETED, Status.ABSENT, Status.CANCELLED, Status.RESIGNED]
 _NEW_YEAR_MONTH = 9
 """An academic year is over in September of the next one."""
@@ -49,14 +50,14 @@ _NEW_YEAR_MONTH = 9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed:
-    """How many of each are gone from the ledger."""
+    """How many of each were deleted from the ledger."""
 
     numbers: int
     """Student numbers: a person may have several."""
     enrolments: int
     memberships: int
     accounts: int
-    """Accounts that no student who is left is called by."""
+    """Remembered accounts that no remaining student has."""
     journal: int
     """Entries that are gone, or are no longer anybody's."""
     proposals: int
@@ -68,10 +69,10 @@ class Removed:
 def purge(
     ledger: Ledger, policy: Policy, *, journal_before: Instant, gone_before: Instant, dry_run: bool = False
 ) -> Removed:
-    """Forget what was done, shown and reported before an instant, and who has been gone since before another.
+    """Delete what was done, shown and reported before an instant, and students who have been gone since before another.
 
-    Gone are students none of whose numbers has an enrolment that isn't over, or a membership that is desired or may be
-    on Moodle, or had one since then. What an open gap, a held removal or a kept decision needs stays.
+    A student is gone when none of their numbers has an enrolment that isn't over, or a membership that is desired or
+    may be on Moodle, or had one since then. What an open gap, a held removal or a kept decision needs stays.
     """
     with _changing(ledger, keep=not dry_run) as connection:
         entries = connection.execute(sa.delete(journal).where(journal.c.at < journal_before, ~_needed())).rowcount
@@ -96,16 +97,16 @@ def purge(
 
 
 def erase(ledger: Ledger, policy: Policy, student_id: str, *, now: Instant, dry_run: bool = False) -> Removed:
-    """Forget one person, by all their numbers; those who were never heard of have nothing to forget.
+    """Delete one person, under all their numbers; for an unknown number there is nothing to delete.
 
-    Raises StudentPresent while an enrolment isn't over, which would bring them back, or a cohort may hold them. What a
-    decision had kept ends by that, once no enrolment holds it, so that they leave.
+    Raises StudentPresent while an enrolment isn't over, which would bring them back, or while a cohort may contain
+    them. A membership that a decision kept ends here, once no enrolment leads to it, so that they leave.
     """
     with _changing(ledger, keep=not dry_run) as connection:
-        numbers = _family(connection, student_id)
-        theirs = among(connection, enrolment.c.student_id, numbers)
+        numbers = numbers_of(connection, student_id)
+        of_student = among(connection, enrolment.c.student_id, numbers)
         years = connection.scalars(
-            sa.select(enrolment.c.academic_year).where(theirs, _not_over(enrolment, policy, now)).distinct()
+            sa.select(enrolment.c.academic_year).where(of_student, _not_over(enrolment, policy, now)).distinct()
         )
         if found := sorted(str(year) for year in years):
             raise StudentPresent(
@@ -113,13 +114,13 @@ def erase(ledger: Ledger, policy: Policy, student_id: str, *, now: Instant, dry_
                 "snapshot would bring them back; have them ended at the source, then erase"
             )
         released = decisions.release_kept(connection, numbers, now)
-        there = sa.select(sa.func.count()).where(among(connection, membership.c.student_id, numbers), _present)
-        places = connection.scalar(there)
+        present = sa.select(sa.func.count()).where(among(connection, membership.c.student_id, numbers), _present)
+        places = connection.scalar(present)
         people = None if places else _forget(connection, policy, numbers)
     if people is None:
         decided = f" ({released} of them by a decision, which {'would end' if dry_run else 'has ended'} now)"
         raise StudentPresent(
-            f"the student is in {places} cohorts, or may be{decided if released else ''}: erasing now would leave "
+            f"the student is, or may be, in {places} cohorts{decided if released else ''}: erasing now would leave "
             "these memberships in Moodle; see `cohorts explain` for what that waits for, then erase"
         )
     if not dry_run:
@@ -141,7 +142,7 @@ _present = sa.or_(membership.c.desired, membership.c.observed.is_distinct_from(s
 
 
 def _not_over(of: sa.Table, policy: Policy, at: Instant) -> sa.ColumnElement[bool]:
-    """Say that an enrolment was neither ended nor of a year that is closed and was over at that instant."""
+    """Select enrolments that were neither ended nor of a closed year that was over at that instant."""
     then = datetime.fromtimestamp(at, UTC)
     last = then.year - (1 if then.month >= _NEW_YEAR_MONTH else 2)
     year = of.c.academic_year
@@ -149,26 +150,13 @@ def _not_over(of: sa.Table, policy: Policy, at: Instant) -> sa.ColumnElement[boo
     return sa.and_(of.c.status.not_in(_OVER), sa.not_(sa.func.coalesce(closed, sa.false())))
 
 
-def _survivors(connection: sa.Connection) -> dict[str, str]:
-    rows = connection.execute(
-        sa.select(student.c.student_id, student.c.survivor).where(student.c.survivor.is_not(None))
-    )
-    return {row.student_id: row.survivor for row in rows}
-
-
-def _family(connection: sa.Connection, student_id: str) -> list[str]:
-    survivors = _survivors(connection)
-    survivor = survivors.get(student_id, student_id)
-    return sorted({student_id, survivor} | {number for number, of in survivors.items() if of == survivor})
-
-
 def _gone(connection: sa.Connection, policy: Policy, before: Instant) -> list[str]:
-    """Give the numbers of whoever has been gone since before an instant, merged ones with their survivor.
+    """Return the numbers of all who have been gone since before an instant, merged ones with their survivor.
 
-    The instant that a message carries counts, not that of its recording: whom a replay brings back goes again.
+    The instant in a message counts, not that of its recording: a student whom a replay brings back goes again.
     """
     since = sa.or_(membership.c.since >= before, membership.c.observed_at >= before)
-    unknown = [image.unknown for image in accepted_snapshots(connection) if image.taken_at >= before]
+    unknown = [snapshot.unknown for snapshot in accepted_snapshots(connection) if snapshot.taken_at >= before]
     here: set[str] = set().union(*(some.students for some in unknown))
     unsure = sorted(set[str]().union(*(some.enrolments for some in unknown)))
     for known in (
@@ -184,18 +172,18 @@ def _gone(connection: sa.Connection, policy: Policy, before: Instant) -> list[st
         ),
     ):
         here.update(connection.scalars(known))
-    survivors = _survivors(connection)
-    families = {survivors.get(number, number) for number in here}
+    survivors = every_survivor(connection)
+    persons_here = {survivors.get(number, number) for number in here}
     tables = (enrolment, membership, student, person, watched)
     everybody = set().union(*(connection.scalars(sa.select(table.c.student_id)) for table in tables)) - {None}
-    return sorted(number for number in everybody if survivors.get(number, number) not in families)
+    return sorted(number for number in everybody if survivors.get(number, number) not in persons_here)
 
 
 # What is needed
 
 
 def _needed() -> sa.ColumnElement[bool]:
-    """Say that an entry of the journal is about an open gap, or tells who decided to keep a member."""
+    """Select journal entries about an open gap, or about a decision to keep a member."""
     about = sa.exists().where(
         membership.c.cohort_id == journal.c.cohort_id,
         membership.c.student_id == journal.c.student_id,
@@ -212,9 +200,9 @@ def _decided_long_ago(before: Instant) -> Iterator[sa.ColumnElement[bool]]:
 
 
 def _last_runs() -> sa.ColumnElement[bool]:
-    """Say that a run is the last to have ended as it did, which metrics show, or is named by a gap or a snapshot.
+    """Select runs that are the last in their state, which metrics show, or that a gap or a snapshot names.
 
-    So the last of all stays, too, and SQLite doesn't give its number again.
+    So the newest run stays too, and SQLite doesn't reuse its number.
     """
     last = run.c.id.in_(sa.select(sa.func.max(run.c.id)).group_by(run.c.state))
     named = sa.exists().where(membership.c.run == run.c.id, sa.or_(gap, kept))
@@ -226,7 +214,7 @@ def _last_runs() -> sa.ColumnElement[bool]:
 
 
 def _forget(connection: sa.Connection, policy: Policy, numbers: Collection[str]) -> Removed:
-    """Take these numbers out of every table."""
+    """Delete these numbers from every table."""
     people = sorted(numbers)
     proposals = _forget_in_proposals(connection, set(people))
     enrolments = _forget_enrolments(connection, people)
@@ -236,9 +224,9 @@ def _forget(connection: sa.Connection, policy: Policy, numbers: Collection[str])
         connection.execute(sa.delete(table).where(among(connection, table.c.student_id, people))).rowcount
         for table in (student, person, watched)
     )
-    theirs = among(connection, watched.c.student_id, people)
-    # The state that was seen stays: the entry isn't told anew before it changes.
-    connection.execute(sa.update(watched).where(theirs).values(student_id=None, rows=NOTHING))
+    entries_of_people = among(connection, watched.c.student_id, people)
+    # The state that was seen stays: the entry isn't published again before it changes.
+    connection.execute(sa.update(watched).where(entries_of_people).values(student_id=None, rows=NOTHING))
     nameless = sa.update(journal).where(among(connection, journal.c.student_id, people))
     entries = connection.execute(nameless.values(student_id=ERASED, user_id=None, origin=None)).rowcount
     forgotten = bool(enrolments or memberships or known or entries)
@@ -253,14 +241,14 @@ def _forget(connection: sa.Connection, policy: Policy, numbers: Collection[str])
 
 
 def _forget_enrolments(connection: sa.Connection, people: list[str]) -> int:
-    """Delete enrolments of which the latest source says that they are theirs, whatever earlier ones have said.
+    """Delete the enrolments that the latest source says are theirs, with what other sources say of them.
 
-    Else what was overruled would be the latest word on them.
+    Otherwise what was overruled would become the latest state.
     """
-    theirs = among(connection, enrolment.c.student_id, people)
-    latest = connection.execute(sa.select(enrolment.c.uai, enrolment.c.enrolment_id).where(theirs, is_latest)).all()
+    of_people = among(connection, enrolment.c.student_id, people)
+    latest = connection.execute(sa.select(enrolment.c.uai, enrolment.c.enrolment_id).where(of_people, is_latest)).all()
     _forget_unknown(connection, set(people), {row.enrolment_id for row in latest})
-    gone = connection.execute(sa.delete(enrolment).where(theirs)).rowcount
+    gone = connection.execute(sa.delete(enrolment).where(of_people)).rowcount
     if latest:
         same = sa.and_(enrolment.c.uai == sa.bindparam("b_uai"), enrolment.c.enrolment_id == sa.bindparam("b_id"))
         rest = [{"b_uai": row.uai, "b_id": row.enrolment_id} for row in latest]
@@ -269,12 +257,12 @@ def _forget_enrolments(connection: sa.Connection, people: list[str]) -> int:
 
 
 def _forget_unknown(connection: sa.Connection, people: set[str], enrolments: set[str]) -> None:
-    """Take them out of what snapshots could not tell: a late message about them is no news then."""
-    for image in accepted_snapshots(connection):
-        left = Unknown(students=image.unknown.students - people, enrolments=image.unknown.enrolments - enrolments)
-        if left != image.unknown:
-            of_image = sa.update(snapshot).where(snapshot.c.id == image.id)
-            connection.execute(of_image.values(unknown=UNKNOWN.dump_json(left).decode()))
+    """Remove them from what snapshots could not tell, so that a late message about them is stale."""
+    for accepted in accepted_snapshots(connection):
+        left = Unknown(students=accepted.unknown.students - people, enrolments=accepted.unknown.enrolments - enrolments)
+        if left != accepted.unknown:
+            this = sa.update(snapshot).where(snapshot.c.id == accepted.id)
+            connection.execute(this.values(unknown=UNKNOWN.dump_json(left).decode()))
 
 
 def _forget_in_proposals(connection: sa.Connection, people: set[str]) -> int:

@@ -1,4 +1,4 @@
-"""Reconciliations: one at a time across processes, one a night, and what each of them found."""
+"""Reconciliations: one at a time across processes, one per night, and what each of them found."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from worker.ledger.gaps import PROMISE_SECONDS
 from worker.ledger.schema import cohort, gap, in_cohort, journal, membership, run, snapshot
 
 OVER = run.c.state.in_([RunState.DONE, RunState.PARTIAL, RunState.REFUSED])
-"""A night that has had its run; one that failed or was abandoned is to be had again."""
+"""A night whose run is over; a run that failed or was abandoned is made again."""
 _OPEN = sa.and_(
     gap, membership.c.held.is_(None), membership.c.reason.is_(None) | membership.c.reason.not_in(OF_ACCOUNTS)
 )
@@ -55,25 +55,25 @@ class Runs:
         self._is_dead = is_dead
 
     def begin(self, now: Instant, *, night: str | None = None) -> int | None:
-        """Begin a run and give its number; None when that of the night is over, or going on elsewhere.
+        """Begin a run and return its number; None when the run of that night is over or going on elsewhere.
 
-        Raises RunInProgress when another run is going on and no night is asked for. A run that died is marked as
-        abandoned: what it left undone is in the ledger, and this one takes it up, as it does what others had to leave.
+        Raises RunInProgress when another run is going on and no night is given. A run whose process died is marked as
+        abandoned: what it left undone is in the ledger, and this one takes it up.
         """
         with self._ledger.write() as connection:
-            going = connection.execute(sa.select(run).where(run.c.state == RunState.RUNNING)).all()
-            dead = [row.id for row in going if row.lease_until <= now or self._is_dead(row.holder)]
+            running = connection.execute(sa.select(run).where(run.c.state == RunState.RUNNING)).all()
+            dead = [row.id for row in running if row.lease_until <= now or self._is_dead(row.holder)]
             abandoned = sa.update(run).where(run.c.id.in_(dead))
             connection.execute(abandoned.values(state=RunState.ABANDONED.value, ended_at=now))
             if night is not None and connection.scalar(sa.select(run.c.id).where(run.c.night == night, OVER)):
                 return None
-            other = next((row for row in going if row.id not in dead), None)
+            other = next((row for row in running if row.id not in dead), None)
             if other is not None and night is not None:
                 return None
             if other is not None:
                 raise RunInProgress(
-                    f"reconciliation {other.id} is running since {now - other.started_at:.0f} s; wait for its end "
-                    "(`cohorts runs`). Were it dead, it would be given up after "
+                    f"reconciliation {other.id} has been running for {now - other.started_at:.0f} s; wait for its end "
+                    "(`cohorts runs`); if its process died, its lease expires in "
                     f"{max(0.0, other.lease_until - now):.0f} s"
                 )
             values = {
@@ -84,19 +84,19 @@ class Runs:
                 "lease_until": now + self._lease,
             }
             number = int(connection.execute(sa.insert(run).values(**values).returning(run.c.id)).scalar_one())
-            left = sa.update(membership).where(_OPEN, membership.c.run.is_not(None))
-            connection.execute(left.values(run=number))
+            left_over = sa.update(membership).where(_OPEN, membership.c.run.is_not(None))
+            connection.execute(left_over.values(run=number))
             return number
 
     def renew(self, number: int, now: Instant) -> None:
-        """Say that the run is alive. Raises RunInProgress when it was taken for dead meanwhile."""
-        mine = sa.update(run).where(run.c.id == number, run.c.state == RunState.RUNNING)
+        """Renew the lease of the run. Raises RunInProgress when the run was given up as dead meanwhile."""
+        this = sa.update(run).where(run.c.id == number, run.c.state == RunState.RUNNING)
         with self._ledger.write() as connection:
-            if not connection.execute(mine.values(lease_until=now + self._lease)).rowcount:
+            if not connection.execute(this.values(lease_until=now + self._lease)).rowcount:
                 raise given_up(number)
 
     def end(self, report: Report) -> None:
-        """End a run with its report, unless it was taken for dead meanwhile."""
+        """End a run with its report, unless it was given up as dead meanwhile."""
         with self._ledger.write() as connection:
             connection.execute(
                 sa.update(run)
@@ -111,18 +111,18 @@ class Runs:
 
 
 def given_up(number: int) -> RunInProgress:
-    """Say that a run, which goes on, was taken for dead."""
-    return RunInProgress(f"reconciliation {number} stood still for too long and was given up")
+    """Build the error for a run that continues although it was given up as dead."""
+    return RunInProgress(f"reconciliation {number}: its lease expired and it was given up")
 
 
 def is_given_up(connection: sa.Connection, number: int) -> bool:
-    """Say whether a run was taken for dead: what it writes then comes too late."""
+    """Whether a run was given up as dead: what it writes then comes too late."""
     dead = sa.select(run.c.id).where(run.c.id == number, run.c.state == RunState.ABANDONED)
     return connection.scalar(dead) is not None
 
 
 def listed(ledger: Ledger, *, most: int) -> list[Run]:
-    """Give the last runs, newest first."""
+    """Return the last runs, newest first."""
     with ledger.read() as connection:
         rows = connection.execute(sa.select(run).order_by(run.c.id.desc()).limit(most)).all()
     return [
@@ -138,7 +138,7 @@ def listed(ledger: Ledger, *, most: int) -> list[Run]:
 
 
 def report(ledger: Ledger, number: int | None = None) -> Report | None:
-    """Give the report of a run, or of the last one that has one."""
+    """Return the report of a run; without a number, the newest report."""
     asked = sa.select(run.c.report).where(run.c.report.is_not(None)).order_by(run.c.id.desc()).limit(1)
     with ledger.read() as connection:
         text = connection.scalar(asked if number is None else asked.where(run.c.id == number))
@@ -146,7 +146,7 @@ def report(ledger: Ledger, number: int | None = None) -> Report | None:
 
 
 def last_ends(ledger: Ledger) -> dict[RunState, End]:
-    """Give the last run of those that ended so, by how they ended."""
+    """Return the last run that ended in each state."""
     last = sa.select(sa.func.max(run.c.id)).where(run.c.ended_at.is_not(None)).group_by(run.c.state)
     with ledger.read() as connection:
         rows = connection.execute(sa.select(run).where(run.c.id.in_(last))).all()
@@ -154,15 +154,15 @@ def last_ends(ledger: Ledger) -> dict[RunState, End]:
 
 
 def is_over(ledger: Ledger, night: str) -> bool:
-    """Say whether the run of this night is over."""
+    """Whether the run of this night is over."""
     with ledger.read() as connection:
         return connection.scalar(sa.select(run.c.id).where(run.c.night == night, OVER)) is not None
 
 
 def left_over(ledger: Ledger, accepted: AcceptedSnapshot, now: Instant) -> bool:
-    """Say whether the run that accepted this snapshot died or failed, and no other has come to its end since.
+    """Whether the run that accepted this snapshot died or failed, and no other run ended since.
 
-    Then the next one finishes what it began, within the day that the snapshot is good for.
+    Then the next run finishes its work, within the day for which the snapshot is valid.
     """
     if now >= accepted.taken_at + PROMISE_SECONDS:
         return False
@@ -178,15 +178,15 @@ def left_over(ledger: Ledger, accepted: AcceptedSnapshot, now: Instant) -> bool:
 
 
 def open_gaps(ledger: Ledger, number: int, platforms: Collection[str]) -> int:
-    """Count the gaps that a run has made on these platforms and that can be closed: neither held nor parked."""
-    here = in_cohort(cohort.c.platform.in_(platforms), cohort.c.state != CohortState.FOREIGN)
-    open_ = sa.select(sa.func.count()).select_from(membership).where(_OPEN, membership.c.run == number, here)
+    """Count the gaps that a run made on these platforms and that can be closed: neither held nor parked."""
+    on_platforms = in_cohort(cohort.c.platform.in_(platforms), cohort.c.state != CohortState.FOREIGN)
+    open_ = sa.select(sa.func.count()).select_from(membership).where(_OPEN, membership.c.run == number, on_platforms)
     with ledger.read() as connection:
         return connection.scalar(open_) or 0
 
 
 def journalled(ledger: Ledger, platform: str, since: Instant, moodle_ids: Collection[int]) -> dict[int, int]:
-    """Count what we did to these cohorts since then, by Moodle's ids."""
+    """Count the journal entries of these cohorts since then, by Moodle's ids."""
     entries = (
         sa.select(cohort.c.moodle_id, sa.func.count().label("entries"))
         .join(journal, journal.c.cohort_id == cohort.c.id)

@@ -29,7 +29,8 @@ from worker.ledger.enrolments import (
     facts_of,
     known_enrolments,
 )
-from worker.ledger.schema import cohort, enrolment, membership, student
+from worker.ledger.identities import with_all_numbers
+from worker.ledger.schema import cohort, enrolment, membership
 from worker.ledger.schema import snapshot as snapshot_table
 
 NEVER = -1
@@ -62,7 +63,7 @@ class RecordedSnapshot:
     """What the rows of a snapshot, and absence from it, changed."""
 
     applied: int
-    """Enrolments of which it said something new."""
+    """Enrolments that it changed."""
     ended: int
     """Enrolments that ended by being absent from it."""
     touched: Touched
@@ -108,13 +109,13 @@ def _compare(snapshot: Snapshot, known_states: Iterable[KnownEnrolment], rivals:
 def _replaces(
     row: EnrolmentChange, known: KnownEnrolment, rival: tuple[Instant, str] | None, taken_at: Instant
 ) -> bool:
-    """Tell whether a row replaces what its system said before: it says something else, or another overruled that."""
+    """Whether a row replaces what its system said before: it differs, or another system overruled it."""
     overruled = rival is not None and rival > (known.changed_at, known.system)
     return known.changed_at <= taken_at and (overruled or facts_of(row) != facts_of(known))
 
 
 def _ends(known: KnownEnrolment, accepted: AcceptedSnapshot) -> bool:
-    """Tell whether absence ends it: the snapshot would hold it, and nothing newer is known."""
+    """Whether absence ends it: the snapshot would hold it, and nothing newer is known."""
     return (
         known.changed_at <= accepted.taken_at
         and known.status not in _ENDED
@@ -205,9 +206,7 @@ def _unknown_students(connection: sa.Connection, snapshot: Snapshot) -> set[str]
     of_scope = sa.select(enrolment.c.student_id).where(enrolment.c.uai.in_(snapshot.scope.uais))
     rows = select_in(connection, of_scope, enrolment.c.enrolment_id, snapshot.unknown.enrolments)
     numbers: set[str] = {*snapshot.unknown.students, *(row.student_id for row in rows)}
-    merged = sa.select(student.c.student_id, student.c.survivor).where(student.c.survivor.is_not(None))
-    numbers.update(row.survivor for row in select_in(connection, merged, student.c.student_id, numbers))
-    return numbers.union(row.student_id for row in select_in(connection, merged, student.c.survivor, numbers))
+    return with_all_numbers(connection, numbers)
 
 
 def last(connection: sa.Connection) -> AcceptedSnapshot | None:

@@ -1,7 +1,9 @@
 """Questions that people, metrics and commands ask the ledger."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -57,7 +59,7 @@ class PlatformStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerStatus:
-    """How everything stands."""
+    """The state of the whole ledger."""
 
     instance: str
     enrolments: int
@@ -69,7 +71,7 @@ class LedgerStatus:
 
 
 def positions(ledger: Ledger, topic_ids: Mapping[str, str | None]) -> dict[tuple[str, int], int]:
-    """Where to read on, by (topic, partition), in topics that weren't re-created since."""
+    """Return the next offset to read, by (topic, partition), in topics that weren't re-created since."""
     with ledger.read() as connection:
         return {
             (row.topic, row.partition): row.next_offset
@@ -79,20 +81,20 @@ def positions(ledger: Ledger, topic_ids: Mapping[str, str | None]) -> dict[tuple
 
 
 def recreated(ledger: Ledger, topic_ids: Mapping[str, str | None]) -> set[str]:
-    """Topics that the ledger knows under another id."""
+    """Return the topics that the ledger knows under another id."""
     with ledger.read() as connection:
         rows = connection.execute(sa.select(position.c.topic, position.c.topic_id).distinct())
         return {row.topic for row in rows if row.topic in topic_ids and row.topic_id != topic_ids[row.topic]}
 
 
 def forget_positions(ledger: Ledger, topic: str) -> int:
-    """Read a topic again from its beginning at the next start: always safe, as replays change nothing."""
+    """Delete the positions in a topic, so that it is read again from its beginning; return how many there were."""
     with ledger.write() as connection:
         return connection.execute(sa.delete(position).where(position.c.topic == topic)).rowcount
 
 
 def read_status(ledger: Ledger, platforms: Iterable[str], now: Instant) -> LedgerStatus:
-    """Count everything, for these platforms."""
+    """Read the state of the ledger and of these platforms."""
     with ledger.read() as connection:
         return LedgerStatus(
             instance=ledger.instance,
@@ -107,7 +109,52 @@ def read_status(ledger: Ledger, platforms: Iterable[str], now: Instant) -> Ledge
 
 
 def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformStatus:
-    here = cohort.c.platform == name
+    availability = _availability(connection, name)
+    rows = _gaps(connection, name, now)
+    gaps = dict.fromkeys(GAP_STATES, 0)
+    reasons: Counter[str] = Counter()
+    for row in rows:
+        gaps[row.state] += row.number
+        if row.reason is not None:
+            reasons[row.reason] += row.number
+    applicable = [row for row in rows if row.state in {WAITING, READY, RETRYING} and not row.was_held]
+    return PlatformStatus(
+        name=name,
+        **availability,
+        **_sizes(connection, name),
+        gaps=gaps,
+        reasons=dict(reasons),
+        oldest=min((row.oldest for row in applicable if row.oldest <= now), default=None),
+        late={seconds: sum(getattr(row, f"late_{seconds:.0f}") for row in applicable) for seconds in PROMISES},
+        oldest_held=min((row.oldest for row in rows if row.state == HELD), default=None),
+    )
+
+
+def _availability(connection: sa.Connection, name: str) -> dict[str, Any]:
+    """Return how the platform answered last; up, where it was never called."""
+    row = connection.execute(sa.select(platform).where(platform.c.name == name)).first()
+    if row is None:
+        return {"state": PlatformState.UP, "since": None, "next_attempt_at": 0.0, "code": None, "sentence": None}
+    return {
+        "state": PlatformState(row.state),
+        "since": row.since,
+        "next_attempt_at": row.next_attempt_at,
+        "code": row.code,
+        "sentence": row.sentence,
+    }
+
+
+def _sizes(connection: sa.Connection, name: str) -> dict[str, Any]:
+    """Count the desired memberships, and the cohorts by state."""
+    of_platform = cohort.c.platform == name
+    members = sa.select(sa.func.count()).select_from(membership.join(cohort)).where(of_platform, membership.c.desired)
+    rows = connection.execute(sa.select(cohort.c.state, sa.func.count()).where(of_platform).group_by(cohort.c.state))
+    cohorts = dict.fromkeys(CohortState, 0) | {CohortState(state): number for state, number in rows}
+    return {"memberships": connection.scalar(members) or 0, "cohorts": cohorts}
+
+
+def _gaps(connection: sa.Connection, name: str, now: Instant) -> Sequence[sa.Row[Any]]:
+    """Count the gaps by state, by reason and by whether the guard held them, with the oldest and the late ones."""
     state = sa.case(
         (cohort.c.state == CohortState.FOREIGN, FOREIGN),
         (sa.and_(membership.c.held.is_not(None), sa.not_(sa.func.coalesce(approved(now), sa.false()))), HELD),
@@ -119,56 +166,27 @@ def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformSta
     promised = membership.c.due_by - PROMISE_SECONDS  # as since, but after a closed year's grace
     announced = sa.and_(membership.c.run.is_(None), membership.c.cause.not_in(OF_DECISIONS | {Cause.DRIFT}))
     was_held = membership.c.held.is_not(None).label("was_held")  # and is approved, in any state but held
-    rows = connection.execute(
-        sa.select(
-            state,
-            was_held,
-            membership.c.reason,
-            sa.func.count().label("n"),
-            sa.func.min(promised).label("oldest"),
-            *(
-                sa.func.count(sa.case((sa.and_(announced, promised < now - s), 1))).label(f"late_{s:.0f}")
-                for s in PROMISES
-            ),
-        )
+    late = []
+    for seconds in PROMISES:
+        is_late = sa.case((sa.and_(announced, promised < now - seconds), 1))
+        late.append(sa.func.count(is_late).label(f"late_{seconds:.0f}"))
+    columns = (state, was_held, membership.c.reason)
+    oldest = sa.func.min(promised).label("oldest")
+    return connection.execute(
+        sa.select(*columns, sa.func.count().label("number"), oldest, *late)
         .join(cohort)
-        .where(here, gap)
-        .group_by(state, was_held, membership.c.reason)
+        .where(cohort.c.platform == name, gap)
+        .group_by(*columns)
     ).all()
-    gaps = dict.fromkeys(GAP_STATES, 0)
-    reasons: dict[str, int] = {}
-    for row in rows:
-        gaps[row.state] += row.n
-        if row.reason is not None:
-            reasons[row.reason] = reasons.get(row.reason, 0) + row.n
-    known = connection.execute(sa.select(platform).where(platform.c.name == name)).first()
-    members = sa.select(sa.func.count()).select_from(membership.join(cohort)).where(here, membership.c.desired)
-    cohorts = connection.execute(sa.select(cohort.c.state, sa.func.count()).where(here).group_by(cohort.c.state))
-    could = [row for row in rows if row.state in {WAITING, READY, RETRYING} and not row.was_held]
-    return PlatformStatus(
-        name=name,
-        state=PlatformState(known.state) if known is not None else PlatformState.UP,
-        since=known.since if known is not None else None,
-        next_attempt_at=known.next_attempt_at if known is not None else 0.0,
-        code=known.code if known is not None else None,
-        sentence=known.sentence if known is not None else None,
-        memberships=connection.scalar(members) or 0,
-        cohorts=dict.fromkeys(CohortState, 0) | {row[0]: row[1] for row in cohorts},
-        gaps=gaps,
-        reasons=reasons,
-        oldest=min((row.oldest for row in could if row.oldest <= now), default=None),
-        late={seconds: sum(getattr(row, f"late_{seconds:.0f}") for row in could) for seconds in PROMISES},
-        oldest_held=min((row.oldest for row in rows if row.state == HELD), default=None),
-    )
 
 
 def desired(ledger: Ledger, platform_name: str) -> dict[str, frozenset[str]]:
-    """Desired members (student ids) by cohort idnumber."""
+    """Return desired members (student ids) by cohort idnumber."""
     return _members(ledger, platform_name, membership.c.desired)
 
 
 def observed(ledger: Ledger, platform_name: str) -> dict[str, frozenset[str]]:
-    """Members that Moodle showed last (student ids) by cohort idnumber."""
+    """Return members that Moodle showed last (student ids) by cohort idnumber."""
     return _members(ledger, platform_name, membership.c.observed.is_(sa.true()))
 
 
@@ -185,7 +203,7 @@ def _members(ledger: Ledger, platform_name: str, condition: sa.ColumnElement[boo
 
 
 def applied(ledger: Ledger, platform_name: str, action: str) -> list[tuple[str, str]]:
-    """What was applied on a platform under this action, in order: (cohort idnumber, student id)."""
+    """Return what was applied on a platform under this action, in order: (cohort idnumber, student id)."""
     entries = sa.select(journal.c.cohort, journal.c.student_id).where(
         journal.c.platform == platform_name, journal.c.action == action
     )
@@ -194,7 +212,7 @@ def applied(ledger: Ledger, platform_name: str, action: str) -> list[tuple[str, 
 
 
 def logins(ledger: Ledger) -> dict[str, str]:
-    """Logins by student id, where a message has told them."""
+    """Return logins by student id, where a message gave one."""
     with ledger.read() as connection:
         rows = connection.execute(sa.select(student.c.student_id, student.c.login).where(student.c.login.is_not(None)))
         return {row.student_id: row.login for row in rows}

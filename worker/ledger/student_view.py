@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from worker.domain.rules import Policy, account_key, canonical
 from worker.domain.snapshots import AcceptedSnapshot
 from worker.ledger.database import Ledger, select_in
 from worker.ledger.enrolments import accepted_snapshots
+from worker.ledger.identities import numbers_of
 from worker.ledger.schema import account, cohort, enrolment, etape, journal, membership, platform, proposal, student
 
 
@@ -180,18 +182,19 @@ class StudentView:
     accounts: tuple[AccountFact, ...]
     journal: tuple[JournalEntry, ...]
     decisions: tuple[DecisionFact, ...]
-    images: tuple[AcceptedSnapshot, ...]
+    snapshots: tuple[AcceptedSnapshot, ...]
     """Accepted snapshots, newest first."""
 
 
 def read(ledger: Ledger, policy: Policy, student_id: str, cohort_asked: str | None = None) -> StudentView:
-    """Read the story of a student, whatever is known of them.
+    """Read everything that is known of a student.
 
-    The policy says how accounts are named, and under which code the cohort that is asked for lives on.
+    The policy gives the names of accounts, and the present code of the cohort that is asked for.
     """
     with ledger.read() as connection:
-        survivor, known = _family(connection, student_id)
-        numbers = [survivor, *sorted({n.student_id for n in known} - {survivor})]
+        numbers = numbers_of(connection, student_id)
+        survivor = numbers[0]
+        known = _all(connection, Number, student, student.c.student_id, numbers)
         facts = _facts(connection, numbers)
         memberships = _all(connection, MembershipFact, membership, membership.c.student_id, numbers)
         asked = set() if cohort_asked is None else {cohort_asked, canonical(cohort_asked, policy.aliases)}
@@ -203,7 +206,7 @@ def read(ledger: Ledger, policy: Policy, student_id: str, cohort_asked: str | No
             asked=student_id,
             survivor=survivor,
             numbers=tuple(numbers),
-            known_numbers=tuple(known),
+            known_numbers=tuple(sorted(known, key=attrgetter("student_id"))),
             facts=tuple(facts),
             etapes=tuple(_all(connection, Described, etape, etape.c.code, codes)),
             memberships=tuple(memberships),
@@ -214,23 +217,15 @@ def read(ledger: Ledger, policy: Policy, student_id: str, cohort_asked: str | No
             accounts=tuple(_accounts(connection, policy, survivor, known)),
             journal=tuple(entries),
             decisions=tuple(_decisions(connection, numbers)),
-            images=tuple(accepted_snapshots(connection)),
+            snapshots=tuple(accepted_snapshots(connection)),
         )
-
-
-def _family(connection: sa.Connection, asked: str) -> tuple[str, list[Number]]:
-    """Give the surviving number, and what is known of it and of all numbers that lead to it."""
-    survivor = connection.scalar(sa.select(student.c.survivor).where(student.c.student_id == asked)) or asked
-    mine = sa.or_(student.c.student_id == survivor, student.c.survivor == survivor)
-    rows = connection.execute(sa.select(student).where(mine).order_by(student.c.student_id))
-    return survivor, [_as(Number, row) for row in rows]
 
 
 def _facts(connection: sa.Connection, numbers: Collection[str]) -> list[Fact]:
     own = _all(connection, Fact, enrolment, enrolment.c.student_id, numbers)
     keys = {(fact.uai, fact.enrolment_id) for fact in own}
-    told = _all(connection, Fact, enrolment, enrolment.c.enrolment_id, {fact.enrolment_id for fact in own})
-    rows = [fact for fact in told if (fact.uai, fact.enrolment_id) in keys]
+    all_sources = _all(connection, Fact, enrolment, enrolment.c.enrolment_id, {fact.enrolment_id for fact in own})
+    rows = [fact for fact in all_sources if (fact.uai, fact.enrolment_id) in keys]
     return sorted(rows, key=lambda fact: (-(fact.academic_year or 0), fact.enrolment_id, fact.system))
 
 
@@ -245,7 +240,7 @@ def _idnumbers(connection: sa.Connection) -> tuple[tuple[str, str], ...]:
 
 
 def _journal(connection: sa.Connection, numbers: Sequence[str], cohorts: Sequence[CohortFact]) -> list[JournalEntry]:
-    """Give what was done for these numbers, and with these cohorts, in order."""
+    """Return what was done for these numbers, and with these cohorts, in order."""
     about = sa.and_(journal.c.student_id.is_(None), journal.c.cohort.in_([of.idnumber for of in cohorts]))
     rows = connection.execute(
         sa.select(journal).where(sa.or_(journal.c.student_id.in_(numbers), about)).order_by(journal.c.id)

@@ -1,4 +1,4 @@
-"""The ledger's schema brought up to date by Alembic, from whatever version wrote it."""
+"""Brings the ledger's schema up to date with Alembic."""
 
 from importlib import resources
 
@@ -11,14 +11,14 @@ from worker.domain.errors import LedgerError
 
 
 def configured() -> alembic.config.Config:
-    """Give Alembic's settings: where the migrations are."""
+    """Return Alembic's settings: where the migrations are."""
     config = alembic.config.Config()
     config.set_main_option("script_location", str(resources.files("worker.ledger") / "migrations"))
     return config
 
 
 def upgrade(connection: sa.Connection) -> None:
-    """Make the migrations that are missing, within the caller's transaction.
+    """Run the missing migrations, within the caller's transaction.
 
     Raises LedgerError when the ledger was written by a newer version of this program.
     """

@@ -240,7 +240,7 @@ class WorkQueue:
             gaps.vanish(connection, [item.id], now, origin=COHORT_DELETED)
 
     def hold_off(self, cohort_ids: Collection[int], until: Instant) -> None:
-        """Hand these cohorts to nobody until then: a call for them may still be running on Moodle."""
+        """Lease these cohorts to nobody until then: a call for them may still be running on Moodle."""
         with self._ledger.write() as connection:
             self._leases.hold_off(connection, cohort_ids, until)
 

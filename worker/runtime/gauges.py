@@ -131,7 +131,7 @@ def _snapshot(ledger: Ledger) -> Iterator[Sample]:
 
 
 def _show(samples: Iterable[Sample]) -> None:
-    """Have the gauges show these samples and no other."""
+    """Set the gauges to these samples and no others."""
     current: dict[Gauge, set[tuple[str, ...]]] = defaultdict(set)
     for gauge, labels, value in samples:
         gauge.labels(*labels).set(value)

@@ -563,7 +563,7 @@ def test_two_reconciliations_never_run_at_once_and_a_dead_one_is_given_up(world:
     enrolled(world)
     held = Runs(world.ledger, "night:2:alive", lease=900, is_dead=lambda _: False)
     held.begin(world.now)
-    with pytest.raises(RunInProgress, match="reconciliation 1 is running since 0 s"):
+    with pytest.raises(RunInProgress, match="reconciliation 1 has been running for 0 s"):
         night(world)
     world.now += 901
     assert night(world).run == 2
