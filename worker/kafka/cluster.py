@@ -60,8 +60,8 @@ def describe(properties: Properties, topics: Iterable[str] = ()) -> Cluster:
     ids = {}
     if present and metadata.controller_id in metadata.brokers:  # not so in the embedded one, which has no ids
         with translated("Kafka does not describe its topics"):
-            answers = admin.describe_topics(TopicCollection(list(present)), request_timeout=REQUEST_SECONDS)
-            ids = {name: str(answer.result().topic_id) for name, answer in answers.items()}
+            ids = _topic_ids(admin, present)
+        present = {name: partitions for name, partitions in present.items() if name in ids}
     return Cluster(
         id=cast("str", metadata.cluster_id),
         brokers=len(metadata.brokers),
@@ -74,6 +74,19 @@ def describe(properties: Properties, topics: Iterable[str] = ()) -> Cluster:
             for name, partitions in present.items()
         },
     )
+
+
+def _topic_ids(admin: AdminClient, topics: Iterable[str]) -> dict[str, str]:
+    """Return the ids of these topics, except of those that were deleted since they were listed."""
+    ids = {}
+    answers = admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_SECONDS)
+    for name, answer in answers.items():
+        try:
+            ids[name] = str(answer.result().topic_id)
+        except KafkaException as exception:
+            if exception.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+    return ids
 
 
 def create_topics(properties: Properties, definitions: Mapping[str, TopicDefinition]) -> frozenset[str]:

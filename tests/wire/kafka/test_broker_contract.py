@@ -418,6 +418,11 @@ def test_a_topic_that_is_never_listed_is_named(kafka: Kafka, topic: str, monkeyp
         create_topics(kafka.properties, {topic: TopicDefinition(partitions=1)})
 
 
+def test_a_topic_deleted_since_it_was_listed_has_no_id(kafka: Kafka, topic: str) -> None:
+    create_topics(kafka.properties, {topic: TopicDefinition(partitions=1)})
+    assert gate._topic_ids(gate._admin(kafka.properties), [topic, "deleted-meanwhile"]).keys() == {topic}
+
+
 def test_a_topic_that_kafka_refuses_to_create_is_named(kafka: Kafka, topic: str) -> None:
     with pytest.raises(BrokerError, match=f"The topic {topic} cannot be created: INVALID_REPLICATION_FACTOR"):
         create_topics(kafka.properties, {topic: TopicDefinition(partitions=1, replicas=7)})
