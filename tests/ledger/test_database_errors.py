@@ -56,7 +56,7 @@ def test_a_full_disk_is_a_sentence_and_what_was_begun_is_undone(tmp_path: Path) 
         with ledger.write() as connection:
             note(connection, "there was room")
             connection.exec_driver_sql("PRAGMA max_page_count = 1")  # as many as there are
-        sentence = r"ledger.db: the ledger failed: database or disk is full; look after"
+        sentence = r"ledger.db: the ledger failed: database or disk is full; repair the database"
         with pytest.raises(LedgerError, match=sentence), ledger.write() as connection:
             note(connection, "x" * 1_000_000)
         assert noted(ledger) == "there was room"

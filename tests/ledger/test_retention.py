@@ -391,7 +391,7 @@ def test_whom_only_a_decision_has_kept_leaves_when_they_are_to_be_erased(ledger:
     decided(scene)
     scene.settle()
     others = lasting(ledger) - lasting_of(ledger, STUDENT)
-    with pytest.raises(StudentPresent, match=r"in 1 cohorts, or may be \(1 of them by a decision, which would end now"):
+    with pytest.raises(StudentPresent, match=r"in 1 cohorts \(1 of them by a decision, which would end now"):
         erase(ledger, STUDENT, at=scene.now, dry_run=True)
     assert STUDENT in status.desired(ledger, "ecampus")[ETAPE]
     with pytest.raises(StudentPresent, match="which has ended now"):
