@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from itertools import combinations
 from random import Random
 from zoneinfo import ZoneInfo
@@ -38,6 +39,7 @@ from worker.ledger import Ledger, Recorder, decisions, proposals, status
 from worker.ledger.proposals import PlannedCohort, PlannedPlatform
 from worker.ledger.schema import cohort, journal, proposal
 from worker.ledger.work_queue import Applied, Parked
+from worker.sync.review import Review
 
 LAW = "XDROI1"
 GUARD = Guard(limits=GuardLimits(cohort_percent=20, platform_percent=100, floor=0))
@@ -895,12 +897,15 @@ def test_without_a_grace_a_closed_year_waits_as_any_removal_does(university: Uni
 # Rehearsing other settings
 
 
+def rehearsed(university: University, recorder_of: Callable[[Ledger], Recorder]) -> tuple[PlannedPlatform, ...]:
+    return Review(university.ledger, {"ecampus": GUARD}, clock=lambda: university.now).rehearse(recorder_of)
+
+
 @pytest.mark.parametrize("grace", [0.0, GRACE])
 def test_what_closing_a_year_would_do_is_shown_and_leaves_no_trace(university: University, grace: float) -> None:
     university.enrol("30", year=2027)
     before = content(university.ledger)
-    with graceful(university.ledger, grace=grace).rehearsed(now=university.now) as connection:
-        plan = proposals.planned(connection, "ecampus", GUARD, university.now)
+    [plan] = rehearsed(university, partial(graceful, grace=grace))
     assert content(university.ledger) == before
     closing, law = plan.cohorts[1], plan.cohorts[0]
     assert whys(closing) == {"+rule_changed": ["30"], "-year_closed": sorted(numbers(1, 20))}
@@ -912,8 +917,12 @@ def test_what_closing_a_year_would_do_is_shown_and_leaves_no_trace(university: U
 
 def test_a_rehearsal_that_fails_leaves_no_trace(university: University) -> None:
     before = content(university.ledger)
-    with pytest.raises(InterruptedError), graceful(university.ledger).rehearsed(now=university.now):
+
+    def failing(_: Ledger) -> Recorder:
         raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        rehearsed(university, failing)
     assert content(university.ledger) == before
     assert graceful(university.ledger, grace=0).apply_policy(now=university.now) == 25
 
@@ -921,6 +930,5 @@ def test_a_rehearsal_that_fails_leaves_no_trace(university: University) -> None:
 def test_rehearsing_the_settings_in_force_shows_what_is(university: University) -> None:
     recorder(university.ledger).apply_policy(now=university.now)
     university.resign("1")
-    with recorder(university.ledger).rehearsed(now=university.now) as connection:
-        plan = proposals.planned(connection, "ecampus", GUARD, university.now)
+    [plan] = rehearsed(university, recorder)
     assert plan == university.plan()

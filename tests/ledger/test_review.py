@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -137,13 +138,19 @@ def test_of_somebody_erased_after_the_plan_was_computed_nothing_is_noted(scene: 
 
 
 def test_a_rehearsal_is_not_kept_and_cannot_be_decided_on(scene: Scene, review: Review) -> None:
-    [platform] = review.rehearse(recorder(scene.ledger, replace(POLICY, active_years=frozenset({2027}))))
+    [platform] = review.rehearse(partial(recorder, policy=replace(POLICY, active_years=frozenset({2027}))))
     [first] = matching(platform, ETAPE)
     assert {student for _, student in first.pairs} == {LEAVING, OTHER}
     assert shown(scene.ledger) == {}
     assert first.hash is not None
     with pytest.raises(DecisionRefused, match="nothing was shown under this hash"):
         review.approve(first.hash, by="eve")
+
+
+def test_a_rehearsal_waits_for_no_writer(scene: Scene, review: Review) -> None:
+    with scene.ledger.write():
+        [platform] = review.rehearse(partial(recorder, policy=replace(POLICY, active_years=frozenset({2027}))))
+    assert platform.cohorts
 
 
 def test_cohorts_of_a_plan_are_chosen_by_a_glob(review: Review) -> None:

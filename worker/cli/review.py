@@ -1,6 +1,7 @@
 """The commands of a person who watches over removals: plan, held, approve, reject, undo."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -62,8 +63,8 @@ def plan(
     with opened(settings) as ledger:
         review = review_of(settings, ledger, platform)
         # Without the time of grace, to show what the guard would hold at its end.
-        at_its_end = recorder(settings, ledger, grace_days=0)
-        platforms = review.rehearse(at_its_end) if active_years else review.plan()
+        rehearsal = partial(recorder, settings, grace_days=0)
+        platforms = review.rehearse(rehearsal) if active_years else review.plan()
     if as_json:
         say_json([_plan_json(each, matching(each, cohort), students=students) for each in platforms])
         return

@@ -1,6 +1,8 @@
 """Copies the whole ledger to another database: to move it, or as a backup while workers run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from tempfile import TemporaryDirectory
 
 import sqlalchemy as sa
 
@@ -33,6 +35,17 @@ def copy(source: Ledger, target: Ledger, progress: Callable[[str, int, int], Non
             counts[table.name] = done
             _number_on(writer, table)
     return counts
+
+
+@contextmanager
+def temporary_copy(source: Ledger) -> Iterator[Ledger]:
+    """Yield a copy that is deleted at the end, to try something on; nobody waits for it.
+
+    It is a SQLite file that only its owner may read, in the folder for temporary files.
+    """
+    with TemporaryDirectory(prefix="cohorts-") as folder, closing(Ledger(f"sqlite:///{folder}/ledger.db")) as target:
+        copy(source, target, lambda _table, _done, _total: None)
+        yield target
 
 
 def _must_be_empty(connection: sa.Connection) -> None:

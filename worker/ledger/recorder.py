@@ -1,7 +1,6 @@
 """Record messages in the ledger: what is newer, and everything that follows from it, in one transaction."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
@@ -105,14 +104,6 @@ class Recorder:
         """
         with self._ledger.write() as connection:
             return self._apply_policy(connection, now)
-
-    @contextmanager
-    def rehearsed(self, *, now: Instant) -> Iterator[sa.Connection]:
-        """Yield the ledger as it would be under this policy, then undo it. Other writers wait meanwhile."""
-        with self._ledger.write() as connection, connection.begin_nested() as rehearsal:
-            self._apply_policy(connection, now)
-            yield connection
-            rehearsal.rollback()
 
     def _apply_policy(self, connection: sa.Connection, now: Instant) -> int:
         fingerprint = self._projector.mapper.policy.fingerprint()

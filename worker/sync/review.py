@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from worker.domain.guard import Guard
 from worker.domain.instants import Instant
 from worker.ledger import Ledger, Recorder, decisions, proposals
+from worker.ledger.backup import temporary_copy
 from worker.ledger.decisions import Decision
 from worker.ledger.proposals import Pair, PlannedCohort, PlannedPlatform
 
@@ -49,21 +50,24 @@ class Review:
 
     def plan(self) -> tuple[PlannedPlatform, ...]:
         """Return what would be done now; each cohort's removals, and all of a platform's, can then be decided on."""
-        platforms = self._planned()
+        platforms = self._planned(self._ledger)
         removals = [(cohort.platform, cohort.pairs) for platform in platforms for cohort in platform.cohorts]
         removals += [(platform.name, _pairs(platform.cohorts)) for platform in platforms]
         self._show(removals)
         return platforms
 
-    def rehearse(self, recorder: Recorder) -> tuple[PlannedPlatform, ...]:
-        """Return what would be done under the recorder's policy. Nothing is kept: it can't be decided on."""
-        now = self._clock()
-        with recorder.rehearsed(now=now) as connection:
-            return tuple(proposals.planned(connection, name, guard, now) for name, guard in self._guards.items())
+    def rehearse(self, recorder_of: Callable[[Ledger], Recorder]) -> tuple[PlannedPlatform, ...]:
+        """Return what would be done under another policy, that of the recorder which is built for a copy of the ledger.
+
+        Nothing is kept: it can't be decided on.
+        """
+        with temporary_copy(self._ledger) as copy:
+            recorder_of(copy).apply_policy(now=self._clock())
+            return self._planned(copy)
 
     def held(self) -> HeldRemovals:
         """Return the removals that are held; those of each cohort, and all of them, can then be decided on."""
-        cohorts = [cohort for platform in self._planned() for cohort in platform.cohorts]
+        cohorts = [cohort for platform in self._planned(self._ledger) for cohort in platform.cohorts]
         held = HeldRemovals(cohorts=tuple(cohort for cohort in cohorts if cohort.held is not None))
         removals = [(cohort.platform, cohort.pairs) for cohort in held.cohorts]
         self._show([*removals, (ALL_PLATFORMS, held.pairs)])
@@ -81,9 +85,9 @@ class Review:
         """Put back the members whom this run, or the approval with this hash, removed. Raises DecisionRefused."""
         return decisions.undo(self._ledger, name, by=by, now=self._clock())
 
-    def _planned(self) -> tuple[PlannedPlatform, ...]:
+    def _planned(self, ledger: Ledger) -> tuple[PlannedPlatform, ...]:
         now = self._clock()
-        with self._ledger.read() as connection:
+        with ledger.read() as connection:
             return tuple(proposals.planned(connection, name, guard, now) for name, guard in self._guards.items())
 
     def _show(self, removals: Iterable[tuple[str, Sequence[Pair]]]) -> None:
