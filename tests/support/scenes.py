@@ -29,7 +29,7 @@ from worker.domain.snapshots import Snapshot, SnapshotScope
 from worker.domain.states import Action, Cause, CohortState, Payment, PlatformState, Reason, Status
 from worker.explain import Explanation, explain
 from worker.ledger import Ledger, Recorder, adoption, decisions, proposals, student_view
-from worker.ledger.observations import ObservationReport, Observer, Reading
+from worker.ledger.observations import ObservationReport, Observer, PlatformReading
 from worker.ledger.schema import cohort, membership
 from worker.ledger.work_queue import Applied, Parked
 
@@ -93,7 +93,7 @@ class Scene:
         shown = [row for row in rows if row.idnumber in members]
         accounts = {number: int(number) for number in students if int(number) not in gone}
         observer = Observer(self.ledger, ECAMPUS, run=run, remove_unmatched=remove_unmatched)
-        reading = Reading(
+        reading = PlatformReading(
             at=self.now if at is None else at,
             ours=observer.owned(),
             cohorts={row.moodle_id: Remote(row.moodle_id, row.moodle_name, row.idnumber) for row in shown},

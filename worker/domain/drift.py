@@ -61,7 +61,7 @@ def compare(
     """
     present = {people.students[user_id]: user_id for user_id in sorted(members & people.students.keys())}
     rows = [(row, _account(row, members, present, people)) for row in known]
-    reading = _Reading(
+    reading = _CohortReading(
         members=members,
         gone=people.gone,
         staying={user_id for row, user_id in rows if row.desired},
@@ -82,7 +82,7 @@ def compare(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
+class _CohortReading:
     """What a reading showed of a cohort, to compare its known memberships with."""
 
     members: AbstractSet[int]

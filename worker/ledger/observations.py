@@ -38,7 +38,7 @@ class SeenCohort(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class PlatformReading:
     """What Moodle showed of one platform, by Moodle's ids. `at` is when the reading began."""
 
     at: Instant
@@ -132,7 +132,7 @@ class Observer:
         keys = {row.student_id: account_key(self._platform, row.student_id, row.login) for row in rows}
         return {number: key for number, key in keys.items() if key is not None}
 
-    def write(self, reading: Reading, now: Instant) -> ObservationReport:
+    def write(self, reading: PlatformReading, now: Instant) -> ObservationReport:
         """Write a reading, and return what it showed that we did not know."""
         report = ObservationReport()
         self.accounts.forget(reading.people.gone)
@@ -154,7 +154,7 @@ class Observer:
             self._retry(connection, reading.people, now)
         return report
 
-    def _free(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: Reading) -> None:
+    def _free(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: PlatformReading) -> None:
         """Let a foreign cohort that no longer exists be created, if it is wanted."""
         taken = {remote.idnumber for remote in reading.cohorts.values()}
         free = [row.id for row in rows if row.state == CohortState.FOREIGN and row.idnumber not in taken]
@@ -166,7 +166,7 @@ class Observer:
         if rows:
             gaps.vanish(connection, [row.id for row in rows], now, origin=f"run {self._run}", run=self._run)
 
-    def _rename(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: Reading) -> list[str]:
+    def _rename(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: PlatformReading) -> list[str]:
         """Write the names that Moodle shows, and return the idnumbers of the cohorts that a person renamed.
 
         A name that a person gave stays; an idnumber is what teachers find the cohort by, and ours to put back.
@@ -248,7 +248,7 @@ class _Compared:
             yield {"cohort_id": self.cohort_id, "student_id": unmatched_key(user_id), "user_id": user_id}
 
 
-def _compare(connection: sa.Connection, cohorts: Sequence[sa.Row[Any]], reading: Reading) -> list[_Compared]:
+def _compare(connection: sa.Connection, cohorts: Sequence[sa.Row[Any]], reading: PlatformReading) -> list[_Compared]:
     known = _known(connection, [row.id for row in cohorts], reading.at)
     compared = []
     for row in cohorts:

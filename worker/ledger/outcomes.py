@@ -35,7 +35,7 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class CallOutcome:
     """What became of the gaps of a call; `closed` are removals that needed none."""
 
     applied: Sequence[Applied]
@@ -53,9 +53,9 @@ class Outcome:
         called = [*(done.gap for done in self.applied), *(item.gap for item in self.parked if item.observed is None)]
         return [gap for gap in called if gap.cohort_id in cohort_ids]
 
-    def outside(self, cohort_ids: AbstractSet[int]) -> "Outcome":
+    def outside(self, cohort_ids: AbstractSet[int]) -> "CallOutcome":
         """Return what it says of all other cohorts."""
-        return Outcome(
+        return CallOutcome(
             applied=[done for done in self.applied if done.gap.cohort_id not in cohort_ids],
             closed=[gap for gap in self.closed if gap.cohort_id not in cohort_ids],
             parked=[item for item in self.parked if item.gap.cohort_id not in cohort_ids],

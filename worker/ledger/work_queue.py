@@ -23,7 +23,7 @@ from worker.ledger.availability import Availability
 from worker.ledger.database import Ledger, select_in
 from worker.ledger.guard import approved, hold
 from worker.ledger.leases import LEASE_LOST, Leases
-from worker.ledger.outcomes import Applied, Outcome, Parked
+from worker.ledger.outcomes import Applied, CallOutcome, Parked
 from worker.ledger.schema import at_membership, cohort, gap, in_cohort, membership, student
 
 __all__ = ["Applied", "Parked", "Work", "WorkQueue"]
@@ -197,7 +197,7 @@ class WorkQueue:
         No outcome is written for cohorts that others have taken over, since theirs may be the later one: what a call
         has changed, or may have, is unknown again, hence done again by them. Then it raises LeaseLost.
         """
-        outcome = Outcome(applied=applied, closed=closed, parked=parked)
+        outcome = CallOutcome(applied=applied, closed=closed, parked=parked)
         if not outcome.cohort_ids:
             return
         with self._ledger.write() as connection:

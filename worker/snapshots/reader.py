@@ -22,9 +22,9 @@ from worker.kafka import Headers, Properties, Record
 from worker.snapshots.validation import (
     AcceptanceCriteria,
     AcceptanceLimits,
-    Candidate,
     Contents,
     Fault,
+    SnapshotCandidate,
     announced_fault,
     fault,
 )
@@ -157,7 +157,7 @@ class _Survey:
         self.ignored = 0
         """Messages that belong to no snapshot."""
         self._criteria = criteria
-        self._candidates: dict[str, Candidate] = {}
+        self._candidates: dict[str, SnapshotCandidate] = {}
         self._ruled_out: set[str] = set()
         """Snapshots whose announcement is refused: their rows are neither counted nor hashed."""
 
@@ -186,21 +186,21 @@ class _Survey:
         if isinstance(event, schemas.SnapshotBegin) and announced_fault(event.data, self._criteria):
             self._ruled_out.add(candidate.id)
 
-    def newest_first(self) -> Sequence[Candidate]:
+    def newest_first(self) -> Sequence[SnapshotCandidate]:
         """Return the candidates in the order in which they are judged; those without a begin come last."""
         return sorted(self._candidates.values(), key=_taken_at, reverse=True)
 
-    def _candidate(self, snapshot_id: str) -> Candidate:
+    def _candidate(self, snapshot_id: str) -> SnapshotCandidate:
         if snapshot_id not in self._candidates:
-            self._candidates[snapshot_id] = Candidate(snapshot_id)
+            self._candidates[snapshot_id] = SnapshotCandidate(snapshot_id)
         return self._candidates[snapshot_id]
 
 
-def _taken_at(candidate: Candidate) -> Instant:
+def _taken_at(candidate: SnapshotCandidate) -> Instant:
     return candidate.announced.taken_at.timestamp() if candidate.announced else 0.0
 
 
-def _note_limits(candidate: Candidate, record: Record, event: schemas.SnapshotEvent) -> None:
+def _note_limits(candidate: SnapshotCandidate, record: Record, event: schemas.SnapshotEvent) -> None:
     """Note on a candidate where it begins or ends."""
     match event:
         case schemas.SnapshotBegin(data=data):
@@ -221,7 +221,7 @@ class _Selected:
 
     def __init__(self, begin: schemas.SnapshotBeginData) -> None:
         self._begin = begin
-        self._candidate = Candidate(begin.snapshot_id)
+        self._candidate = SnapshotCandidate(begin.snapshot_id)
         self._candidate.announced = begin
         self._name = begin.snapshot_id.encode()
         self._taken_at = begin.taken_at.timestamp()

@@ -1,7 +1,7 @@
 """Is a snapshot whole, of ours and in time? Pure: no I/O, no clock.
 
-A `Candidate` notes the messages of one snapshot, in any order; then `announced_fault` and `fault` judge those messages,
-and `Contents` the rows. Each returns the first fault it finds, or None.
+A `SnapshotCandidate` notes the messages of one snapshot, in any order; then `announced_fault` and `fault` judge those
+messages, and `Contents` the rows. Each returns the first fault it finds, or None.
 """
 
 from collections import Counter, defaultdict
@@ -46,7 +46,7 @@ class AcceptanceCriteria:
     limits: AcceptanceLimits
 
 
-class Candidate:
+class SnapshotCandidate:
     """The messages of one snapshot, as far as they were read. Repeated messages change nothing."""
 
     def __init__(self, snapshot_id: str) -> None:
@@ -130,7 +130,7 @@ def announced_fault(data: schemas.SnapshotBeginData, criteria: AcceptanceCriteri
     return None
 
 
-def fault(candidate: Candidate, criteria: AcceptanceCriteria, first_offsets: Mapping[int, int]) -> Fault | None:
+def fault(candidate: SnapshotCandidate, criteria: AcceptanceCriteria, first_offsets: Mapping[int, int]) -> Fault | None:
     """Return why it isn't acceptable or not whole. `first_offsets` is where each partition began after the reading."""
     announced = candidate.announced
     if announced is not None and (found := announced_fault(announced, criteria)):
@@ -151,7 +151,7 @@ def fault(candidate: Candidate, criteria: AcceptanceCriteria, first_offsets: Map
     )
 
 
-def _unannounced_partition(candidate: Candidate, count: int) -> Fault | None:
+def _unannounced_partition(candidate: SnapshotCandidate, count: int) -> Fault | None:
     partitions = candidate.begun.keys() | candidate.rows.keys() | candidate.ended.keys()
     unannounced = [partition for partition in partitions if partition >= count]
     if not unannounced:
@@ -160,7 +160,9 @@ def _unannounced_partition(candidate: Candidate, count: int) -> Fault | None:
     return SnapshotFault.CONTRADICTORY, sentence
 
 
-def _begin_faults(candidate: Candidate, partitions: Iterable[int], first_offsets: Mapping[int, int]) -> Iterator[Fault]:
+def _begin_faults(
+    candidate: SnapshotCandidate, partitions: Iterable[int], first_offsets: Mapping[int, int]
+) -> Iterator[Fault]:
     for partition in partitions:
         begun, first = candidate.begun.get(partition), first_offsets.get(partition, 0)
         if begun is not None and begun >= first:
@@ -175,7 +177,7 @@ def _begin_faults(candidate: Candidate, partitions: Iterable[int], first_offsets
             yield SnapshotFault.INCOMPLETE, sentence + "its producer did not finish, or the topic has forgotten it"
 
 
-def _count_faults(candidate: Candidate, count: int) -> Iterator[Fault]:
+def _count_faults(candidate: SnapshotCandidate, count: int) -> Iterator[Fault]:
     for partition in range(count):
         rows, end = candidate.rows.get(partition, {}), candidate.ended.get(partition)
         if end is None:

@@ -9,7 +9,7 @@ before. A source yields what its system holds, without judging it: which enrolme
 from typing import Protocol
 
 from worker.domain.snapshots import SnapshotScope
-from worker.sources.reading import LeftOut, Reading
+from worker.sources.reading import LeftOut, SourceReading
 
 __all__ = ["LeftOut", "Reading", "SnapshotSource"]
 
@@ -17,7 +17,7 @@ __all__ = ["LeftOut", "Reading", "SnapshotSource"]
 class SnapshotSource(Protocol):
     """A system that is read when a snapshot is asked for."""
 
-    def read(self, scope: SnapshotScope) -> Reading:
+    def read(self, scope: SnapshotScope) -> SourceReading:
         """Read all enrolments within the scope, and count by reason what lies outside of it.
 
         Raises SourceIncomplete, while its rows are taken, when it could not be read whole. The text of the error

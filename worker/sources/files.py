@@ -21,7 +21,7 @@ import schemas
 from schemas import EnrolmentRow
 from worker.domain.errors import SettingsError, SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
-from worker.sources.reading import Reading
+from worker.sources.reading import SourceReading
 from worker.sources.tables import CsvForm, csv_rows
 from worker.sources.tally import Tally
 
@@ -39,9 +39,9 @@ class FileSource:
         self._form = form
         self._expected = expected
 
-    def read(self, scope: SnapshotScope) -> Reading:  # noqa: ARG002 - a file holds what it holds
+    def read(self, scope: SnapshotScope) -> SourceReading:  # noqa: ARG002 - a file holds what it holds
         """Read all its rows, as `read` below does. Raises SettingsError when there is no such file."""
-        return Reading(self._rows())
+        return SourceReading(self._rows())
 
     def _rows(self) -> Iterator[EnrolmentRow]:
         with self._opened() as file:

@@ -7,7 +7,7 @@ from schemas import EnrolmentRow, SnapshotRow
 from worker.domain.errors import SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
 from worker.sources.directory import Directory, DirectoryOptions
-from worker.sources.reading import LeftOut, Reading
+from worker.sources.reading import LeftOut, SourceReading
 from worker.sources.supann import EntryFacts, Supann
 
 
@@ -18,13 +18,13 @@ class LdapSource:
     directory: DirectoryOptions
     supann: Supann
 
-    def read(self, scope: SnapshotScope) -> Reading:
+    def read(self, scope: SnapshotScope) -> SourceReading:
         """Read the enrolments within the scope, and the students who are unknown; see SnapshotSource.read.
 
         The directory is incomplete, too, when it shows no entry, none with the attribute of enrolments, or none of an
         establishment of the scope: its access rules may have changed, and absence would end what it doesn't show.
         """
-        return Reading(self._items(scope))
+        return SourceReading(self._items(scope))
 
     def _items(self, scope: SnapshotScope) -> Iterator[SnapshotRow | LeftOut]:
         entries = with_enrolments = 0

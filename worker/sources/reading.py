@@ -14,7 +14,7 @@ class LeftOut:
     reason: str
 
 
-class Reading(Iterator[SnapshotRow]):
+class SourceReading(Iterator[SnapshotRow]):
     """The rows of a source, read once; `left_out` counts by reason, and is complete when the rows are exhausted."""
 
     def __init__(self, items: Iterable[SnapshotRow | LeftOut]) -> None:

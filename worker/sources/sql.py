@@ -28,7 +28,7 @@ from schemas.envelope import Text32
 from worker.domain import apogee
 from worker.domain.errors import SettingsError, SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
-from worker.sources.reading import LeftOut, Reading
+from worker.sources.reading import LeftOut, SourceReading
 from worker.sources.tally import counted_kinds
 
 NO_STUDENT_NUMBER, UNKNOWN_STATUS = "no_student_number", "unknown_status"
@@ -92,7 +92,7 @@ class SqlSource:
         self._statement = _statement(name, query)
         self._engine = _engine(name, url)
 
-    def read(self, scope: SnapshotScope) -> Reading:
+    def read(self, scope: SnapshotScope) -> SourceReading:
         """Stream the enrolments of the scope's years; memory holds ROWS_AT_A_TIME of them.
 
         Unknown are enrolments with `no_student_number`, with an `unknown_status` (a word that isn't APOGÉE's), and
@@ -101,7 +101,7 @@ class SqlSource:
         Raises SourceIncomplete when the database can't be read to the end, when columns are missing, and when the key
         of a row can't be read, so that its enrolment can't be named. Its text never holds a value.
         """
-        return Reading(self._items(scope))
+        return SourceReading(self._items(scope))
 
     def _items(self, scope: SnapshotScope) -> Iterator[SnapshotRow | LeftOut]:
         if scope.uais != {self._uai}:  # absence would end the enrolments of others

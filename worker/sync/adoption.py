@@ -14,7 +14,7 @@ from worker.sync.accounts import by_student, keys_of, look_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class AdoptionCandidate:
     """A cohort on Moodle that carries an idnumber of ours and isn't ours."""
 
     cohort_id: int
@@ -36,7 +36,7 @@ class Candidate:
 
 def candidates(
     ledger: Ledger, platform: PlatformPolicy, reader: MoodleReader, globs: Collection[str]
-) -> list[Candidate]:
+) -> list[AdoptionCandidate]:
     """Read the cohorts on Moodle whose idnumber the rules lead to, among those that match one of the globs."""
     wanted = adoption.not_owned(ledger, platform.name, globs)
     remote: defaultdict[str, list[RemoteCohort]] = defaultdict(list)
@@ -62,12 +62,12 @@ def _candidate(
     *,
     students: Collection[str],
     accounts: dict[str, int],
-) -> Candidate:
+) -> AdoptionCandidate:
     """Compare the cohorts that carry an idnumber with the students who are desired there."""
     first, *more = cohorts
     users = set() if more else members[first.id]
     present = frozenset(student for student, account in accounts.items() if account in users)
-    return Candidate(
+    return AdoptionCandidate(
         cohort_id=cohort_id,
         idnumber=first.idnumber,
         moodle_id=None if more else first.id,
@@ -81,7 +81,7 @@ def _candidate(
     )
 
 
-def adopt(ledger: Ledger, platform: PlatformPolicy, chosen: Iterable[Candidate], *, by: str) -> int:
+def adopt(ledger: Ledger, platform: PlatformPolicy, chosen: Iterable[AdoptionCandidate], *, by: str) -> int:
     """Make these cohorts ours, as Moodle showed them; returns how many. Nobody is removed."""
     taken = 0
     for candidate in chosen:

@@ -121,7 +121,9 @@ class PlatformRun:
             return Observation(fingerprints=foreign)
         members_of_ours = {number: users for number, users in members.items() if number in ours}
         people = identify(self.policy, reading.reader, self._observer, members_of_ours, self._clock())
-        seen = observations.Reading(at=reading.at, ours=ours, cohorts=cohorts, members=members_of_ours, people=people)
+        seen = observations.PlatformReading(
+            at=reading.at, ours=ours, cohorts=cohorts, members=members_of_ours, people=people
+        )
         return Observation(fingerprints=foreign, found=self._observer.write(seen, self._clock()))
 
     def _foreign_changes(
