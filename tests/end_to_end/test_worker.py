@@ -206,7 +206,7 @@ def test_a_worker_whose_database_fails_says_so_in_one_sentence_and_the_next_one_
         administrator.execute(cut, {"name": worker.name})
     assert worker.wait() == 4
     [sentence] = worker.other_lines()
-    assert re.match(r"cohorts: postgresql\+psycopg://.*: the ledger failed: .*: nothing is left half done$", sentence)
+    assert re.match(r"cohorts: postgresql\+psycopg://.*: the ledger failed: .*; nothing is left half done$", sentence)
     installation.publish([enrolment(1)])
     following = installation.worker()
     eventually(lambda: lawyers(moodle) == numbers([0, 1]))
