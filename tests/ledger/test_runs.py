@@ -95,7 +95,7 @@ def test_a_run_that_was_given_up_cannot_go_on(ledger: Ledger) -> None:
     mine = process(ledger)
     number = begun(mine)
     begun(process(ledger, "there:2:b"), NOW + LEASE)
-    with pytest.raises(RunInProgress, match=f"reconciliation {number} stood still for too long and was given up"):
+    with pytest.raises(RunInProgress, match=f"reconciliation {number}: its lease expired and it was given up"):
         mine.renew(number, NOW + LEASE)
 
 
@@ -165,7 +165,7 @@ def test_a_run_that_was_given_up_and_goes_on_records_no_snapshot_and_stays_given
     zombie = process(ledger)
     number = begun(zombie)
     newer = begun(process(ledger, "there:2:b"), NOW + LEASE)
-    with pytest.raises(RunInProgress, match="stood still"):
+    with pytest.raises(RunInProgress, match="its lease expired"):
         absent(ledger, number)
     zombie.end(ended(number))
     assert states(ledger) == [RunState.ABANDONED, RunState.RUNNING]
