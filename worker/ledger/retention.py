@@ -141,13 +141,13 @@ def _changing(ledger: Ledger, *, keep: bool) -> Iterator[sa.Connection]:
 _present = sa.or_(membership.c.desired, membership.c.observed.is_distinct_from(sa.false()))
 
 
-def _not_over(of: sa.Table, policy: Policy, at: Instant) -> sa.ColumnElement[bool]:
+def _not_over(table: sa.Table, policy: Policy, at: Instant) -> sa.ColumnElement[bool]:
     """Select enrolments that were neither ended nor of a closed year that was over at that instant."""
     then = datetime.fromtimestamp(at, UTC)
     last = then.year - (1 if then.month >= _NEW_YEAR_MONTH else 2)
-    year = of.c.academic_year
+    year = table.c.academic_year
     closed = sa.and_(year.not_in(policy.active_years), year <= last)
-    return sa.and_(of.c.status.not_in(_OVER), sa.not_(sa.func.coalesce(closed, sa.false())))
+    return sa.and_(table.c.status.not_in(_OVER), sa.not_(sa.func.coalesce(closed, sa.false())))
 
 
 def _gone(connection: sa.Connection, policy: Policy, before: Instant) -> list[str]:
@@ -157,7 +157,7 @@ def _gone(connection: sa.Connection, policy: Policy, before: Instant) -> list[st
     """
     since = sa.or_(membership.c.since >= before, membership.c.observed_at >= before)
     unknown = [snapshot.unknown for snapshot in accepted_snapshots(connection) if snapshot.taken_at >= before]
-    here: set[str] = set().union(*(some.students for some in unknown))
+    remaining: set[str] = set().union(*(some.students for some in unknown))
     unsure = sorted(set[str]().union(*(some.enrolments for some in unknown)))
     for known in (
         sa.select(enrolment.c.student_id).where(
@@ -171,12 +171,12 @@ def _gone(connection: sa.Connection, policy: Policy, before: Instant) -> list[st
             ~watched.c.gone, watched.c.rows != NOTHING, watched.c.student_id.is_not(None)
         ),
     ):
-        here.update(connection.scalars(known))
+        remaining.update(connection.scalars(known))
     survivors = every_survivor(connection)
-    persons_here = {survivors.get(number, number) for number in here}
+    remaining_persons = {survivors.get(number, number) for number in remaining}
     tables = (enrolment, membership, student, person, watched)
     everybody = set().union(*(connection.scalars(sa.select(table.c.student_id)) for table in tables)) - {None}
-    return sorted(number for number in everybody if survivors.get(number, number) not in persons_here)
+    return sorted(number for number in everybody if survivors.get(number, number) not in remaining_persons)
 
 
 # What is needed
@@ -290,6 +290,6 @@ def _forget_accounts(connection: sa.Connection, policy: Policy) -> int:
         called = {account_key(place, number, logins.get(number)) for number in numbers} if place is not None else set()
         known = set(connection.scalars(sa.select(account.c.key).where(account.c.platform == name)))
         orphans = sorted(known - called)
-        here = sa.delete(account).where(account.c.platform == name)
-        gone += connection.execute(here.where(among(connection, account.c.key, orphans))).rowcount
+        of_platform = sa.delete(account).where(account.c.platform == name)
+        gone += connection.execute(of_platform.where(among(connection, account.c.key, orphans))).rowcount
     return gone

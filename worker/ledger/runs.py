@@ -203,7 +203,7 @@ def journalled(ledger: Ledger, platform: str, since: Instant, moodle_ids: Collec
 
 
 def applied(ledger: Ledger, platform: str, number: int) -> dict[str, dict[str, int]]:
-    """Count what followed from a run and is done, by cohort idnumber and `model.Action`."""
+    """Count what followed from a run and is done, by cohort idnumber and `states.Action`."""
     entries = (
         sa.select(journal.c.cohort, journal.c.action, sa.func.count().label("entries"))
         .where(journal.c.platform == platform, journal.c.run == number)

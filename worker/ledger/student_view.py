@@ -1,4 +1,4 @@
-"""All that the ledger knows of one student, read in one transaction and judged by nobody here: see `worker.explain`."""
+"""All that the ledger knows of one student, read in one transaction; `worker.explain` judges it."""
 
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -241,11 +241,11 @@ def _idnumbers(connection: sa.Connection) -> tuple[tuple[str, str], ...]:
 
 def _journal(connection: sa.Connection, numbers: Sequence[str], cohorts: Sequence[CohortFact]) -> list[JournalEntry]:
     """Return what was done for these numbers, and with these cohorts, in order."""
-    about = sa.and_(journal.c.student_id.is_(None), journal.c.cohort.in_([of.idnumber for of in cohorts]))
+    about = sa.and_(journal.c.student_id.is_(None), journal.c.cohort.in_([each.idnumber for each in cohorts]))
     rows = connection.execute(
         sa.select(journal).where(sa.or_(journal.c.student_id.in_(numbers), about)).order_by(journal.c.id)
     )
-    places = {(of.platform, of.idnumber) for of in cohorts}
+    places = {(each.platform, each.idnumber) for each in cohorts}
     return [
         _as(JournalEntry, row) for row in rows if row.student_id is not None or (row.platform, row.cohort) in places
     ]
