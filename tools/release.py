@@ -1,6 +1,6 @@
 """Builds what a release consists of and tries it in an empty environment: `make release`, or `make release DRAFT=1`.
 
-dist/ then holds the wheel, the source distribution, an SBOM (CycloneDX) of what the locked runtime installs, and
+dist/ then holds the wheel, the source distribution, an SBOM (CycloneDX) of what the runtime lock holds, and
 SHA256SUMS. Nothing is published: docs/develop/release.md says how a person does that.
 """
 
@@ -41,8 +41,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.release", description=__doc__)
     parser.add_argument("--draft", action="store_true", help="build although the tree or the changelog isn't ready")
     draft: bool = parser.parse_args().draft
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    problems = list(unready(version))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    version = project["version"]
+    problems = list(unready(version, source=project["urls"]["Source"]))
     for problem in problems:
         _say(f"not ready: {problem}")
     if problems and not draft:
@@ -56,8 +57,8 @@ def main() -> None:
     _say(f"{'a draft' if problems else 'a release'} of {version} is in dist/")
 
 
-def unready(version: str) -> Iterator[str]:
-    """Find what must be put right before this version is published."""
+def unready(version: str, *, source: str) -> Iterator[str]:
+    """Find what must be put right before this version is published from the address of `source`."""
     changes = _output("git", "status", "--porcelain")
     if changes:
         yield f"{len(changes.splitlines())} files aren't committed"
@@ -66,6 +67,9 @@ def unready(version: str) -> Iterator[str]:
         yield f'the newest entry of CHANGELOG.md is "{heading}"; it must be "{version}, YEAR-MONTH-DAY"'
     if f"v{version}" in _output("git", "tag").split():
         yield f"v{version} is tagged already; raise the version in pyproject.toml"
+    remotes = _output("git", "remote", "--verbose").replace(":", "/")  # git@host:owner/name, or https://host/owner/name
+    if source.removeprefix("https://") not in remotes:
+        yield f"no remote of this checkout is {source}; put the repository's address into [project.urls]"
 
 
 def build() -> Path:
@@ -85,13 +89,15 @@ def build() -> Path:
 
 def describe(version: str) -> None:
     """Check the metadata, and write the SBOM and the checksums."""
-    if not (TOOLS / "bin" / "twine").exists():
+    if not (TOOLS / "bin" / "pip").exists():
         venv.create(TOOLS, with_pip=True, clear=True)
-        _run(TOOLS / "bin" / "python", "-m", "pip", "install", "--quiet", *PINNED)
-    _run(TOOLS / "bin" / "twine", "check", "--strict", *sorted(DIST.iterdir()))
+    python = TOOLS / "bin" / "python"
+    _run(python, "-m", "pip", "install", "--quiet", *PINNED)
+    _run(python, "-m", "twine", "check", "--strict", *sorted(DIST.iterdir()))
     bill = DIST / f"etape_cohorts-{version}.cdx.json"
+    generate = (python, "-W", "ignore::UserWarning", "-m", "cyclonedx_py")  # it warns that a lock has no graph
     _run(
-        TOOLS / "bin" / "cyclonedx-py", "requirements", "--pyproject", ROOT / "pyproject.toml", "--output-reproducible",
+        *generate, "requirements", "--pyproject", ROOT / "pyproject.toml", "--output-reproducible",
         "--output-file", bill, ROOT / "requirements-runtime.lock",
     )  # fmt: skip
     sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(DIST.iterdir())]
