@@ -25,12 +25,13 @@ def test_the_newest_migration_is_the_one_that_a_ledger_is_expected_to_have() -> 
     assert ScriptDirectory.from_config(configured()).get_current_head() == REVISION
 
 
-def test_a_ledger_of_a_newer_version_is_refused_and_stays_as_it_is(ledger_url: str) -> None:
+@pytest.mark.parametrize("revision", ["0001", "0007", "9999"])
+def test_a_ledger_of_another_version_is_refused_and_stays_as_it_is(ledger_url: str, revision: str) -> None:
     ledger = Ledger(ledger_url)
     with ledger.write() as connection:
-        connection.execute(sa.update(REVISIONS).values(version_num="9999"))
-    with pytest.raises(LedgerError, match=r"another version of this program wrote the ledger: .*9999"):
+        connection.execute(sa.update(REVISIONS).values(version_num=revision))
+    with pytest.raises(LedgerError, match=rf"another version of this program wrote the ledger: .*{revision}.*"):
         Ledger(ledger_url)
     with ledger.read() as connection:
-        assert connection.scalars(sa.select(REVISIONS.c.version_num)).all() == ["9999"]
+        assert connection.scalars(sa.select(REVISIONS.c.version_num)).all() == [revision]
     ledger.close()

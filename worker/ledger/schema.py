@@ -34,8 +34,8 @@ metadata = MetaData(
     }
 )
 
-REVISION = "0001"
-"""The newest migration."""
+REVISION = "ledger_1"
+"""The newest migration. Before the first release others were called 0001 to 0007: their ledgers must not pass for it."""
 REVISIONS = Table("alembic_version", MetaData(), Column("version_num", Text))
 """Where Alembic writes the newest migration that was applied."""
 

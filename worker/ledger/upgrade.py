@@ -20,11 +20,13 @@ def configured() -> alembic.config.Config:
 def upgrade(connection: sa.Connection) -> None:
     """Run the missing migrations, within the caller's transaction.
 
-    Raises LedgerError when the ledger was written by a newer version of this program.
+    Raises LedgerError when the ledger was written by a version of this program whose migrations aren't among these.
     """
     config = configured()
     config.attributes["connection"] = connection
     try:
         alembic.command.upgrade(config, "head")
     except alembic.util.CommandError as error:
-        raise LedgerError(f"another version of this program wrote the ledger: {error}") from None
+        raise LedgerError(
+            f"another version of this program wrote the ledger: {error}; open it with that version, or name a new ledger"
+        ) from None
