@@ -25,6 +25,15 @@ class Terminal(Console):
         return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
 
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def _known_level(level: str) -> str:
+    if level.lower() not in LOG_LEVELS:
+        raise typer.BadParameter(f"no level {level}; choose one of {', '.join(LOG_LEVELS)}")
+    return level
+
+
 out = Terminal()
 errors = Terminal(stderr=True)
 ConfigOption = Annotated[
@@ -32,6 +41,7 @@ ConfigOption = Annotated[
     typer.Option("--config", "-c", envvar="COHORTS_CONFIG", help="The settings file.", show_default=True),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LogOption = Annotated[str, typer.Option("--log", callback=_known_level, help="debug, info, warning or error.")]
 DEFAULT_CONFIG = DEFAULT_FILE
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.base import DEFAULT_CONFIG, ConfigOption, prepare
+from worker.cli.base import DEFAULT_CONFIG, ConfigOption, LogOption, prepare
 from worker.domain.schedule import time_of_day
 from worker.runtime import systemd
 from worker.runtime.worker import Worker
@@ -24,7 +24,7 @@ def _time_of_day(text: str) -> LocalTime:
 @family.command()
 def run(
     path: ConfigOption = DEFAULT_CONFIG,
-    level: Annotated[str, typer.Option("--log", help="debug, info, warning or error.")] = "info",
+    level: LogOption = "info",
     reconcile_at: Annotated[
         LocalTime | None,
         typer.Option(

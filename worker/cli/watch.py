@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from worker import telemetry
-from worker.cli.base import DEFAULT_CONFIG, ConfigOption, prepare, say
+from worker.cli.base import DEFAULT_CONFIG, ConfigOption, LogOption, prepare, say
 from worker.runtime import sources, watch_process
 from worker.runtime.ledger import opened
 from worker.sources.watch import PollResult
@@ -22,7 +22,7 @@ def watch(
     path: ConfigOption = DEFAULT_CONFIG,
     once: Annotated[bool, typer.Option("--once", help="Poll once and print what was published.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics, /livez and /readyz.")] = PORT,
-    level: Annotated[str, typer.Option("--log", help="debug, info, warning or error.")] = "info",
+    level: LogOption = "info",
 ) -> None:
     """Publish a directory's changes as messages, within a minute, until SIGTERM.
 

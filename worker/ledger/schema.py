@@ -35,7 +35,7 @@ metadata = MetaData(
 )
 
 REVISION = "ledger_1"
-"""The newest migration. Before the first release others were called 0001 to 0007: their ledgers must not pass for it."""
+"""The newest migration. It is not called 0001: so was another one, and its ledgers must not pass for this one's."""
 REVISIONS = Table("alembic_version", MetaData(), Column("version_num", Text))
 """Where Alembic writes the newest migration that was applied."""
 

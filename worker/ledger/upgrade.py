@@ -27,6 +27,5 @@ def upgrade(connection: sa.Connection) -> None:
     try:
         alembic.command.upgrade(config, "head")
     except alembic.util.CommandError as error:
-        raise LedgerError(
-            f"another version of this program wrote the ledger: {error}; open it with that version, or name a new ledger"
-        ) from None
+        remedy = "open it with that version, or name a new ledger"
+        raise LedgerError(f"another version of this program wrote the ledger: {error}; {remedy}") from None

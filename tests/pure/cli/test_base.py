@@ -37,3 +37,14 @@ def test_the_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) 
         cli(["--version"])
     assert (end.value.code, capsys.readouterr().out) == (0, pyproject["project"]["version"] + "\n")
     assert prometheus_client.REGISTRY.get_sample_value("cohorts_build_info", {"version": __version__}) == 1.0
+
+
+@pytest.mark.parametrize("command", [["run"], ["watch", "directory"]])
+@pytest.mark.parametrize("level", ["verbose", "", "critical"])
+def test_an_unknown_level_of_the_log_is_refused_before_anything_is_read(
+    command: list[str], level: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli([*command, "--log", level, "--config", "missing.toml"])
+    assert end.value.code == 2
+    assert f"no level {level}; choose one of debug, info, warning, error" in capsys.readouterr().err
