@@ -34,7 +34,7 @@ from tests.support.builders import (
 from tests.support.properties import MANY
 from worker.domain.changes import Change, EnrolmentChange, Received
 from worker.domain.instants import Instant
-from worker.domain.rules import Policy
+from worker.domain.rules import CohortTemplate, Mode, PlatformPolicy, Policy
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope, Unknown
 from worker.domain.states import Payment, Status
 from worker.ledger import Ledger, status
@@ -90,6 +90,40 @@ def facts(ledger: Ledger) -> dict[tuple[str, str], str]:
 
 
 # Its rows
+
+PER_COMPONENT = PlatformPolicy(
+    name="ecampus", mode=Mode.AUTOMATIC, templates=(CohortTemplate(idnumber="C-{component}", name="{component}"),)
+)
+FACULTIES = replace(POLICY, platforms=(PER_COMPONENT,))
+
+
+def causes(ledger: Ledger) -> dict[str, tuple[bool, str, str]]:
+    """Return by cohort whether the student is to be in it, and why."""
+    return {cohort: (row.desired, row.cause, row.origin) for (cohort, _), row in memberships(ledger).items()}
+
+
+@pytest.mark.parametrize("known", [(), (told(enrolment_id="2", etape="XMED1", component="OLD"),)])
+def test_a_cohort_of_several_etapes_is_joined_because_of_a_row_and_left_because_of_absence(
+    ledger: Ledger, known: Sequence[EnrolmentChange]
+) -> None:
+    record(ledger, told(), *known, policy=FACULTIES)
+    record(ledger, image(told(enrolment_id="2", etape="XMED1", component="MED")), policy=FACULTIES)
+    assert causes(ledger)["C-MED"] == (True, Status.ACTIVE, f"snapshot S{TAKEN_AT:.0f}[0]#0")
+    assert causes(ledger)["C-U99"] == (False, Status.ABSENT, f"snapshot S{TAKEN_AT:.0f}")
+
+
+LEFT = told(version=2, status=Status.RESIGNED, origin="left")
+JOINED = told(enrolment_id="2", etape="XMED1", component="MED", origin="joined")
+
+
+@pytest.mark.parametrize("batch", [(LEFT, JOINED), (JOINED, LEFT)])
+def test_a_cohort_of_several_etapes_is_joined_and_left_because_of_the_message_about_it(
+    ledger: Ledger, batch: Sequence[EnrolmentChange]
+) -> None:
+    record(ledger, told(), policy=FACULTIES)
+    recorder(ledger, FACULTIES).record(received(*batch), now=NOW)
+    assert causes(ledger)["C-MED"] == (True, Status.ACTIVE, "joined")
+    assert causes(ledger)["C-U99"] == (False, Status.RESIGNED, "left")
 
 
 def test_a_row_of_which_no_message_told_makes_a_membership(ledger: Ledger) -> None:

@@ -109,7 +109,11 @@ class MembershipProjector:
         """Return the rows of memberships that the rules desire and that weren't, or only by a person's decision."""
         by_rule = {key for key, row in loaded.known.items() if row.kept is None}
         new = sorted(loaded.desired.keys() - by_rule)
-        return [self._row(key, self._trigger(loaded.triggers[key[1]], loaded.desired[key]), now) for key in new]
+        rows = []
+        for key in new:
+            trigger = self._trigger(loaded.triggers[key[1]], loaded.desired[key], begins=True)
+            rows.append(self._row(key, trigger, now))
+        return rows
 
     def _ended(self, loaded: _Loaded, ended: Mapping[Key, sa.Row[Any]], now: Instant) -> list[dict[str, Any]]:
         """Return the rows of memberships that ended, given with their cohorts, except those that a person keeps."""
@@ -118,7 +122,7 @@ class MembershipProjector:
             triggers, known = loaded.triggers[key[1]], loaded.known[key]
             if known.kept is not None and not self._overrules(triggers, known, of_cohort.etape):
                 continue
-            trigger = self._trigger(triggers, of_cohort.etape)
+            trigger = self._trigger(triggers, of_cohort.etape, begins=False)
             year_closed = trigger.cause is Cause.SETTINGS and self._is_of_closed_year(
                 loaded.enrolments[key[1]], loaded.components, of_cohort
             )
@@ -141,10 +145,22 @@ class MembershipProjector:
         unnamed = sa.update(cohort).where(cohort.c.platform.in_(written), cohort.c.attempts == 0)
         connection.execute(unnamed.values(next_attempt_at=0.0))
 
-    def _trigger(self, triggers: Triggers, etape_code: str | None) -> Trigger:
-        """Return why a membership changes: a message about the étape of its cohort, if there was one."""
-        about = self._about(triggers, etape_code)
+    def _trigger(self, triggers: Triggers, etape_code: str | None, *, begins: bool) -> Trigger:
+        """Return why a membership changes: a message about the étape of its cohort, if there was one.
+
+        A cohort of several étapes is joined because of an enrolment that counts, and left because of one that doesn't.
+        """
+        if etape_code is None:
+            about = [trigger for trigger in triggers.values() if self._counts(trigger) is begins]
+        else:
+            about = self._about(triggers, etape_code)
         return about[-1] if about else triggers[None]
+
+    def _counts(self, trigger: Trigger) -> bool | None:
+        """Whether an enrolment counts by the status that a message gave it; None for what is about no enrolment."""
+        if trigger.cause not in _OF_ENROLMENTS:
+            return None
+        return Status(trigger.cause) in self.mapper.policy.statuses
 
     def _about(self, triggers: Triggers, etape_code: str | None) -> list[Trigger]:
         aliases = self.mapper.policy.aliases
