@@ -1,9 +1,11 @@
 """A ledger that is moved to another database goes on as if nothing had happened."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests.support import scenes
 from tests.support.builders import NOW, content, told
@@ -12,6 +14,7 @@ from worker.domain.errors import LedgerError
 from worker.domain.states import Status
 from worker.ledger import Ledger, backup, status
 from worker.ledger.runs import Runs
+from worker.ledger.schema import meta
 
 
 @pytest.fixture
@@ -100,3 +103,22 @@ def test_a_copy_can_be_made_beside_a_writer_and_holds_what_was_there_before(ledg
     with ledger.write():
         copy(ledger, other)
     assert content(other) == before
+
+
+def test_a_temporary_copy_leaves_no_file_however_the_process_ends(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    for name in ("TMPDIR", "SQLITE_TMPDIR"):
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    scenes.rejected(Scene(ledger))
+    with backup.temporary_copy(ledger) as trial:
+        assert content(trial) == content(ledger)
+        many = [{"key": f"{number:06}", "value": "x" * 1_000} for number in range(10_000)]  # more than SQLite's cache
+        with trial.write() as connection:
+            connection.execute(sa.insert(meta), many)
+        assert list(folder.iterdir()) == []
+        with trial.read() as connection:
+            assert connection.scalar(sa.select(sa.func.count()).where(meta.c.value == many[0]["value"])) == len(many)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from tempfile import TemporaryDirectory
 
 import sqlalchemy as sa
 
@@ -39,11 +38,8 @@ def copy(source: Ledger, target: Ledger, progress: Callable[[str, int, int], Non
 
 @contextmanager
 def temporary_copy(source: Ledger) -> Iterator[Ledger]:
-    """Yield a copy that is deleted at the end, to try something on; nobody waits for it.
-
-    It is a SQLite file that only its owner may read, in the folder for temporary files.
-    """
-    with TemporaryDirectory(prefix="cohorts-") as folder, closing(Ledger(f"sqlite:///{folder}/ledger.db")) as target:
+    """Yield a copy to try something on; nobody waits for it. However the process ends, no file of it is left."""
+    with closing(Ledger(None)) as target:
         copy(source, target, lambda _table, _done, _total: None)
         yield target
 

@@ -27,6 +27,7 @@ _SQLITE_OUTAGES = {
     sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY,
 }  # fmt: skip
 T = TypeVar("T")
+_NAMELESS = sa.make_url("sqlite://")
 _WRITER_LOCK = 0x65_74_61_70_65  # "etape"; any number that no other program of the database uses
 
 
@@ -37,8 +38,12 @@ class Ledger:
     short, Moodle is a thousand times slower, and no two of them ever work from the same stale reading.
     """
 
-    def __init__(self, url: str) -> None:
-        where = _parsed(url)
+    def __init__(self, url: str | None) -> None:
+        """Open a ledger; without a URL, a new one to try something on, which one thread may use at a time.
+
+        That one is a file of SQLite without a name: nothing of it is left, however the process ends.
+        """
+        where = _NAMELESS if url is None else _parsed(url)
         self._public = public = where.set(query={}).render_as_string(hide_password=True)
         try:
             self.engine = _engine(where)
@@ -250,12 +255,16 @@ def _parsed(url: str) -> sa.URL:
 
 
 def _engine(url: sa.URL) -> sa.Engine:
-    engine = sa.create_engine(url, pool_size=8, max_overflow=24, json_serializer=_json, hide_parameters=True)
+    pool: dict[str, Any] = {"pool_size": 8, "max_overflow": 24}
+    if url == _NAMELESS:
+        pool = {"poolclass": sa.StaticPool, "creator": lambda: sqlite3.connect("")}
+    engine = sa.create_engine(url, json_serializer=_json, hide_parameters=True, **pool)
     if engine.dialect.name == "sqlite":
         # Only its owner may read the ledger. Only a new file is opened here: closing one that this process has open
         # would release SQLite's locks on it, and other processes could corrupt it.
-        with suppress(OSError):  # it exists; or SQLite itself will say why it can't be created
-            os.close(os.open(url.database or "", os.O_CREAT | os.O_EXCL, 0o600))
+        if url.database is not None:
+            with suppress(OSError):  # it exists; or SQLite itself will say why it can't be created
+                os.close(os.open(url.database, os.O_CREAT | os.O_EXCL, 0o600))
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:
