@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from worker.domain.instants import Instant
-from worker.domain.states import OF_DECISIONS, PARKING, Cause, Channel, CohortState
+from worker.domain.sanitize import printable
+from worker.domain.states import OF_DECISIONS, PARKING, Blockage, Cause, Channel, CohortState
 
 _UNMATCHED = "#"
 
@@ -37,6 +38,40 @@ class Cohort:
     moodle_idnumber: str | None
     name_is_ours: bool
     attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockedCohort:
+    """A cohort that students belong to and that waits for a person: it can't be created, filled or renamed."""
+
+    idnumber: str
+    why: Blockage
+    students: int
+    """Who belong to it."""
+    blocker: str | None
+    """Idnumber of the cohort on Moodle that has its idnumber, or one that the database takes for it."""
+    blocker_id: int | None
+    """Moodle's id of that cohort."""
+    code: str | None
+    """Moodle's errorcode, where it has refused."""
+
+    def __str__(self) -> str:
+        blocker = "another cohort" if self.blocker is None else f"{printable(self.blocker)} (id {self.blocker_id})"
+        match self.why:
+            case Blockage.FOREIGN if self.blocker == self.idnumber:
+                what = f"the cohort with id {self.blocker_id} has this idnumber and isn't ours: adopt or rename it"
+            case Blockage.FOREIGN:
+                what = f"Moodle takes its idnumber for that of {blocker}, which isn't ours: adopt or rename that one"
+            case Blockage.COLLIDING:
+                what = (
+                    f"Moodle takes its idnumber for that of {blocker}, another étape's of ours: "
+                    "join the two by an alias, or give one of them another idnumber"
+                )
+            case Blockage.REFUSED:
+                what = f"Moodle refuses to create it: {self.code}"
+            case Blockage.MISNAMED:
+                what = f"it keeps its former idnumber, since Moodle takes this one for that of {blocker}"
+        return f"{self.idnumber}, {self.students} student{'s' if self.students != 1 else ''}: {what}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from pydantic import TypeAdapter
 
+from worker.domain.cohorts import BlockedCohort
 from worker.domain.errors import Refusal
 from worker.domain.instants import Instant
 from worker.domain.states import Drift, RunState
@@ -119,6 +120,8 @@ class PlatformReport:
     foreign: int = 0
     """Cohorts that aren't ours."""
     foreign_changes: tuple[ForeignChange, ...] = ()
+    blocked: tuple[BlockedCohort, ...] = ()
+    """The cohorts that wait for a person: foreign, colliding, refused, or without their new idnumber."""
     details: tuple[CohortReport, ...] = ()
 
 

@@ -79,7 +79,24 @@ class CohortState(StrEnum):
     OWNED = "owned"
     """Created by us, or adopted: we may write it."""
     FOREIGN = "foreign"
-    """It exists and isn't ours: `cohorts adopt` takes it over."""
+    """A cohort with its idnumber, or one that Moodle's database takes for it, isn't ours: `cohorts adopt`."""
+    COLLIDING = "colliding"
+    """Moodle's database takes its idnumber for that of another cohort of ours: a person decides on their codes."""
+
+
+BLOCKED = frozenset({CohortState.FOREIGN, CohortState.COLLIDING})
+"""States of cohorts that stay as they are until a person acts, here or on Moodle."""
+
+
+class Blockage(StrEnum):
+    """Why a cohort that students belong to, or its new idnumber, waits for a person."""
+
+    FOREIGN = "foreign"
+    COLLIDING = "colliding"
+    REFUSED = "refused"
+    """Moodle refuses to create it, and no cohort that is there says why."""
+    MISNAMED = "misnamed"
+    """It is ours and has its members, but another cohort has its new idnumber."""
 
 
 class Limit(StrEnum):

@@ -1,11 +1,12 @@
 """The cohorts of the work that is handed out: read as values, and written with their entries in the journal."""
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
 from worker.domain.cohorts import Cohort
+from worker.domain.idnumbers import HasIdnumber
 from worker.domain.instants import Instant
 from worker.domain.states import Action, CohortState
 from worker.ledger.journal import NewEntry, write_entries
@@ -19,12 +20,39 @@ needs_rename = sa.and_(
     ),
 )
 """An owned cohort whose étape got its label, another label, or another code."""
+UNBLOCKED: Mapping[str, Any] = {"attempts": 0, "refusal": None, "blocker_id": None, "blocker": None}
+"""The columns of a cohort that nothing keeps from being as it is wanted."""
 
 
 def read(connection: sa.Connection, cohort_ids: Collection[int]) -> dict[int, Cohort]:
     """Return these cohorts by id."""
     rows = connection.execute(sa.select(cohort).where(cohort.c.id.in_(cohort_ids)))
     return {row.id: _cohort(row) for row in rows}
+
+
+class _Row(Protocol):
+    """A cohort of ours, as a value or as a row."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def platform(self) -> str: ...
+
+
+def is_of_ours(connection: sa.Connection, item: _Row, holder: HasIdnumber) -> bool:
+    """Return whether a cohort on Moodle is another cohort of ours, or has the idnumber that another étape leads to."""
+    theirs = sa.or_(
+        sa.and_(cohort.c.state == CohortState.OWNED, cohort.c.moodle_id == holder.id),
+        cohort.c.idnumber == holder.idnumber,
+    )
+    others = sa.select(cohort.c.id).where(cohort.c.platform == item.platform, cohort.c.id != item.id, theirs)
+    return connection.scalar(others.limit(1)) is not None
+
+
+def blocked_by(connection: sa.Connection, item: _Row, holder: HasIdnumber) -> dict[str, Any]:
+    """Return the columns of a cohort whose idnumber this one on Moodle has, or one that its database takes for it."""
+    state = CohortState.COLLIDING if is_of_ours(connection, item, holder) else CohortState.FOREIGN
+    return {**UNBLOCKED, "state": state.value, "blocker_id": holder.id, "blocker": holder.idnumber}
 
 
 def write(

@@ -68,7 +68,15 @@ def vanish(
     """
     recreated = sa.update(cohort).where(cohort.c.id.in_(cohort_ids))
     connection.execute(
-        recreated.values(state=CohortState.WANTED.value, moodle_id=None, moodle_name=None, moodle_idnumber=None)
+        recreated.values(
+            state=CohortState.WANTED.value,
+            moodle_id=None,
+            moodle_name=None,
+            moodle_idnumber=None,
+            refusal=None,
+            blocker_id=None,
+            blocker=None,
+        )
     )
     absent = {"observed": False, "observed_at": now}
     members = sa.update(membership).where(membership.c.cohort_id.in_(cohort_ids))

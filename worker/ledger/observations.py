@@ -13,14 +13,16 @@ import sqlalchemy as sa
 
 from worker.domain.cohorts import is_unmatched, unmatched_key
 from worker.domain.drift import CohortDiff, KnownMembership, People, compare
+from worker.domain.idnumbers import fold
 from worker.domain.instants import Instant
 from worker.domain.rules import PlatformPolicy, account_key
-from worker.domain.states import Cause, CohortState, Drift
+from worker.domain.states import BLOCKED, Cause, CohortState, Drift
 from worker.ledger import gaps
 from worker.ledger.accounts import Accounts
+from worker.ledger.cohorts import blocked_by
 from worker.ledger.database import Ledger, among, chunks, stream, upsert
 from worker.ledger.journal import write_confirmed
-from worker.ledger.schema import at_membership, cohort, enrolment, membership, student
+from worker.ledger.schema import at_membership, cohort, enrolment, gap, in_cohort, membership, student
 
 COHORTS = 1_000
 """How many are compared at a time, so that the members of a whole platform aren't in memory at once."""
@@ -155,12 +157,30 @@ class Observer:
         return report
 
     def _free(self, connection: sa.Connection, rows: Iterable[sa.Row[Any]], reading: PlatformReading) -> None:
-        """Let a foreign cohort that no longer exists be created, if it is wanted."""
-        taken = {remote.idnumber for remote in reading.cohorts.values()}
-        free = [row.id for row in rows if row.state == CohortState.FOREIGN and row.idnumber not in taken]
+        """Look anew at who blocks our cohorts: one whose blocker is gone can be created, if it is wanted.
+
+        The night then waits for its members.
+        """
+        free = []
+        for row in rows:
+            if row.state not in BLOCKED:
+                continue
+            blocker = reading.cohorts.get(row.blocker_id)
+            if blocker is None or fold(blocker.idnumber) != fold(row.idnumber):
+                free.append(row.id)
+            else:
+                connection.execute(
+                    sa.update(cohort).where(cohort.c.id == row.id).values(**blocked_by(connection, row, blocker))
+                )
         if free:
-            wanted = sa.update(cohort).where(cohort.c.id.in_(free))
-            connection.execute(wanted.values(state=CohortState.WANTED.value, next_attempt_at=0.0))
+            this = among(connection, cohort.c.id, free)
+            connection.execute(
+                sa.update(cohort)
+                .where(this)
+                .values(state=CohortState.WANTED.value, blocker_id=None, blocker=None, next_attempt_at=0.0)
+            )
+            joining = sa.update(membership).where(gap, membership.c.desired, in_cohort(this))
+            connection.execute(joining.values(run=self._run))
 
     def _vanish(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]], now: Instant) -> None:
         if rows:

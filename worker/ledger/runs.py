@@ -9,7 +9,7 @@ from worker.domain.errors import RunInProgress
 from worker.domain.instants import Instant
 from worker.domain.report import REPORTS, Report
 from worker.domain.snapshots import AcceptedSnapshot
-from worker.domain.states import OF_ACCOUNTS, Action, CohortState, RunState
+from worker.domain.states import BLOCKED, OF_ACCOUNTS, Action, RunState
 from worker.ledger.database import Ledger
 from worker.ledger.gaps import PROMISE_SECONDS
 from worker.ledger.schema import cohort, gap, in_cohort, journal, membership, run, snapshot
@@ -179,7 +179,7 @@ def left_over(ledger: Ledger, accepted: AcceptedSnapshot, now: Instant) -> bool:
 
 def open_gaps(ledger: Ledger, number: int, platforms: Collection[str]) -> int:
     """Count the gaps that a run made on these platforms and that can be closed: neither held nor parked."""
-    on_platforms = in_cohort(cohort.c.platform.in_(platforms), cohort.c.state != CohortState.FOREIGN)
+    on_platforms = in_cohort(cohort.c.platform.in_(platforms), cohort.c.state.not_in(BLOCKED))
     open_ = sa.select(sa.func.count()).select_from(membership).where(_OPEN, membership.c.run == number, on_platforms)
     with ledger.read() as connection:
         return connection.scalar(open_) or 0

@@ -7,14 +7,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from worker.domain.cohorts import BlockedCohort
 from worker.domain.instants import Instant
 from worker.domain.states import OF_DECISIONS, PARKING, Cause, CohortState, PlatformState, Status
+from worker.ledger import blocked
 from worker.ledger.database import Ledger
 from worker.ledger.gaps import PROMISE_SECONDS
 from worker.ledger.guard import approved
 from worker.ledger.schema import cohort, enrolment, gap, journal, membership, platform, position, student, waiting
 
-WAITING, READY, HELD, PARKED, RETRYING, FOREIGN = "waiting", "ready", "held", "parked", "retrying", "foreign"
+WAITING, READY, HELD, PARKED, RETRYING = "waiting", "ready", "held", "parked", "retrying"
+FOREIGN, COLLIDING = "foreign", "colliding"
 GAP_STATES = {
     WAITING: "a removal's or an addition's short delay",
     READY: "to be applied now",
@@ -22,6 +25,7 @@ GAP_STATES = {
     PARKED: "no usable account yet, or the platform is only observed",
     RETRYING: "refused by Moodle, or unknown after a time-out; tried again later",
     FOREIGN: "in a cohort that isn't ours: adopt it",
+    COLLIDING: "in a cohort whose idnumber Moodle's database takes for another's of ours: choose another one",
 }
 """Every state of a gap, and what it waits for."""
 _NUMBERLESS = sa.select(sa.func.count()).where(waiting.c.status != Status.DELETED)
@@ -55,6 +59,8 @@ class PlatformStatus:
     """Of `Channel.MESSAGE` changes that Moodle could hold and doesn't, those older than each of `PROMISES`."""
     oldest_held: Instant | None
     """Publication of the oldest change whose removal is held; it was held when it was due, minutes later."""
+    blocked: tuple[BlockedCohort, ...]
+    """The cohorts that wait for a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +133,7 @@ def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformSta
         oldest=min((row.oldest for row in applicable if row.oldest <= now), default=None),
         late={seconds: sum(getattr(row, f"late_{seconds:.0f}") for row in applicable) for seconds in PROMISES},
         oldest_held=min((row.oldest for row in rows if row.state == HELD), default=None),
+        blocked=blocked.read(connection, name),
     )
 
 
@@ -157,6 +164,7 @@ def _gaps(connection: sa.Connection, name: str, now: Instant) -> Sequence[sa.Row
     """Count the gaps by state, by reason and by whether the guard held them, with the oldest and the late ones."""
     state = sa.case(
         (cohort.c.state == CohortState.FOREIGN, FOREIGN),
+        (cohort.c.state == CohortState.COLLIDING, COLLIDING),
         (sa.and_(membership.c.held.is_not(None), sa.not_(sa.func.coalesce(approved(now), sa.false()))), HELD),
         (membership.c.reason.in_(PARKING), PARKED),
         (membership.c.reason.is_not(None), RETRYING),

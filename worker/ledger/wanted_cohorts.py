@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from worker.domain.rules import Mapper, WantedCohort
 from worker.domain.states import CohortState
+from worker.ledger.cohorts import UNBLOCKED
 from worker.ledger.database import select_in
 from worker.ledger.schema import cohort, component, etape
 
@@ -66,14 +67,22 @@ class WantedCohorts:
         self._write_names(connection, connection.execute(self._cohorts).all())
 
     def follow_aliases(self, connection: sa.Connection) -> None:
-        """Let the cohort of an old code live on under the new one, unless that one has a cohort already."""
-        of_etapes = self._cohorts.where(cohort.c.etape.is_not(None))
+        """Let the cohort of an old code live on under the new one, unless that one has a cohort on Moodle already."""
+        of_etapes = self._cohorts.add_columns(cohort.c.state).where(cohort.c.etape.is_not(None))
         for row in connection.execute(of_etapes.order_by(cohort.c.id)).all():
             etape_code, idnumber = self._mapper.successor(row.etape, row.idnumber)
             same = sa.and_(cohort.c.platform == row.platform, cohort.c.idnumber == idnumber)
-            if connection.scalar(sa.select(cohort.c.id).where(same)) is None:
-                this = sa.update(cohort).where(cohort.c.id == row.id)
-                connection.execute(this.values(idnumber=idnumber, etape=etape_code, wanted_name=None))
+            successor = connection.execute(sa.select(cohort.c.id, cohort.c.state).where(same)).first()
+            values = {"idnumber": idnumber, "etape": etape_code, "wanted_name": None}
+            this = sa.update(cohort).where(cohort.c.id == row.id)
+            if successor is None:
+                connection.execute(this.values(**values))
+            elif row.state == CohortState.OWNED and successor.state != CohortState.OWNED:
+                that = sa.update(cohort).where(cohort.c.id == successor.id)
+                connection.execute(that.values(idnumber=f"#{successor.id}"))  # two cohorts can't have one meanwhile
+                connection.execute(this.values(**values))
+                freed = {"idnumber": row.idnumber, "etape": row.etape, "state": CohortState.WANTED.value}
+                connection.execute(that.values(wanted_name=None, **freed, **UNBLOCKED))
 
     def _read(self, connection: sa.Connection, names: Iterable[CohortName]) -> dict[CohortName, sa.Row[Any]]:
         rows = select_in(connection, self._cohorts, cohort.c.idnumber, {idnumber for _, idnumber in names})

@@ -15,8 +15,9 @@ import sqlalchemy as sa
 from worker.domain.cohorts import Cohort, Gap
 from worker.domain.errors import LeaseLost
 from worker.domain.guard import Guard
+from worker.domain.idnumbers import HasIdnumber
 from worker.domain.instants import Instant
-from worker.domain.states import Action, CohortState, Limit
+from worker.domain.states import BLOCKED, Action, CohortState, Limit
 from worker.ledger import clock_skew, cohorts, gaps, outcomes
 from worker.ledger.accounts import Accounts
 from worker.ledger.availability import Availability
@@ -100,7 +101,7 @@ class WorkQueue:
     def _free(self, now: Instant) -> sa.ColumnElement[bool]:
         return sa.and_(
             cohort.c.platform == self._platform,
-            cohort.c.state != CohortState.FOREIGN,
+            cohort.c.state.not_in(BLOCKED),
             cohort.c.lease_until <= now,
             cohort.c.next_attempt_at <= now,
         )
@@ -229,6 +230,19 @@ class WorkQueue:
             with self._ledger.write() as connection:
                 self._leases.require(connection, {item.id for item, _ in rows})
                 cohorts.write(connection, rows, now, action)
+
+    def blocked_by(self, item: Cohort, holder: HasIdnumber) -> dict[str, Any]:
+        """Return the columns of a cohort that this one on Moodle keeps from being created."""
+        with self._ledger.read() as connection:
+            return cohorts.blocked_by(connection, item, holder)
+
+    def owned(self) -> set[int]:
+        """Return Moodle's ids of our cohorts."""
+        ours = sa.select(cohort.c.moodle_id).where(
+            cohort.c.platform == self._platform, cohort.c.state == CohortState.OWNED
+        )
+        with self._ledger.read() as connection:
+            return set(connection.scalars(ours))
 
     def vanished(self, item: Cohort, now: Instant) -> None:
         """Write that this cohort was deleted on Moodle.

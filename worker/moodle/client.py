@@ -18,7 +18,7 @@ LOOKUP = 200
 CREATE = 100
 """Cohorts created in one call: 0.12 s measured."""
 _ADD_FIELDS, _REMOVE_FIELDS, _CREATE_FIELDS = 4, 2, 6
-_ALREADY_MEMBER = "3"
+_UNKNOWN, _ALREADY_MEMBER = "2", "3"
 
 Pair = tuple[int, int]
 """A membership on Moodle: cohort id, user id."""
@@ -60,6 +60,8 @@ class Outcome:
 
 UNKNOWN_USER = "unknown_user"
 UNKNOWN_COHORT = "unknown_cohort"
+IDNUMBER_TAKEN = "invalidparameter"
+"""What Moodle answers, among other cases, when a cohort is to be created whose idnumber its database finds already."""
 
 
 class MoodleReader:
@@ -237,6 +239,26 @@ class MoodleWriter(MoodleReader):
                     "descriptionformat": cohort.description_format,
                 }
             ],
+        )
+
+    def finds(self, idnumber: str) -> bool:
+        """Return whether the platform's database finds a cohort by this idnumber, in its own way of comparing texts.
+
+        It is asked to add an account that no Moodle has: then it warns, in English on every site, of the cohort or of
+        the account, and changes nothing. Any other answer counts as found.
+        """
+        reply = self._write(
+            "core_cohort_add_cohort_members",
+            members=[
+                {
+                    "cohorttype": {"type": "idnumber", "value": idnumber},
+                    "usertype": {"type": "id", "value": 0},
+                }
+            ],
+        )
+        return not any(
+            warning["warningcode"] == _UNKNOWN and warning.get("message") == f"cohort idnumber={idnumber} not exists"
+            for warning in reply.content["warnings"]
         )
 
     def add(self, pairs: Sequence[Pair]) -> Outcome:

@@ -52,6 +52,7 @@ class _Created(BaseModel):
 
 class _Warning(BaseModel):
     warningcode: str
+    message: str = ""
 
 
 class _Added(BaseModel):

@@ -12,8 +12,8 @@ from worker.domain.guard import Guard
 from worker.domain.instants import Instant
 from worker.domain.report import CohortReport, ForeignChange, PlatformReport
 from worker.domain.rules import Mode, PlatformPolicy
-from worker.domain.states import Action, CohortState
-from worker.ledger import Ledger, observations, proposals, runs
+from worker.domain.states import BLOCKED, Action
+from worker.ledger import Ledger, blocked, observations, proposals, runs
 from worker.ledger.observations import ObservationReport, Observer
 from worker.ledger.proposals import PlannedCohort, PlannedPlatform
 from worker.moodle import MoodleReader, RemoteCohort
@@ -147,6 +147,7 @@ class PlatformRun:
         name = self.policy.name
         with self._ledger.read() as connection:
             plan = proposals.planned(connection, name, self._platform.guard, self._clock())
+            waiting = blocked.read(connection, name)
         details = tuple(_details(found, plan, runs.applied(self._ledger, name, self._run)))
         log.info(
             "guard", platform=name, memberships=plan.judgement.members, held=sum(each.held for each in details),
@@ -162,6 +163,7 @@ class PlatformRun:
             members=found.members,
             drift=dict(found.total()),
             guard=proposals.guard_report(plan),
+            blocked=waiting,
             details=details,
             **total,
         )
@@ -183,7 +185,7 @@ def _details(
     found: ObservationReport, plan: PlannedPlatform, applied: Mapping[str, Mapping[str, int]]
 ) -> Iterator[CohortReport]:
     """Report the cohorts to which something happened, or has yet to."""
-    planned = {cohort.idnumber: cohort for cohort in plan.cohorts if cohort.state is not CohortState.FOREIGN}
+    planned = {cohort.idnumber: cohort for cohort in plan.cohorts if cohort.state not in BLOCKED}
     drift = {idnumber: counts for idnumber, counts in found.drift.items() if counts.total()}
     for idnumber in sorted({*planned, *drift, *found.unmatched, *applied}):
         done = Counter(applied.get(idnumber, {}))

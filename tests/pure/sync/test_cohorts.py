@@ -39,12 +39,17 @@ def test_a_cohort_of_this_ledger_is_recognised() -> None:
 
 def test_a_cohort_of_anybody_else_is_foreign() -> None:
     by_hand = replace(REMOTE, description="")
-    assert matched(by_hand) == CohortMatch(created=(), foreign=(WANTED,), missing=())
+    assert matched(by_hand) == CohortMatch(created=(), foreign=((WANTED, by_hand),), missing=())
 
 
 def test_of_two_cohorts_with_one_idnumber_neither_is_ours() -> None:
     again = replace(REMOTE, id=8)
-    assert matched(REMOTE, again) == CohortMatch(created=(), foreign=(WANTED,), missing=())
+    assert matched(REMOTE, again) == CohortMatch(created=(), foreign=((WANTED, REMOTE),), missing=())
+
+
+def test_of_two_cohorts_with_one_idnumber_somebody_elses_is_in_the_way() -> None:
+    by_hand = replace(REMOTE, id=8, description="")
+    assert matched(REMOTE, by_hand) == CohortMatch(created=(), foreign=((WANTED, by_hand),), missing=())
 
 
 def test_a_cohort_gets_its_wanted_name() -> None:

@@ -107,12 +107,13 @@ def _matches(cohort: CohortRow, query: str) -> bool:
 
 
 def create_cohorts(call: Session, params: Params) -> object:
-    """Create all or none. An idnumber that exists is refused, even the empty one once a cohort has it."""
-    taken = {cohort.idnumber for cohort in call.site.cohort_rows.values()}
+    """Create all or none. An idnumber that the database finds is refused, even the empty one once a cohort has it."""
+    collation = call.site.collation
+    taken = {collation(cohort.idnumber) for cohort in call.site.cohort_rows.values()}
     for given in params["cohorts"]:
         call.touched.add(given["idnumber"])
         category = call.category(given["categorytype"])
-        if given["idnumber"] in taken:
+        if collation(given["idnumber"]) in taken:
             raise WebServiceError("invalidparameter")
         call.require_manage()
         _check_lengths(given)
@@ -126,7 +127,7 @@ def create_cohorts(call: Session, params: Params) -> object:
         )
         call.cohorts[cohort.id] = cohort
         call.spent["created"] += 1
-        taken.add(cohort.idnumber)
+        taken.add(collation(cohort.idnumber))
     return [call.shown(cohort) for cohort in call.cohorts.values()]
 
 
@@ -172,7 +173,8 @@ class ItemWarning(Exception):
 def add_cohort_members(call: Session, params: Params) -> object:
     """Add those that can be added; the answer has a warning for each of the others."""
     warnings = []
-    cohort_ids = {cohort.idnumber: cohort.id for cohort in reversed(call.site.cohort_rows.values())}
+    collation = call.site.collation
+    cohort_ids = {collation(cohort.idnumber): cohort.id for cohort in reversed(call.site.cohort_rows.values())}
     for member in params["members"]:
         try:
             _add_member(call, cohort_ids, member)
@@ -187,7 +189,8 @@ def _add_member(call: Session, cohort_ids: Mapping[str, int], member: Params) ->
         raise ItemWarning("1", f"invalid parameter: cohortype={cohort_by}")
     if user_by not in {"id", "username"}:
         raise ItemWarning("1", f"invalid parameter: usertype={user_by}")
-    cohort_id = cohort_ids.get(cohort_value) if cohort_by == "idnumber" else _database_id(cohort_value)
+    by_idnumber = cohort_by == "idnumber"
+    cohort_id = cohort_ids.get(call.site.collation(cohort_value)) if by_idnumber else _database_id(cohort_value)
     if cohort_id not in call.site.cohort_rows:
         raise ItemWarning("2", f"cohort {cohort_by}={cohort_value} not exists")
     user_id = call.site.user_ids.get(user_value) if user_by == "username" else _database_id(user_value)

@@ -9,7 +9,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -98,8 +98,9 @@ class SandboxMoodle(Site):
         max_input_vars: int = 5000,
         cost: Cost | None = None,
         php_workers: int = 2,
+        collation: Callable[[str], str] = str,
     ) -> None:
-        super().__init__(name=name, token=token)
+        super().__init__(name=name, token=token, collation=collation)
         self.granted = set(FUNCTIONS)
         self.max_input_vars = max_input_vars
         self.cost = cost or Cost()

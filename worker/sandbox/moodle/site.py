@@ -6,7 +6,7 @@ Facts called "recorded" are in `moodle-transcripts.json`; the others come from t
 import hashlib
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -58,11 +58,13 @@ class CohortRow:
 class Site:
     """The tables of one Moodle, in the order in which PostgreSQL would read them, and its settings.
 
-    Its methods are what a person can do, from any thread. As in Moodle, only usernames are unique.
+    Its methods are what a person can do, from any thread. As in Moodle, only usernames are unique. `collation` returns
+    equal texts for what the database takes for one: on PostgreSQL only what is one, on MariaDB `idnumbers.fold`.
     """
 
-    def __init__(self, *, name: str, token: str) -> None:
+    def __init__(self, *, name: str, token: str, collation: Callable[[str], str] = str) -> None:
         self.lock = threading.RLock()
+        self.collation = collation
         self.name = name
         self.token = token
         self.url = "http://127.0.0.1"

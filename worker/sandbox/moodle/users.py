@@ -51,7 +51,13 @@ def get_users_by_field(call: Session, params: Params) -> object:
     wanted = {CLEANERS[by](value) for value in params["values"]}
     if "moodle/user:viewdetails" not in call.site.capabilities:
         return []
-    found = [_shown_user(call.site, user) for user in call.site.users.values() if getattr(user, by) in wanted]
+    if by in {"idnumber", "username"}:
+        collation = call.site.collation
+        wanted = {collation(value) for value in params["values"]}
+        users = [user for user in call.site.users.values() if collation(getattr(user, by)) in wanted]
+    else:
+        users = [user for user in call.site.users.values() if getattr(user, by) in wanted]
+    found = [_shown_user(call.site, user) for user in users]
     call.spent["looked_up"] += len(found)
     return [user for user in found if user.get(by)]
 

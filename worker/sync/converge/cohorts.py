@@ -7,9 +7,12 @@ from typing import Any
 
 from worker.domain.cohorts import Cohort
 from worker.domain.errors import MoodleRejected
+from worker.domain.idnumbers import alike
+from worker.domain.instants import Instant
 from worker.domain.states import Action, CohortState
+from worker.ledger.cohorts import UNBLOCKED
 from worker.ledger.work_queue import Work
-from worker.moodle import MoodleWriter, RemoteCohort
+from worker.moodle import IDNUMBER_TAKEN, MoodleWriter, RemoteCohort
 from worker.sync.converge.context import OBSERVE_RETRY_SECONDS, LaneContext
 
 RENAMES = 50
@@ -22,8 +25,8 @@ class CohortMatch:
 
     created: tuple[tuple[Cohort, RemoteCohort], ...]
     """One cohort, which this ledger created: the response to an earlier call was lost."""
-    foreign: tuple[Cohort, ...]
-    """Any other cohort, or several."""
+    foreign: tuple[tuple[Cohort, RemoteCohort], ...]
+    """Any other cohort, or several, of which one isn't ours."""
     missing: tuple[Cohort, ...]
 
 
@@ -42,7 +45,7 @@ def match(
         elif len(holders) == 1 and is_ours(holders[0]):
             created.append((cohort, holders[0]))
         else:
-            foreign.append(cohort)
+            foreign.append((cohort, next((holder for holder in holders if not is_ours(holder)), holders[0])))
     return CohortMatch(created=tuple(created), foreign=tuple(foreign), missing=tuple(missing))
 
 
@@ -59,7 +62,7 @@ def labels(cohort: Cohort, remote: RemoteCohort, *, movable: bool, free: bool) -
     """Decide what to call a cohort. Pure.
 
     A cohort that isn't `movable` is outside the system context, and an update would move it there. Its idnumber is
-    `free` unless another cohort has it. A name that a person changed stays.
+    `free` unless another cohort has it, to Moodle's database. A name that a person changed stays.
     """
     # Its name may be the wanted one already: the response to an earlier call was lost.
     unchanged = remote.name in {cohort.moodle_name, cohort.wanted_name}
@@ -102,10 +105,16 @@ class CohortProvider:
     def _find_or_create(self, wanted: Sequence[Cohort]) -> dict[int, int]:
         context, writer = self._context, self._context.writer
         now = context.clock()
-        matched = match(wanted, context.reader.cohorts(), writer.is_ours if writer else lambda _: False)
+        known = context.queue.owned()
+
+        def is_new(remote: RemoteCohort) -> bool:
+            """Whether a lost answer made it. One that is known may have been given an idnumber of ours by somebody."""
+            return writer is not None and writer.is_ours(remote) and remote.id not in known
+
+        matched = match(wanted, context.reader.cohorts(), is_new)
         if matched.foreign:
             context.log.warning("cohorts exist that we did not create: adopt them", cohorts=len(matched.foreign))
-        foreign = [(cohort, {"state": CohortState.FOREIGN}) for cohort in matched.foreign]
+        foreign = [(cohort, context.queue.blocked_by(cohort, holder)) for cohort, holder in matched.foreign]
         created = [(cohort, _owned(remote.id, remote.name, remote.idnumber)) for cohort, remote in matched.created]
         context.queue.write_cohorts([*foreign, *created], now)
         ready = {cohort.id: remote.id for cohort, remote in matched.created}
@@ -125,15 +134,33 @@ class CohortProvider:
         owned = [(cohort, _owned(ids[cohort.idnumber], names[cohort.idnumber], cohort.idnumber)) for cohort in created]
         context.queue.write_cohorts(owned, now, Action.CREATE_COHORT)
         context.log.info("cohorts created", cohorts=len(created))
-        retried = [
-            (cohort, {"attempts": cohort.attempts + 1, "next_attempt_at": now + context.backoff.after(cohort.attempts)})
-            for cohort in missing
-            if cohort.idnumber in refused
-        ]
-        context.queue.write_cohorts(retried, now)
-        for idnumber, code in refused.items():
-            context.log.error("cohort cannot be created", cohort=idnumber, code=code)
+        if refused:
+            self._refused([(cohort, refused[cohort.idnumber]) for cohort in missing if cohort.idnumber in refused])
         return {cohort.id: ids[cohort.idnumber] for cohort in created}
+
+    def _refused(self, refused: Sequence[tuple[Cohort, str]]) -> None:
+        """Write why these cohorts could not be created, each with the code of the refusal.
+
+        Moodle refuses an idnumber that its database finds already, under whatever spelling: it is looked for among all
+        cohorts, those that were created just now included.
+        """
+        context = self._context
+        now = context.clock()
+        remote = context.reader.cohorts() if any(code == IDNUMBER_TAKEN for _, code in refused) else []
+        rows = []
+        for cohort, code in refused:
+            holders = alike(cohort.idnumber, remote) if code == IDNUMBER_TAKEN else []
+            if holders:
+                values = context.queue.blocked_by(cohort, holders[0])
+            else:
+                values = {**UNBLOCKED, "refusal": code, **self._later(cohort, now)}
+            rows.append((cohort, values))
+            context.log.error("cohort cannot be created", cohort=cohort.idnumber, code=code, alike=len(holders))
+        context.queue.write_cohorts(rows, now)
+
+    def _later(self, cohort: Cohort, now: Instant) -> dict[str, Any]:
+        """Return the columns of a cohort that is to be tried again, later and later."""
+        return {"attempts": cohort.attempts + 1, "next_attempt_at": now + self._context.backoff.after(cohort.attempts)}
 
     def _rename(self, misnamed: Sequence[Cohort]) -> None:
         context, writer = self._context, self._context.writer
@@ -142,24 +169,54 @@ class CohortProvider:
             context.queue.write_cohorts([(cohort, {"next_attempt_at": later}) for cohort in misnamed], context.clock())
             return
         remote = {each.id: each for each in writer.cohorts()}
-        holders = {each.idnumber: each.id for each in remote.values()}
         movable = writer.system_cohort_ids()
         for cohort in misnamed[:RENAMES]:
             found = remote.get(cohort.moodle_id or 0)
             if found is None:
                 self.vanished(cohort)
                 continue
-            free = holders.get(cohort.idnumber, found.id) == found.id
-            self._relabel(writer, cohort, found, labels(cohort, found, movable=found.id in movable, free=free))
+            others = alike(cohort.idnumber, (each for each in remote.values() if each.id != found.id))
+            taken = self._taken(writer, cohort, found, others)
+            wanted = labels(cohort, found, movable=found.id in movable, free=not taken)
+            self._relabel(writer, cohort, found, wanted, taken)
 
-    def _relabel(self, writer: MoodleWriter, cohort: Cohort, remote: RemoteCohort, wanted: CohortLabels) -> None:
+    def _taken(
+        self, writer: MoodleWriter, cohort: Cohort, remote: RemoteCohort, others: Sequence[RemoteCohort]
+    ) -> dict[str, Any]:
+        """Return the columns that say who has a cohort's idnumber already; none when it is free. `others` are alike.
+
+        Moodle doesn't check it in an update, and only its database can tell. It can't be asked when it would find the
+        cohort itself: then any other is one too many.
+        """
+        if remote.idnumber == cohort.idnumber:
+            return {}
+        is_taken = any(other.idnumber == cohort.idnumber for other in others)
+        if alike(cohort.idnumber, [remote]):
+            is_taken = bool(others)
+        elif not is_taken:
+            with self._context.changing([cohort.id]):
+                is_taken = writer.finds(cohort.idnumber)
+        if not is_taken:
+            return {}
+        self._context.log.error("cohort cannot get its idnumber", cohort=cohort.idnumber)
+        holder = next(iter(others), None)
+        return {
+            "refusal": IDNUMBER_TAKEN,
+            "blocker_id": holder and holder.id,
+            "blocker": holder and holder.idnumber,
+        }
+
+    def _relabel(
+        self, writer: MoodleWriter, cohort: Cohort, remote: RemoteCohort, wanted: CohortLabels, taken: dict[str, Any]
+    ) -> None:
+        """Call a cohort as `wanted`. `taken` are the columns that say why its idnumber isn't."""
         context = self._context
         now = context.clock()
         values: dict[str, Any] = {
             "name_is_ours": wanted.name_is_ours,
             "moodle_name": wanted.name,
             "moodle_idnumber": wanted.idnumber,
-            "attempts": 0,
+            **UNBLOCKED,
         }
         action = None
         if (wanted.name, wanted.idnumber) != (remote.name, remote.idnumber):
@@ -168,10 +225,10 @@ class CohortProvider:
                 action = Action.RENAME_COHORT
                 context.log.info("cohort renamed", cohort=cohort.idnumber)
             else:
-                values = {"attempts": cohort.attempts + 1}
+                values = {**UNBLOCKED, "refusal": refusal}
                 context.log.error("cohort cannot be renamed", cohort=cohort.idnumber, code=refusal)
-        if values.get("moodle_idnumber") != cohort.idnumber:  # refused, taken, or not ours to move: retried later
-            values["next_attempt_at"] = now + context.backoff.after(cohort.attempts)
+        if values.get("moodle_idnumber") != cohort.idnumber:  # refused, taken, or not ours to move
+            values |= self._later(cohort, now) | taken
         context.queue.write_cohorts([(cohort, values)], now, action)
 
     def _update(self, writer: MoodleWriter, cohort: Cohort, remote: RemoteCohort, wanted: CohortLabels) -> str | None:
@@ -197,5 +254,5 @@ def _owned(moodle_id: int, name: str, idnumber: str) -> dict[str, Any]:
         "moodle_id": moodle_id,
         "moodle_name": name,
         "moodle_idnumber": idnumber,
-        "attempts": 0,
+        **UNBLOCKED,
     }

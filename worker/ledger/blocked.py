@@ -1,0 +1,43 @@
+"""The cohorts that wait for a person."""
+
+import sqlalchemy as sa
+
+from worker.domain.cohorts import BlockedCohort
+from worker.domain.states import BLOCKED, Blockage, CohortState
+from worker.ledger.schema import cohort, membership
+
+_BLOCKED = sa.or_(
+    cohort.c.state.in_(BLOCKED),
+    sa.and_(cohort.c.state.in_([CohortState.WANTED, CohortState.OWNED]), cohort.c.refusal.is_not(None)),
+)
+_WHY = {
+    CohortState.FOREIGN: Blockage.FOREIGN,
+    CohortState.COLLIDING: Blockage.COLLIDING,
+    CohortState.WANTED: Blockage.REFUSED,
+    CohortState.OWNED: Blockage.MISNAMED,
+}
+
+
+def read(connection: sa.Connection, platform: str) -> tuple[BlockedCohort, ...]:
+    """Return the cohorts of a platform that wait for a person, by idnumber; without those that nobody belongs to."""
+    students = (
+        sa.select(sa.func.count())
+        .where(membership.c.cohort_id == cohort.c.id, membership.c.desired)
+        .scalar_subquery()
+        .label("students")
+    )
+    rows = connection.execute(
+        sa.select(cohort, students).where(cohort.c.platform == platform, _BLOCKED).order_by(cohort.c.idnumber)
+    )
+    return tuple(
+        BlockedCohort(
+            idnumber=row.idnumber,
+            why=_WHY[CohortState(row.state)],
+            students=row.students,
+            blocker=row.blocker,
+            blocker_id=row.blocker_id,
+            code=row.refusal,
+        )
+        for row in rows
+        if row.students
+    )
