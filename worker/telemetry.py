@@ -63,6 +63,11 @@ OLDEST_HELD = Gauge(
 GUARD_ENABLED = Gauge("cohorts_guard_enabled", "1 if removals are guarded on the platform, 0 if not.", ["platform"])
 MEMBERSHIPS = Gauge("cohorts_memberships", "Desired memberships.", ["platform"])
 COHORTS = Gauge("cohorts_cohorts", "Cohorts that the rules lead to, by state.", ["platform", "state"])
+BLOCKED = Gauge(
+    "cohorts_blocked_cohorts",
+    "Cohorts that students belong to and that wait for a person: `foreign`, `colliding`, `refused`, `misnamed`.",
+    ["platform", "why"],
+)
 PLATFORM_UP = Gauge(
     "cohorts_platform_up", "1 if the last round of calls to the platform succeeded, 0 if not.", ["platform"]
 )

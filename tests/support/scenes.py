@@ -345,6 +345,16 @@ def a_cohort_made_by_hand(scene: Scene) -> None:
     scene.change_cohort(state=CohortState.FOREIGN)
 
 
+def a_cohort_that_the_database_takes_for_somebody_elses(scene: Scene) -> None:
+    scene.tell(told())
+    scene.change_cohort(state=CohortState.FOREIGN, blocker_id=7, blocker="xinfo1")
+
+
+def a_cohort_that_the_database_takes_for_another_etapes(scene: Scene) -> None:
+    scene.tell(told())
+    scene.change_cohort(state=CohortState.COLLIDING, blocker_id=7, blocker="xinfo1")
+
+
 def an_adopted_cohort(scene: Scene) -> None:
     scene.tell(told())
     (cohort_id,) = adoption.not_owned(scene.ledger, "ecampus", ["*"]).values()
@@ -438,7 +448,7 @@ def removal_timed_out(scene: Scene) -> None:
 
 def creation_refused(scene: Scene) -> None:
     scene.tell(told())
-    scene.change_cohort(attempts=2, next_attempt_at=NOW + 600)
+    scene.change_cohort(attempts=2, next_attempt_at=NOW + 600, refusal="invalidparameter")
 
 
 def in_a_call_now(scene: Scene) -> None:

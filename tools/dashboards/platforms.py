@@ -40,8 +40,17 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "Cohortes",
-                "Cohorts that the rules lead to: wanted (not made yet), owned, foreign (it exists and isn't ours).",
+                "Cohorts that the rules lead to: wanted (not made yet), owned, foreign (it exists and isn't ours), "
+                "colliding (Moodle's database takes its idnumber for another's).",
                 {f"max by (platform, state) (cohorts_cohorts{{{P}}})": "{{platform}} {{state}}"},
+            )
+        )
+        .with_panel(
+            graph(
+                "Cohortes en attente d'une personne",
+                "Cohorts with students that can't be created, aren't ours, or can't get their new idnumber.",
+                {f"max by (platform, why) (cohorts_blocked_cohorts{{{P}}})": "{{platform}} {{why}}"},
+                stacked=True,
             )
         )
         .with_panel(

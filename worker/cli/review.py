@@ -1,6 +1,7 @@
 """The commands of a person who watches over removals: plan, held, approve, reject, undo."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from worker.cli.base import (
     say_json,
     when,
 )
-from worker.cli.run_report import guard_sentence
+from worker.cli.run_report import blocked_sentences, guard_sentence
 from worker.ledger.decisions import Decision
 from worker.ledger.proposals import ChangeReason, PlannedCohort, PlannedPlatform, guard_report
 from worker.runtime.ledger import opened, recorder, review_of
@@ -148,6 +149,8 @@ def _print_plan(
             _reasons(cohort.removals), _limit(cohort, settings), (cohort.hash or "") if decidable else "",
         )  # fmt: skip
     out.print(table)
+    for sentence in blocked_sentences(platform.name, platform.blocked):
+        say(sentence)
 
 
 def _limit(cohort: PlannedCohort, settings: Settings) -> str:
@@ -200,6 +203,7 @@ def _plan_json(platform: PlannedPlatform, cohorts: Iterable[PlannedCohort], *, s
             "allowed": judgement.allowed,
         },
         "cohorts": [_cohort_json(cohort, students=students) for cohort in cohorts],
+        "blocked": [asdict(cohort) for cohort in platform.blocked],
     }
 
 
@@ -207,6 +211,7 @@ def _cohort_json(cohort: PlannedCohort, *, students: bool) -> dict[str, Any]:
     return {
         "platform": cohort.platform,
         "cohort": cohort.idnumber,
+        "state": cohort.state,
         "members": cohort.members,
         "additions": _people_json(cohort.additions, students=students),
         "parked": cohort.parked,

@@ -42,6 +42,8 @@ class Task(StrEnum):
     ABANDONED = "abandoned"
     UNREAD = "unread"
     """A platform could not be read, or not at the end."""
+    BLOCKED = "blocked"
+    """Cohorts can't be created, aren't ours, or can't get their idnumber: students are missing in them."""
     HELD = "held"
     """Removals are held."""
 
@@ -80,6 +82,8 @@ def _waiting(report: Report) -> Iterator[Waiting]:
             yield Waiting(task=Task.GUARD_OFF, platform=platform)
         if platform.error is not None:
             yield Waiting(task=Task.UNREAD, platform=platform)
+        if platform.blocked:
+            yield Waiting(task=Task.BLOCKED, platform=platform)
         if platform.held:
             yield Waiting(task=Task.HELD, platform=platform)
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from worker.domain.instants import Instant
 from worker.domain.rules import Mode, PlatformPolicy
-from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Limit, PlatformState, Reason
+from worker.domain.states import BLOCKED, OF_ACCOUNTS, Cause, CohortState, Limit, PlatformState, Reason
 from worker.explain.findings import Finding, Why, found
 from worker.ledger.student_view import AccountFact, CohortFact, DecisionFact, MembershipFact, PlatformFact
 
-_A_PERSON_MUST = {Why.FOREIGN_COHORT, Why.OBSERVE, Why.HELD_COHORT, Why.HELD_PLATFORM}
+_A_PERSON_MUST = {
+    Why.FOREIGN_COHORT, Why.FOREIGN_ALIKE, Why.COLLIDING_COHORT, Why.OBSERVE, Why.HELD_COHORT, Why.HELD_PLATFORM,
+}  # fmt: skip
 """While one of these holds, nothing happens by itself."""
 _NO_OBSTACLES = {Why.APPROVED, Why.COHORT_TO_CREATE}
 _OF_ACCOUNTS = {Why(reason) for reason in OF_ACCOUNTS}
@@ -65,8 +67,14 @@ def what_next(gap: BlockedMembership, blocked_by: Sequence[Finding], now: Instan
 
 
 def _ownership(gap: BlockedMembership) -> Iterator[Finding]:
-    if gap.cohort.state == CohortState.FOREIGN:
-        yield found(Why.FOREIGN_COHORT, platform=gap.cohort.platform, cohort=gap.cohort.idnumber)
+    cohort = gap.cohort
+    if cohort.state in BLOCKED:
+        code = Why.COLLIDING_COHORT if cohort.state == CohortState.COLLIDING else Why.FOREIGN_ALIKE
+        if code is Why.FOREIGN_ALIKE and cohort.blocker in {None, cohort.idnumber}:
+            code = Why.FOREIGN_COHORT
+        yield found(
+            code, platform=cohort.platform, cohort=cohort.idnumber, blocker=cohort.blocker, id=cohort.blocker_id
+        )
     if gap.policy.mode is Mode.OBSERVE:
         yield found(Why.OBSERVE, platform=gap.cohort.platform)
 
@@ -119,7 +127,7 @@ def _cohort(gap: BlockedMembership, now: Instant) -> Iterator[Finding]:
     cohort = gap.cohort
     if cohort.state == CohortState.WANTED and gap.row.desired:
         if cohort.attempts > 0:
-            yield found(Why.COHORT_REFUSED, attempts=cohort.attempts)
+            yield found(Why.COHORT_REFUSED, attempts=cohort.attempts, error=cohort.refusal)
         else:
             yield found(Why.COHORT_TO_CREATE)
     if cohort.lease_until > now:

@@ -82,6 +82,8 @@ class Why(StrEnum):
 
     # What holds it.
     FOREIGN_COHORT = "foreign_cohort"
+    FOREIGN_ALIKE = "foreign_alike"
+    COLLIDING_COHORT = "colliding_cohort"
     OBSERVE = "observe"
     HELD_COHORT = "held_cohort"
     HELD_PLATFORM = "held_platform"

@@ -10,10 +10,12 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
+from worker.domain.cohorts import BlockedCohort
 from worker.domain.guard import Guard, Judgement
 from worker.domain.instants import Instant
 from worker.domain.report import GuardReport
 from worker.domain.states import PARKING, Cause, CohortState, Limit
+from worker.ledger import blocked
 from worker.ledger.guard import approved, judged, members_by_cohort
 from worker.ledger.schema import cohort, gap, in_cohort, membership
 
@@ -77,6 +79,8 @@ class PlannedPlatform:
     name: str
     cohorts: tuple[PlannedCohort, ...]
     judgement: Judgement
+    blocked: tuple[BlockedCohort, ...]
+    """The cohorts of which nothing is done, or that aren't renamed, until a person acts."""
 
     @property
     def hash(self) -> str | None:
@@ -107,6 +111,7 @@ def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant
     return PlannedPlatform(
         name=platform,
         judgement=judgement,
+        blocked=blocked.read(connection, platform),
         cohorts=tuple(
             PlannedCohort(
                 cohort_id=cohort_id,

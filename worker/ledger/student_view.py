@@ -73,6 +73,9 @@ class CohortFact:
     moodle_id: int | None
     moodle_name: str | None
     moodle_idnumber: str | None
+    refusal: str | None
+    blocker_id: int | None
+    blocker: str | None
     attempts: int
     next_attempt_at: Instant
     lease_holder: str | None

@@ -3,7 +3,7 @@
 A nightly job is gone before it could be scraped: what it recorded in the ledger is shown by the workers.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import Gauge
@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 from worker import telemetry
 from worker.domain.instants import Instant
 from worker.domain.report import GuardReport, PlatformReport
-from worker.domain.states import Action, Drift, PlatformState, Reason, RunState
+from worker.domain.states import Action, Blockage, Drift, PlatformState, Reason, RunState
 from worker.ledger import Ledger, runs, snapshots
 from worker.ledger.status import PlatformStatus, read_status
 
@@ -25,6 +25,7 @@ _SHOWN = (
     telemetry.OLDEST_GAP,
     telemetry.OLDEST_HELD,
     telemetry.COHORTS,
+    telemetry.BLOCKED,
     telemetry.MEMBERSHIPS,
     telemetry.GUARD_ENABLED,
     telemetry.PLATFORM_UP,
@@ -77,6 +78,9 @@ def _platform(platform: PlatformStatus) -> Iterator[Sample]:
         yield telemetry.OLDEST_HELD, (name,), platform.oldest_held
     for state, number in platform.cohorts.items():
         yield telemetry.COHORTS, (name, state), number
+    why = Counter(cohort.why for cohort in platform.blocked)
+    for kind in Blockage:
+        yield telemetry.BLOCKED, (name, kind), why[kind]
     yield telemetry.MEMBERSHIPS, (name,), platform.memberships
     yield telemetry.PLATFORM_UP, (name,), platform.state is PlatformState.UP
     yield telemetry.PLATFORM_DENIED, (name,), platform.state is PlatformState.DENIED

@@ -13,7 +13,7 @@ from worker.domain.instants import Instant
 from worker.domain.report import CohortReport, ForeignChange, PlatformReport
 from worker.domain.rules import Mode, PlatformPolicy
 from worker.domain.states import BLOCKED, Action
-from worker.ledger import Ledger, blocked, observations, proposals, runs
+from worker.ledger import Ledger, observations, proposals, runs
 from worker.ledger.observations import ObservationReport, Observer
 from worker.ledger.proposals import PlannedCohort, PlannedPlatform
 from worker.moodle import MoodleReader, RemoteCohort
@@ -147,7 +147,6 @@ class PlatformRun:
         name = self.policy.name
         with self._ledger.read() as connection:
             plan = proposals.planned(connection, name, self._platform.guard, self._clock())
-            waiting = blocked.read(connection, name)
         details = tuple(_details(found, plan, runs.applied(self._ledger, name, self._run)))
         log.info(
             "guard", platform=name, memberships=plan.judgement.members, held=sum(each.held for each in details),
@@ -163,7 +162,7 @@ class PlatformRun:
             members=found.members,
             drift=dict(found.total()),
             guard=proposals.guard_report(plan),
-            blocked=waiting,
+            blocked=plan.blocked,
             details=details,
             **total,
         )

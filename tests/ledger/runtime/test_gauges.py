@@ -13,7 +13,7 @@ from worker.domain.cohorts import Gap
 from worker.domain.errors import Refusal, SnapshotFault
 from worker.domain.report import ForeignChange, ForeignEvent, GuardReport, PlatformReport, Report
 from worker.domain.rules import Mapper
-from worker.domain.states import Channel, Drift, Reason, RunState
+from worker.domain.states import Blockage, Channel, Drift, Reason, RunState, Status
 from worker.ledger import Ledger, Recorder, decisions, status
 from worker.ledger.runs import Runs
 from worker.runtime import gauges
@@ -121,6 +121,29 @@ def test_the_oldest_held_removal_is_told_until_a_person_decides(ledger: Ledger) 
     decisions.approve(ledger, scenes.plan_hash(scene), by="cemu", now=scene.now)
     refresh(scene)
     assert metric("oldest_held_timestamp_seconds", platform="ecampus") is None
+
+
+@pytest.mark.parametrize(
+    ("setup", "why"),
+    [
+        (scenes.a_cohort_made_by_hand, "foreign"),
+        (scenes.a_cohort_that_the_database_takes_for_another_etapes, "colliding"),
+        (scenes.creation_refused, "refused"),
+    ],
+)
+def test_cohorts_that_wait_for_a_person_are_counted_by_reason_for_as_long_as_somebody_belongs_to_them(
+    ledger: Ledger, setup: Setup, why: str
+) -> None:
+    scene = Scene(ledger)
+    setup(scene)
+    refresh(scene)
+    assert {kind.value: metric("blocked_cohorts", platform="ecampus", why=kind) for kind in Blockage} == dict.fromkeys(
+        Blockage, 0
+    ) | {why: 1}
+    scene.now += HOUR
+    scene.tell(told(version=2, changed_at=scene.now, status=Status.RESIGNED))
+    refresh(scene)
+    assert metric("blocked_cohorts", platform="ecampus", why=why) == 0
 
 
 def test_a_reason_that_is_over_is_shown_no_more(ledger: Ledger) -> None:

@@ -12,6 +12,7 @@ from jinja2.runtime import Macro
 
 from worker.console import report_page
 from worker.console.report_page import Task, render
+from worker.domain.cohorts import BlockedCohort
 from worker.domain.errors import Refusal, SnapshotFault
 from worker.domain.report import (
     REPORTS,
@@ -24,7 +25,7 @@ from worker.domain.report import (
     SnapshotReport,
 )
 from worker.domain.rules import Mode
-from worker.domain.states import Drift, Language, RunState
+from worker.domain.states import Blockage, Drift, Language, RunState
 
 PARIS = ZoneInfo("Europe/Paris")
 FR, EN = Language.FR, Language.EN
@@ -55,6 +56,13 @@ HELD = replace(
     held=212,
     guard=replace(GUARD, held=212, worst_cohort="L1DROI", worst_percent=71.44),
     details=(CohortReport(idnumber="L2DROI", added=7), CohortReport(idnumber="L9DROI", held=212)),
+)
+BLOCKED = replace(
+    ECAMPUS,
+    blocked=(
+        BlockedCohort(idnumber="C2ABC", why=Blockage.COLLIDING, students=12, blocker="C2abc", blocker_id=7, code=None),
+        BlockedCohort(idnumber="L1DROI", why=Blockage.FOREIGN, students=1, blocker="L1DROI", blocker_id=8, code=None),
+    ),
 )
 UNREAD = PlatformReport(name="collegium", mode="automatic", error="Moodle did not answer within 60 s")
 PRELUDE = PlatformReport(name="prelude", mode="manual")
@@ -139,6 +147,7 @@ def test_every_state_has_its_headline(language: Language) -> None:
         (CALM, "good"),
         (report_of(ECAMPUS, PRELUDE), "good"),
         (report_of(HELD), "attention"),
+        (report_of(BLOCKED), "attention"),
         (report_of(ECAMPUS, UNREAD, state=RunState.PARTIAL), "attention"),
         (report_of(replace(ECAMPUS, waiting=3), state=RunState.PARTIAL), "attention"),
         (report_of(state=RunState.RUNNING), "running"),
@@ -156,6 +165,7 @@ def test_the_colour_says_how_it_went(report: Report, tone: str) -> None:
 def test_only_a_run_that_left_nothing_to_a_person_says_that_nobody_has_anything_to_do() -> None:
     for report in (
         report_of(HELD),
+        report_of(BLOCKED),
         report_of(UNREAD, state=RunState.PARTIAL),
         report_of(state=RunState.REFUSED),
         report_of(state=RunState.RUNNING),
@@ -260,6 +270,53 @@ def test_every_kind_of_drift_has_its_words(language: Language) -> None:
 def test_a_night_without_drift_says_so() -> None:
     assert "Aucun écart avec ce que le service y avait laissé." in shown(CALM, FR)
     assert "Nothing differed from what this service had left there." in shown(CALM, EN)
+
+
+def test_a_night_that_leaves_something_to_a_person_is_not_said_to_have_gone_well() -> None:
+    for report in (report_of(HELD), report_of(BLOCKED)):
+        assert shown(report, FR, "h1") == "La nuit est terminée, mais demande votre attention."
+        assert shown(report, EN, "h1") == "The night is done, but needs your attention."
+
+
+def test_cohorts_that_cannot_be_created_are_a_task_and_each_says_what_is_in_its_way() -> None:
+    head = shown(report_of(BLOCKED), FR, "header")
+    assert "ecampus : 2 cohortes attendent votre intervention, pour 13 étudiants : voir plus bas." in head
+    page = shown(report_of(BLOCKED), FR)
+    assert (
+        "C2ABC, 12 étudiants : la cohorte ne peut pas être créée, car la base de données de Moodle confond son "
+        "identifiant avec celui de C2abc (id 7), d'une autre étape."
+    ) in page
+    assert "L1DROI, 1 étudiant : la cohorte de Moodle qui porte cet identifiant (id 8) n'est pas gérée" in page
+    assert "cohorts adopt ecampus" in page
+
+
+@pytest.mark.parametrize("language", Language)
+@pytest.mark.parametrize("blocker", [None, "C2abc", "C2ABC"])
+def test_every_reason_why_a_cohort_waits_has_its_words(language: Language, blocker: str | None) -> None:
+    told = set()
+    for why in Blockage:
+        cohort = BlockedCohort(
+            idnumber="C2ABC",
+            why=why,
+            students=3,
+            blocker=blocker,
+            blocker_id=7 if blocker else None,
+            code="dmlwriteexception",
+        )
+        text = shown(report_of(replace(ECAMPUS, blocked=(cohort,))), language)
+        (sentence,) = re.findall(r"C2ABC, 3 (?:étudiants :|students:) (.{40})", text)
+        told.add(sentence + str(why is Blockage.COLLIDING))
+        assert "None" not in text
+    assert len(told) == len(Blockage)
+
+
+def test_of_very_many_cohorts_that_wait_the_page_names_the_first() -> None:
+    (cohort, _) = BLOCKED.blocked
+    many = tuple(replace(cohort, idnumber=f"C{number}") for number in range(30))
+    page = shown(report_of(replace(ECAMPUS, blocked=many)), FR)
+    assert "C19, 12" in page
+    assert "C20, 12" not in page
+    assert "et 10 autres cohortes" in page
 
 
 @pytest.mark.parametrize(("language", "hash_"), [(FR, "EMPREINTE"), (EN, "HASH")])
@@ -438,13 +495,18 @@ def test_html_in_an_idnumber_stays_text(language: Language) -> None:
             error=EVIL,
             guard=replace(GUARD, worst_cohort=EVIL),
             details=(CohortReport(idnumber=EVIL, held=1),),
+            blocked=(
+                BlockedCohort(
+                    idnumber=EVIL, why=Blockage.FOREIGN, students=1, blocker=f"{EVIL}2", blocker_id=1, code=None
+                ),
+            ),
             foreign_changes=(ForeignChange(moodle_id=1, idnumber=EVIL, what=ForeignEvent.CREATED, journalled=0),),
         )
     )
     evil = replace(evil, error=EVIL, refusals=(refusal(EVIL),), snapshot=replace(SNAPSHOT, id=EVIL, system=EVIL))
     html = render(evil, language, PARIS)
     assert {tag for tag, _ in _Page(html).tags}.isdisjoint({"script", "img"})
-    assert exact(html).count(EVIL) == 12, "shown as it is: the platform's name three times, nine other things once"
+    assert exact(html).count(EVIL) == 16, "shown as it is: the platform's name five times, eleven other things once"
 
 
 @pytest.mark.parametrize("language", Language)
@@ -542,12 +604,16 @@ cohorts = st.builds(
 foreign = st.builds(
     ForeignChange, moodle_id=numbers, idnumber=texts, what=st.sampled_from(ForeignEvent), journalled=st.integers(0, 2)
 )
+blocked = st.builds(
+    BlockedCohort, idnumber=texts, why=st.sampled_from(Blockage), students=numbers, blocker=st.none() | texts,
+    blocker_id=st.none() | numbers, code=st.none() | texts,
+)  # fmt: skip
 platforms = st.builds(
     PlatformReport, name=texts, mode=st.sampled_from([mode.value for mode in Mode]), error=st.none() | texts,
     read=st.booleans(), cohorts=numbers, members=numbers, drift=drifts, strangers=numbers,
     strangers_removed=st.booleans(), guard=st.none() | guards, added=numbers, removed=numbers, waiting=numbers,
     held=numbers, parked=numbers, foreign=numbers, foreign_changes=st.lists(foreign, max_size=2).map(tuple),
-    details=st.lists(cohorts, max_size=2).map(tuple),
+    details=st.lists(cohorts, max_size=2).map(tuple), blocked=st.lists(blocked, max_size=2).map(tuple),
 )  # fmt: skip
 snapshots = st.builds(
     SnapshotReport, id=texts, taken_at=when, system=texts, rows=numbers,
