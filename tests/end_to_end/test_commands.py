@@ -145,7 +145,7 @@ def test_status_says_how_every_platform_stands(install: Install, moodle: Sandbox
     assert found["positions"] == {f"{installation.topic}[0]": 5}
     [ecampus] = found["platforms"]
     assert (ecampus["name"], ecampus["state"], ecampus["memberships"]) == ("ecampus", "up", 5)
-    assert ecampus["cohorts"] == {"wanted": 0, "owned": 1, "foreign": 0}
+    assert ecampus["cohorts"] == {"wanted": 0, "owned": 1, "foreign": 0, "colliding": 0}
     assert ecampus["gaps"]["parked"] == 2
 
 
