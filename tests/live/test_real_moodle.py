@@ -206,7 +206,7 @@ def test_an_unknown_cohort_or_account_in_an_addition_is_named(bench: Bench, peop
 
 def test_one_unclean_username_does_not_hide_the_others(bench: Bench, people: dict[str, int]) -> None:
     some = list(people)[:5]
-    found = bench.reader.users(AccountField.USERNAME, [*some, "Not Clean"])
+    found = bench.reader.users(AccountField.USERNAME, [*some, "Not Clean"]).ids
     assert found == {username: [people[username]] for username in some}
 
 

@@ -14,9 +14,10 @@ CohortsError
 ├── LeaseLost             a worker's lease expired and another took over: discard the work, claim anew
 ├── LedgerError           the ledger cannot be opened, is of another version, or its database failed
 └── MoodleError
-    ├── MoodleUnavailable retry later (transport, 5xx, 429, maintenance, database down)
+    ├── MoodleUnavailable retry later (transport, 5xx, 429, maintenance, database down, any code that isn't known)
+    │   └── MoodleRefusesAll   every item of a batch is refused alike: it isn't about the items
     ├── MoodleRejected    an item of the batch is refused: halve the batch until it is alone
-    ├── MoodleDenied      token, capability or address: a person must act on that platform
+    ├── MoodleDenied      token, capability, service account or address: a person must act on that platform
     └── MoodleReadOnly    a platform in another mode than automatic is never written
 
 No error text holds a value from a message, the name of a person, or a token.
@@ -157,12 +158,16 @@ class MoodleUnavailable(MoodleError):
         super().__init__(code, sentence)
 
 
+class MoodleRefusesAll(MoodleUnavailable):
+    """Items of a batch are refused with one code, even alone, and none is accepted: it is about the call."""
+
+
 class MoodleRejected(MoodleError):
     """The request is refused because of something in it; repeating it unchanged is useless."""
 
 
 class MoodleDenied(MoodleError):
-    """The token, a capability, a function or the address is wrong: a person must act on the platform."""
+    """The token, a capability, a function, the service account or the address: a person must act on the platform."""
 
 
 class MoodleReadOnly(CohortsError):

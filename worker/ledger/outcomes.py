@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from worker.domain.cohorts import Gap
 from worker.domain.instants import Instant
-from worker.domain.states import Action
+from worker.domain.states import Action, Reason
 from worker.ledger.database import select_in
 from worker.ledger.gaps import RELEASED
 from worker.ledger.journal import NewEntry, write_entries
@@ -114,7 +114,7 @@ def park(connection: sa.Connection, parked: Sequence[Parked], now: Instant) -> N
         | {
             "b_desired": item.gap.desired,
             "b_observed": item.observed,
-            "b_attempts": item.gap.attempts + 1,
+            "b_attempts": item.gap.attempts + (item.reason != Reason.TIMEOUT),  # the platform's fault, not its own
             "b_retry": item.retry_at,
             "b_reason": item.reason,
         }

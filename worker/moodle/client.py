@@ -6,9 +6,11 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from worker.domain.errors import MoodleReadOnly, MoodleRejected, MoodleUnavailable
+from worker.domain.errors import MoodleReadOnly, MoodleRefusesAll, MoodleRejected, MoodleUnavailable
 from worker.domain.rules import AccountField, Mode
 from worker.moodle.batch_size import BatchSize
+from worker.moodle.halving import halving
+from worker.moodle.refusals import HIDDEN, UNCLEAN, WRITE_FAILED
 from worker.moodle.transport import ENVELOPE_FIELDS, Reply, Transport
 
 SYSTEM_CONTEXT = 1
@@ -19,6 +21,11 @@ CREATE = 100
 """Cohorts created in one call: 0.12 s measured."""
 _ADD_FIELDS, _REMOVE_FIELDS, _CREATE_FIELDS = 4, 2, 6
 _UNKNOWN, _ALREADY_MEMBER = "2", "3"
+"""Codes of warnings: a cohort or an account that doesn't exist; somebody who is there already."""
+_ADDING_HIDES = "Error"
+"""What `core_cohort_add_cohort_members` calls every refusal of the site, of the site policy for one."""
+_SURELY_CLEAN = "0"
+"""A key that any Moodle can be asked for."""
 
 Pair = tuple[int, int]
 """A membership on Moodle: cohort id, user id."""
@@ -48,6 +55,16 @@ class RemoteCohort:
     def is_of(self, instance: str) -> bool:
         """Return whether this ledger created it: its description then carries the ledger's name."""
         return _mark(instance) in self.description
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundAccounts:
+    """The accounts that Moodle has under some keys."""
+
+    ids: dict[str, list[int]]
+    """Ids by key; a key without an account is left out."""
+    unclean: frozenset[str]
+    """Keys of accounts that Moodle can't show: one of their stored values breaks its own rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +130,13 @@ class MoodleReader:
         self._check_complete(ids, found)
         return found
 
-    def users(self, account_field: AccountField, keys: Collection[str]) -> dict[str, list[int]]:
-        """Read the ids of the accounts with these usernames or idnumbers; a key without an account is left out."""
+    def users(self, account_field: AccountField, keys: Collection[str]) -> FoundAccounts:
+        """Read the accounts with these usernames or idnumbers.
+
+        Raises MoodleRefusesAll when Moodle refuses to show any account, or to look up any key.
+        """
         found: dict[str, list[int]] = {}
+        refused: dict[str, str] = {}
 
         def ask(some: Sequence[str]) -> None:
             users = self.transport.read("core_user_get_users_by_field", field=account_field.value, values=some)
@@ -123,8 +144,16 @@ class MoodleReader:
                 found.setdefault(str(user.get(account_field.value, "")), []).append(user["id"])
 
         for some in self._slices(keys, fields=1, most=LOOKUP):
-            _halving(some, ask)  # a key that Moodle finds unclean fails the call of all the others
-        return {key: found[key] for key in keys if key in found}
+            try:  # a key that Moodle finds unclean fails the call of all the others, and so does an unclean account
+                refused |= halving(some, ask)
+            except MoodleRefusesAll as error:
+                if error.code != HIDDEN or halving([_SURELY_CLEAN], ask):
+                    raise
+                refused |= halving(some, ask, of_items={HIDDEN})
+        return FoundAccounts(
+            ids={key: found[key] for key in keys if key in found},
+            unclean=frozenset(key for key, code in refused.items() if code == UNCLEAN),
+        )
 
     def account_keys(self, account_field: AccountField, user_ids: Collection[int]) -> dict[int, str]:
         """Read the usernames or idnumbers of these accounts; deleted ones are there too, renamed by Moodle."""
@@ -220,7 +249,10 @@ class MoodleWriter(MoodleReader):
 
         refused: dict[str, str] = {}
         for batch in self._slices(cohorts, fields=_CREATE_FIELDS, most=CREATE):
-            refused |= {item[0]: code for item, code in _halving(batch, ask).items()}
+            # Any number of idnumbers may be taken. One cohort alone is no reason to leave all others alone: a reading
+            # has gone before, which a database that can't be written refuses too.
+            of_items = {IDNUMBER_TAKEN, WRITE_FAILED} if len(batch) == 1 else {IDNUMBER_TAKEN}
+            refused |= {item[0]: code for item, code in halving(batch, ask, of_items=of_items).items()}
         return created, refused
 
     def update(self, cohort: RemoteCohort, *, name: str, idnumber: str) -> None:
@@ -261,12 +293,14 @@ class MoodleWriter(MoodleReader):
             for warning in reply.content["warnings"]
         )
 
-    def add(self, pairs: Sequence[Pair]) -> Outcome:
-        """Add members. Raises MoodleUnavailable, also when the outcome is unknown: repeating is harmless."""
-        warned = False
+    def add(self, pairs: Sequence[Pair], *, of_items: Collection[str] = ()) -> Outcome:
+        """Add members. Raises MoodleUnavailable, also when the outcome is unknown: repeating is harmless.
+
+        Raises MoodleRefusesAll when all of them are refused with one code that isn't one of `of_items`.
+        """
+        warnings: set[str] = set()
 
         def ask(some: Sequence[Pair]) -> None:
-            nonlocal warned
             reply = self._write(
                 "core_cohort_add_cohort_members",
                 members=[
@@ -278,15 +312,22 @@ class MoodleWriter(MoodleReader):
                 ],
             )
             self.additions.took(len(some), reply.seconds)
-            warned |= any(warning["warningcode"] != _ALREADY_MEMBER for warning in reply.content["warnings"])
+            warnings.update(warning["warningcode"] for warning in reply.content["warnings"])
 
         with _learning(self.additions):
-            refused = _halving(pairs, ask)
-        if warned:  # warnings carry no item, only a sentence: see who is there
-            refused |= self._absent(pair for pair in pairs if pair not in refused)
+            try:
+                refused = halving(pairs, ask, of_items=of_items)
+            except MoodleUnavailable as error:
+                if error.code == _ADDING_HIDES:  # a reading that is refused for the same reason names it
+                    self.cohorts({cohort_id for cohort_id, _ in pairs})
+                raise
+        if warnings - {_ALREADY_MEMBER}:  # warnings carry no item, only a sentence: see who is there
+            absent = self._absent(pair for pair in pairs if pair not in refused)
+            unread = sorted(warnings - {_ALREADY_MEMBER, _UNKNOWN})
+            refused |= dict.fromkeys(absent, f"warning-{unread[0]}") if unread else absent
         return Outcome(done=frozenset(pairs) - refused.keys(), refused=refused)
 
-    def remove(self, pairs: Sequence[Pair]) -> Outcome:
+    def remove(self, pairs: Sequence[Pair], *, of_items: Collection[str] = ()) -> Outcome:
         """Remove members; removing somebody who isn't a member succeeds. Raises as `add` does.
 
         One deleted account or cohort fails the call for all. Then those who aren't members, which a deleted account
@@ -308,7 +349,7 @@ class MoodleWriter(MoodleReader):
                 ask(pairs)
             except MoodleRejected:
                 refused = self._absent(pairs)
-                refused |= _halving([pair for pair in pairs if pair not in refused], ask)
+                refused |= halving([pair for pair in pairs if pair not in refused], ask, of_items=of_items)
         return Outcome(done=frozenset(pairs) - refused.keys(), refused=refused)
 
     def _write(self, function: str, **arguments: Any) -> Reply:  # noqa: ANN401 - any argument of a call
@@ -340,20 +381,6 @@ def _learning(batch_size: BatchSize) -> Iterator[None]:
         if error.unknown:
             batch_size.gave_up()
         raise
-
-
-def _halving(items: Sequence[Item], ask: Callable[[Sequence[Item]], None]) -> dict[Item, str]:
-    """Call `ask` with all items and, when it is refused, with each half, until the refused items are alone."""
-    if not items:
-        return {}
-    try:
-        ask(items)
-    except MoodleRejected as error:
-        if len(items) == 1:
-            return {items[0]: error.code}
-        middle = len(items) // 2
-        return _halving(items[:middle], ask) | _halving(items[middle:], ask)
-    return {}
 
 
 def _remote(item: dict[str, Any]) -> RemoteCohort:

@@ -67,5 +67,7 @@ FORMS: Mapping[str, TypeAdapter[Any]] = {
     "core_user_get_users_by_field": TypeAdapter(list[_User]),
     "core_cohort_create_cohorts": TypeAdapter(list[_Created]),
     "core_cohort_add_cohort_members": TypeAdapter(_Added),
+    "core_cohort_update_cohorts": TypeAdapter(None),
+    "core_cohort_delete_cohort_members": TypeAdapter(None),
 }
-"""The form of each function's response; functions of whose response nothing is read have none."""
+"""The form of each function's response, `null` for those that give none: whatever else comes wasn't done."""

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from worker import __version__, telemetry
 from worker.domain.errors import MoodleDenied, MoodleError, MoodleRejected, MoodleUnavailable
+from worker.moodle.refusals import TOO_LARGE, TOO_MANY_FIELDS, refusal, remedy
 from worker.moodle.responses import FORMS
 
 SERVICE = "webservice/rest/server.php"
@@ -27,11 +28,16 @@ TRUNCATION_FIELDS = 100
 RESPONSE_BYTES = 32 * 1024 * 1024
 """The longest response that is read, once unpacked: ten times what 400,000 members, or 10,000 cohorts, take."""
 
-_TEMPORARY = {"sitemaintenance", "dbconnectionfailed", "upgraderunning", "locktimeout", "cannotcreatesession"}
-_DENIED = {
-    "invalidtoken", "accessexception", "nopermissions", "nopermission", "requireloginerror", "servicenotavailable",
-    "invalidtimedtoken", "usernotfullysetup", "sitepolicynotagreed", "forcepasswordchangenotice", "enablewsdescription",
-}  # fmt: skip
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_ERROR_KEYS = {"exception", "error", "errorcode"}
+"""Keys of an answer that isn't a result; Moodle's web services give the first, what stands before them may not."""
+
+_MESSAGE_OF_PHP = re.compile(
+    rb"<b>(?:Notice|Warning|Deprecated|Strict Standards|(?:Recoverable |Catchable )?[Ff]atal error|Parse error)</b>|"
+    rb"^(?:PHP )?(?:Notice|Warning|Deprecated|Fatal error|Parse error): |class=\"[^\"]*debuggingmessage",
+    re.MULTILINE,
+)
+"""What PHP, and Moodle's own debugging, print into a page."""
 
 SENDING = "http11.send_request_headers.started"
 """The event of httpcore before the first byte of a request, once its connection is open."""
@@ -212,17 +218,26 @@ class Transport:
         if text.startswith(b"<?xml"):
             raise _xml(where, fields)
         try:
-            content = orjson.loads(text)
+            content = orjson.loads(text.removeprefix(_BYTE_ORDER_MARK))
         except orjson.JSONDecodeError:
-            raise MoodleUnavailable("not-json", f"{where}: {len(text)} bytes that are not JSON", unknown=True) from None
-        if isinstance(content, dict) and "exception" in content:
-            raise _exception(where, self._errorcode(content))
+            code, what = _not_json(text)
+            raise MoodleUnavailable(code, f"{where}: {what}", unknown=True) from None
+        if isinstance(content, dict) and content.keys() & _ERROR_KEYS:
+            raise self._refusal(where, function, content)
         try:
             if function in FORMS:
                 FORMS[function].validate_python(content)
         except ValidationError:
             raise MoodleUnavailable("not-moodle", f"{where}: unexpected JSON response", unknown=True) from None
         return content
+
+    def _refusal(self, where: str, function: str, content: dict[str, Any]) -> MoodleError:
+        # Moodle's own sentence is translated and may name people: only the code is reported.
+        code = self._errorcode(content)
+        error = refusal(where, function, code)
+        if "exception" in content or isinstance(error, MoodleDenied):
+            return error
+        return MoodleUnavailable(code, f"{where}: {code}: an error that isn't in Moodle's form", unknown=True)
 
     def _errorcode(self, content: dict[str, Any]) -> str:
         """Return the errorcode, unless it doesn't look like one or is one too many: each makes a series of a metric."""
@@ -236,38 +251,55 @@ class Transport:
 def _check_status(where: str, response: httpx.Response, sent: int) -> None:
     """Raise the error that an HTTP status stands for; `sent` bytes were the request."""
     status = response.status_code
-    if status in {404, 410} or response.is_redirect:
-        raise MoodleDenied(
-            f"http-{status}",
-            f"{where}: HTTP {status}; the platform's url must be the site's wwwroot, with its scheme and path",
-        )
-    if status == 413:  # noqa: PLR2004 - content too large
-        raise MoodleRejected("http-413", f"{where}: the web server refuses {sent} bytes")
+    code = f"http-{status}"
+    todo = remedy(code)
+    if todo is not None:
+        raise MoodleDenied(code, f"{where}: HTTP {status}: {todo}")
+    if code == TOO_LARGE:
+        sentence = f"{where}: the web server refuses {sent} bytes; lower limits.fields, or let it take more"
+        raise MoodleRejected(code, sentence)
     if status != 200:  # noqa: PLR2004 - the only status of a response by Moodle itself
         raise MoodleUnavailable(
-            f"http-{status}",
+            code,
             f"{where}: HTTP {status}",
             retry_after=_retry_after(response),
             unknown=status in _GAVE_UP,
         )
 
 
+def _not_json(text: bytes) -> tuple[str, str]:
+    """Return code and sentence of an answer that isn't JSON."""
+    if _MESSAGE_OF_PHP.search(text) or _ends_in_json(text):
+        advice = "switch debugdisplay off on Moodle (and display_errors in PHP), then see its log"
+        return "output-before-json", f"PHP or a plugin prints into the answers ({len(text)} bytes); {advice}"
+    if text.lstrip().startswith(b"<"):
+        advice = "it is that of a proxy, of a sign-in, or of an error; open the platform's url in a browser"
+        return "not-json", f"a page of {len(text)} bytes instead of JSON; {advice}"
+    return "not-json", f"{len(text)} bytes that are not JSON"
+
+
+def _ends_in_json(text: bytes) -> bool:
+    """Return whether a result stands at the end, on a line of its own or right after something else."""
+    start = min((at for at in (text.find(b'{"'), text.find(b"[{"), text.find(b"[]")) if at >= 0), default=-1)
+    candidates = [text[start:]] if start > 0 else []
+    if b"\n" in text:
+        candidates.append(text.rsplit(b"\n", 1)[1])
+    for candidate in candidates:
+        try:
+            orjson.loads(candidate)
+        except orjson.JSONDecodeError:
+            continue
+        return True
+    return False
+
+
 def _xml(where: str, fields: int) -> MoodleError:
     if fields >= TRUNCATION_FIELDS:
         return MoodleRejected(
-            "too-many-fields",
+            TOO_MANY_FIELDS,
             f"{where}: PHP cut a form of {fields} fields; lower limits.fields or raise max_input_vars",
         )
     return MoodleUnavailable("xml", f"{where}: an XML response, although JSON was asked for")
-
-
-def _exception(where: str, code: str) -> MoodleError:
-    # Moodle's own sentence is translated and may name people: only the code is reported.
-    if code in _TEMPORARY:
-        return MoodleUnavailable(code, f"{where}: {code}")
-    if code in _DENIED:
-        return MoodleDenied(code, f"{where}: {code}; check the token, the service's functions and the role")
-    return MoodleRejected(code, f"{where}: {code}")
 
 
 def _retry_after(response: httpx.Response) -> float | None:

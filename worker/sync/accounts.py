@@ -36,7 +36,7 @@ def keys_of(platform: PlatformPolicy, students: Iterable[tuple[str, str | None]]
 def look_up(reader: MoodleReader, field: AccountField, keys: Collection[str | None]) -> LookUp:
     """Ask Moodle for the accounts with these keys; those that it would refuse, and None, aren't asked for."""
     asked = sorted(key for key in keys if key is not None and can_be_asked(field, key))
-    found = reader.users(field, asked)
+    found = reader.users(field, asked).ids
     return LookUp(
         accounts={key: ids[0] for key, ids in found.items() if len(ids) == 1},
         ambiguous=frozenset(key for key, ids in found.items() if len(ids) > 1),

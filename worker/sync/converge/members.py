@@ -1,12 +1,13 @@
 """The members of the claimed cohorts: added, then removed, batch by batch."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 
 from worker import telemetry
 from worker.domain.cohorts import Gap
+from worker.domain.errors import MoodleRefusesAll
 from worker.domain.instants import Instant
 from worker.domain.plan import Plan
 from worker.domain.states import Action, Channel, Reason
@@ -21,7 +22,8 @@ from worker.sync.converge.context import OBSERVE_RETRY_SECONDS, LaneContext
 class MemberCall:
     """One of Moodle's two calls that change members, with the batch size that its duration has taught."""
 
-    send: Callable[[Sequence[Pair]], Outcome]
+    send: Callable[..., Outcome]
+    """`MoodleWriter.add` or `remove`."""
     batch_size: BatchSize
 
 
@@ -41,6 +43,35 @@ class Batch:
         return {self.gaps[pair].cohort_id for pair, refusal in outcome.refused.items() if refusal == code}
 
 
+@dataclass(slots=True)
+class Suspects:
+    """Cohorts for which everything was refused, with the codes.
+
+    A platform that has accepted something since is not at fault: then the codes are about the cohorts' members.
+    """
+
+    _codes: dict[int, str] = field(default_factory=dict)
+    _cleared: set[int] = field(default_factory=set)
+    """Those of them since whose refusal the platform has accepted something else."""
+
+    def refused(self, cohort_ids: Iterable[int], code: str) -> None:
+        """Note that everything was refused for these cohorts."""
+        self._codes.update(dict.fromkeys(cohort_ids, code))
+        self._cleared.clear()
+
+    def accepted(self, cohort_ids: Collection[int]) -> None:
+        """Note that the platform has accepted something for these cohorts."""
+        for cohort_id in cohort_ids:
+            self._codes.pop(cohort_id, None)
+        self._cleared = set(self._codes)
+
+    def codes_of_members(self, cohort_ids: Collection[int]) -> set[str]:
+        """Return the codes that are about these cohorts' members, if that is known of all of them."""
+        if not all(cohort_id in self._cleared for cohort_id in cohort_ids):
+            return set()
+        return {self._codes[cohort_id] for cohort_id in cohort_ids}
+
+
 class MemberWriter:
     """Applies plans, for one lane; no batch is begun once `stop` is set."""
 
@@ -48,6 +79,7 @@ class MemberWriter:
         self._context = context
         self._provider = provider
         self._stop = stop
+        self._suspects = Suspects()
         # A series that begins at 1 would show no increase.
         for action, channel in product((Action.ADD, Action.REMOVE), Channel):
             telemetry.APPLIED_SECONDS.labels(context.platform.name, action, channel)
@@ -82,8 +114,18 @@ class MemberWriter:
                 continue
             batch = Batch(gaps={(cohorts[gap.cohort_id], user_id): gap for gap, user_id in in_flight})
             with self._context.changing(batch.cohort_ids, [gap for gap, _ in in_flight]):
-                outcome = call.send(list(batch.gaps))
+                outcome = self._send(call, batch)
             self._settle(work, batch, outcome)
+
+    def _send(self, call: MemberCall, batch: Batch) -> Outcome:
+        try:
+            outcome = call.send(list(batch.gaps), of_items=self._suspects.codes_of_members(batch.cohort_ids))
+        except MoodleRefusesAll as error:
+            self._suspects.refused(batch.cohort_ids, error.code)
+            raise
+        if outcome.done:
+            self._suspects.accepted({batch.gaps[pair].cohort_id for pair in outcome.done})
+        return outcome
 
     def _settle(self, work: Work, batch: Batch, outcome: Outcome) -> None:
         """Write what became of a batch."""
