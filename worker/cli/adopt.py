@@ -38,7 +38,7 @@ def adopt(
     table = Table("idnumber", "name", "members", "desired and there", "to be added", "others (they stay)")
     for candidate in candidates:
         table.add_row(
-            escape(candidate.idnumber),
+            escape(_idnumber(candidate)),
             escape(printable(candidate.name)),
             *map(str, (candidate.members, candidate.present, candidate.absent, candidate.others)),
         )
@@ -47,3 +47,10 @@ def adopt(
         out.print(f"{adopted} of {len(candidates)} cohorts adopted on {platform}")
     else:
         out.print(f"{len(candidates)} cohorts could be adopted on {platform}; add --apply to adopt them")
+
+
+def _idnumber(candidate: adoption.AdoptionCandidate) -> str:
+    """Say what the cohort is called on Moodle, and what it will be, where its idnumber has another spelling."""
+    if candidate.moodle_idnumber == candidate.idnumber:
+        return candidate.idnumber
+    return f"{printable(candidate.moodle_idnumber)}, renamed to {candidate.idnumber}"

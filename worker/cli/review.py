@@ -20,7 +20,8 @@ from worker.cli.base import (
     say_json,
     when,
 )
-from worker.cli.run_report import blocked_sentences, guard_sentence
+from worker.cli.run_report import guard_sentence
+from worker.domain.cohorts import blocked_sentences
 from worker.ledger.decisions import Decision
 from worker.ledger.proposals import ChangeReason, PlannedCohort, PlannedPlatform, guard_report
 from worker.runtime.ledger import opened, recorder, review_of
@@ -149,8 +150,8 @@ def _print_plan(
             _reasons(cohort.removals), _limit(cohort, settings), (cohort.hash or "") if decidable else "",
         )  # fmt: skip
     out.print(table)
-    for sentence in blocked_sentences(platform.name, platform.blocked):
-        say(sentence)
+    for sentence in blocked_sentences(platform.blocked):
+        say(f"{platform.name}: {sentence}")
 
 
 def _limit(cohort: PlannedCohort, settings: Settings) -> str:

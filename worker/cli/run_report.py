@@ -1,16 +1,13 @@
 """The report of a reconciliation, printed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from worker.cli.base import ago, say, say_json, when
-from worker.domain.cohorts import BlockedCohort
+from worker.domain.cohorts import blocked_sentences
 from worker.domain.instants import Instant
 from worker.domain.report import REPORTS, GuardReport, PlatformReport, Report, SnapshotReport
 from worker.domain.sanitize import printable
 from worker.settings.root import Settings
-
-BLOCKED_SHOWN = 20
-"""Cohorts that wait for a person and that are named one by one: before any is adopted there may be a thousand."""
 
 
 def print_report(report: Report, settings: Settings, *, as_json: bool) -> None:
@@ -47,7 +44,8 @@ def _platform_sentences(platform: PlatformReport) -> Iterator[str]:
         return
     if platform.guard is not None:
         yield from _owned_sentences(platform, platform.guard)
-    yield from blocked_sentences(platform.name, platform.blocked)
+    for sentence in blocked_sentences(platform.blocked):
+        yield f"{platform.name}: {sentence}"
     changed = len(platform.foreign_changes) or "none"
     yield f"{platform.name}: {platform.foreign} cohorts that aren't ours, {changed} changed meanwhile"
     for change in platform.foreign_changes:
@@ -64,14 +62,6 @@ def _owned_sentences(platform: PlatformReport, guard: GuardReport) -> Iterator[s
         f"{platform.parked} parked, {platform.waiting} left; {platform.strangers} unmatched members {unmatched}"
     )
     yield f"{platform.name}: {guard_sentence(guard)}"
-
-
-def blocked_sentences(platform: str, blocked: Sequence[BlockedCohort]) -> Iterator[str]:
-    """Yield a sentence for each of the first cohorts that wait for a person."""
-    for cohort in blocked[:BLOCKED_SHOWN]:
-        yield f"{platform}: {cohort}"
-    if more := blocked[BLOCKED_SHOWN:]:
-        yield f"{platform}: {len(more)} more cohorts wait for a person: see `cohorts status --json`"
 
 
 def guard_sentence(guard: GuardReport) -> str:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, out, prepare, say, say_json
-from worker.cli.run_report import blocked_sentences
+from worker.domain.cohorts import blocked_sentences
 from worker.domain.instants import Instant
 from worker.domain.rules import Mode
 from worker.ledger.status import GAP_STATES, PlatformStatus, read_status
@@ -71,5 +71,5 @@ def _print_platform(platform: PlatformStatus, chosen: PlatformSettings, now: Ins
         say(f"{platform.name}: {platform.sentence} (next attempt in {seconds:.0f} s)")
     for reason, number in sorted(platform.reasons.items()):
         say(f"{platform.name}: {number} waiting for: {reason}")
-    for sentence in blocked_sentences(platform.name, platform.blocked):
-        say(sentence)
+    for sentence in blocked_sentences(platform.blocked):
+        say(f"{platform.name}: {sentence}")

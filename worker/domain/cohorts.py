@@ -1,5 +1,6 @@
 """Cohorts and memberships as the ledger knows them."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from worker.domain.instants import Instant
@@ -7,6 +8,8 @@ from worker.domain.sanitize import printable
 from worker.domain.states import OF_DECISIONS, PARKING, Blockage, Cause, Channel, CohortState
 
 _UNMATCHED = "#"
+BLOCKED_SHOWN = 20
+"""Cohorts that wait for a person and are named one by one: before the first adoption there may be a thousand."""
 
 
 def unmatched_key(user_id: int) -> str:
@@ -72,6 +75,13 @@ class BlockedCohort:
             case Blockage.MISNAMED:
                 what = f"it keeps its former idnumber, since Moodle takes this one for that of {blocker}"
         return f"{self.idnumber}, {self.students} student{'s' if self.students != 1 else ''}: {what}"
+
+
+def blocked_sentences(blocked: Sequence[BlockedCohort]) -> Iterator[str]:
+    """Yield a sentence for each of the first cohorts that wait for a person, and one for all others."""
+    yield from map(str, blocked[:BLOCKED_SHOWN])
+    if more := blocked[BLOCKED_SHOWN:]:
+        yield f"{len(more)} more cohorts wait for a person: see `cohorts status --json`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

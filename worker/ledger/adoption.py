@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from worker.domain.instants import Instant
 from worker.domain.states import Action, CohortState
+from worker.ledger.cohorts import UNBLOCKED
 from worker.ledger.database import Ledger, select_in
 from worker.ledger.journal import NewEntry, write_entries
 from worker.ledger.schema import cohort, membership, student
@@ -24,6 +25,18 @@ def not_owned(ledger: Ledger, platform: str, globs: Collection[str]) -> dict[str
             for row in connection.execute(rows)
             if any(fnmatchcase(row.idnumber, glob) for glob in globs)
         }
+
+
+def misspelled(ledger: Ledger, platform: str) -> dict[str, int]:
+    """Return Moodle's ids of the cohorts that aren't ours and that its database takes for these of ours, by idnumber.
+
+    Whoever adopts one takes it over under another idnumber, which converging then gives it.
+    """
+    rows = sa.select(cohort.c.idnumber, cohort.c.blocker_id).where(
+        cohort.c.platform == platform, cohort.c.state == CohortState.FOREIGN, cohort.c.blocker != cohort.c.idnumber
+    )
+    with ledger.read() as connection:
+        return {row.idnumber: row.blocker_id for row in connection.execute(rows)}
 
 
 def desired(ledger: Ledger, cohort_ids: Collection[int]) -> dict[int, set[tuple[str, str | None]]]:
@@ -53,7 +66,9 @@ def take(
     """Make a cohort ours: write its columns, the desired members it has (student to account) and who adopted it."""
     with ledger.write() as connection:
         # Whoever works on it saw it as it was before: what they would write is out of date.
-        connection.execute(sa.update(cohort).where(cohort.c.id == cohort_id).values(lease_holder=None, **values))
+        connection.execute(
+            sa.update(cohort).where(cohort.c.id == cohort_id).values(lease_holder=None, **UNBLOCKED, **values)
+        )
         if present:
             connection.execute(
                 sa.update(membership)

@@ -18,6 +18,13 @@ _WHY = {
 }
 
 
+def idnumbers(connection: sa.Connection, platform: str) -> list[tuple[str, str | None, bool]]:
+    """Return the cohorts of a platform that students belong to: idnumber, étape, whether Moodle has it as ours."""
+    wanted = sa.select(membership.c.cohort_id).where(membership.c.cohort_id == cohort.c.id, membership.c.desired)
+    rows = sa.select(cohort).where(cohort.c.platform == platform, wanted.exists()).order_by(cohort.c.idnumber)
+    return [(row.idnumber, row.etape, row.moodle_idnumber == row.idnumber) for row in connection.execute(rows)]
+
+
 def read(connection: sa.Connection, platform: str) -> tuple[BlockedCohort, ...]:
     """Return the cohorts of a platform that wait for a person, by idnumber; without those that nobody belongs to."""
     students = (

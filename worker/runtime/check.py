@@ -8,12 +8,14 @@ from enum import StrEnum
 from urllib.parse import urlsplit
 
 from worker import kafka
+from worker.domain.cohorts import blocked_sentences
 from worker.domain.errors import BrokerError, LedgerError, MoodleError
 from worker.domain.rules import Mode
 from worker.ledger import Ledger
 from worker.ledger.status import read_status
 from worker.moodle import MoodleReader
 from worker.runtime import topics
+from worker.runtime.collisions import collisions
 from worker.runtime.ledger import open_ledger
 from worker.runtime.platforms import transport
 from worker.settings.platforms import GUARD_OFF, PlatformSettings
@@ -110,6 +112,12 @@ def _ledger(settings: Settings, ledger: Ledger) -> Iterator[CheckResult]:
     status = read_status(ledger, sorted(settings.platforms), time.time())
     sentence = f"{ledger.name}, instance {status.instance}, {status.enrolments} enrolments"
     yield CheckResult(level=Level.OK, subject="ledger", sentence=sentence)
+    policy = settings.policy()
+    by_name = {platform.name: platform for platform in policy.platforms}
+    for platform in status.platforms:
+        sentences = [*blocked_sentences(platform.blocked), *collisions(policy, by_name[platform.name], ledger)]
+        for sentence in sentences:
+            yield CheckResult(level=Level.WARNING, subject=f"{platform.name} cohorts", sentence=sentence)
 
 
 def _platform(name: str, platform: PlatformSettings) -> Iterator[CheckResult]:

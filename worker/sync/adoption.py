@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from worker.domain.idnumbers import alike
 from worker.domain.rules import PlatformPolicy
 from worker.domain.states import CohortState
 from worker.ledger import Ledger, adoption
@@ -19,6 +20,8 @@ class AdoptionCandidate:
 
     cohort_id: int
     idnumber: str
+    """Ours, which the cohort gets if it has another spelling of it."""
+    moodle_idnumber: str
     moodle_id: int | None
     """None when several cohorts carry the idnumber: a person must put that right on Moodle first."""
     name: str
@@ -37,12 +40,21 @@ class AdoptionCandidate:
 def candidates(
     ledger: Ledger, platform: PlatformPolicy, reader: MoodleReader, globs: Collection[str]
 ) -> list[AdoptionCandidate]:
-    """Read the cohorts on Moodle whose idnumber the rules lead to, among those that match one of the globs."""
+    """Read the cohorts on Moodle whose idnumber the rules lead to, among those that match one of the globs.
+
+    A cohort with another spelling is among them if Moodle's database has taken it for ours.
+    """
     wanted = adoption.not_owned(ledger, platform.name, globs)
+    misspelled = adoption.misspelled(ledger, platform.name)
     remote: defaultdict[str, list[RemoteCohort]] = defaultdict(list)
-    for cohort in reader.cohorts():
+    on_moodle = {cohort.id: cohort for cohort in reader.cohorts()}
+    for cohort in on_moodle.values():
         if cohort.idnumber in wanted:
             remote[cohort.idnumber].append(cohort)
+    for idnumber in misspelled.keys() & (wanted.keys() - remote.keys()):
+        for holder in alike(idnumber, on_moodle.values()):
+            if holder.id == misspelled[idnumber]:
+                remote[idnumber].append(holder)
     members = reader.members([cohorts[0].id for cohorts in remote.values() if len(cohorts) == 1])
     desired = adoption.desired(ledger, [wanted[idnumber] for idnumber in remote])
     accounts = _accounts(ledger, platform, reader, set().union(*desired.values()))
@@ -51,12 +63,13 @@ def candidates(
         cohort_id = wanted[idnumber]
         students = {student for student, _ in desired.get(cohort_id, ())}
         known = {student: accounts[student] for student in students & accounts.keys()}
-        found.append(_candidate(cohort_id, cohorts, members, students=students, accounts=known))
+        found.append(_candidate(cohort_id, idnumber, cohorts, members, students=students, accounts=known))
     return found
 
 
 def _candidate(
     cohort_id: int,
+    idnumber: str,
     cohorts: Sequence[RemoteCohort],
     members: Mapping[int, set[int]],
     *,
@@ -69,7 +82,8 @@ def _candidate(
     present = frozenset(student for student, account in accounts.items() if account in users)
     return AdoptionCandidate(
         cohort_id=cohort_id,
-        idnumber=first.idnumber,
+        idnumber=idnumber,
+        moodle_idnumber=first.idnumber,
         moodle_id=None if more else first.id,
         name=f"{len(cohorts)} cohorts with this idnumber" if more else first.name,
         members=len(users),
@@ -94,7 +108,7 @@ def adopt(ledger: Ledger, platform: PlatformPolicy, chosen: Iterable[AdoptionCan
                     "state": CohortState.OWNED,
                     "moodle_id": candidate.moodle_id,
                     "moodle_name": candidate.name,
-                    "moodle_idnumber": candidate.idnumber,
+                    "moodle_idnumber": candidate.moodle_idnumber,
                 },
                 present={student: candidate.accounts[student] for student in candidate.present_students},
                 now=time.time(),

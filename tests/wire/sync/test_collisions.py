@@ -8,7 +8,9 @@ from worker.domain.cohorts import BlockedCohort
 from worker.domain.idnumbers import fold
 from worker.domain.rules import Mode
 from worker.domain.states import Blockage, CohortState, RunState
+from worker.moodle import MoodleReader
 from worker.sandbox.moodle.server import Fault
+from worker.sync import adoption
 
 
 @pytest.fixture
@@ -209,6 +211,61 @@ def test_a_foreign_cohort_that_meanwhile_has_become_ours_collides(mariadb: World
         "C2ABC": (Blockage.COLLIDING, theirs),
         "C2abc": (Blockage.FOREIGN, theirs),
     }
+
+
+# --- Adopting ---
+
+
+def adopted(world: World, *, apply: bool = True) -> list[tuple[str, str]]:
+    """Adopt all that can be; returns what was offered, by our idnumber and Moodle's."""
+    policy = world.platforms[0]
+    offered = adoption.candidates(world.ledger, policy, MoodleReader(world.transports[policy.name]), ["*"])
+    if apply:
+        adoption.adopt(world.ledger, policy, offered, by="cemu")
+    return [(each.idnumber, each.moodle_idnumber) for each in offered]
+
+
+def test_the_cohort_that_the_database_takes_for_ours_can_be_adopted_and_gets_our_idnumber(mariadb: World) -> None:
+    theirs = mariadb.moodle.create_cohort(name="Deuxième année", idnumber="C2abc")
+    mariadb.moodle.add_member(theirs, mariadb.moodle.user_ids["s2"])
+    mariadb.enrol("s1", "C2ABC")
+    mariadb.enrol("s2", "C2ABC")
+    mariadb.a_minute_later()
+    assert adopted(mariadb) == [("C2ABC", "C2abc")]
+    mariadb.a_minute_later()
+    assert mariadb.members() == {"C2ABC": {"s1", "s2"}}
+    assert mariadb.cohort_id("C2ABC") == theirs
+    assert mariadb.status().blocked == ()
+    assert mariadb.gaps() == {}
+
+
+def test_a_cohort_whose_own_text_an_etape_has_is_offered_to_that_etape_alone(mariadb: World) -> None:
+    mariadb.moodle.create_cohort(name="Deuxième année", idnumber="C2abc")
+    mariadb.enrol("s1", "C2ABC")
+    mariadb.enrol("s2", "C2abc")
+    mariadb.a_minute_later()
+    night(mariadb, image(mariadb))
+    assert adopted(mariadb) == [("C2abc", "C2abc")]
+    mariadb.a_minute_later()
+    assert mariadb.members() == {"C2abc": {"s2"}}
+    assert blocked(mariadb) == {"C2ABC": (Blockage.COLLIDING, "C2abc")}
+
+
+def test_a_cohort_that_was_renamed_meanwhile_is_no_longer_offered(mariadb: World) -> None:
+    theirs = mariadb.moodle.create_cohort(name="Chorale", idnumber="C2abc")
+    mariadb.enrol("s1", "C2ABC")
+    mariadb.a_minute_later()
+    assert adopted(mariadb, apply=False) == [("C2ABC", "C2abc")]
+    mariadb.moodle.edit_cohort(theirs, idnumber="CHORALE")
+    assert adopted(mariadb, apply=False) == []
+
+
+def test_on_postgresql_only_the_same_text_is_offered(world: World) -> None:
+    world.moodle.create_cohort(name="Chorale", idnumber="C2abc")
+    world.moodle.create_cohort(name="Deuxième année", idnumber="C2ABC")
+    world.enrol("s1", "C2ABC")
+    world.a_minute_later()
+    assert adopted(world) == [("C2ABC", "C2ABC")]
 
 
 # --- An alias ---
