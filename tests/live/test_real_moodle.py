@@ -8,6 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,15 @@ import pytest
 from worker.domain.changes import EnrolmentChange, EtapeChange, Received
 from worker.domain.errors import MoodleDenied, MoodleUnavailable
 from worker.domain.guard import Guard
+from worker.domain.idnumbers import fold
 from worker.domain.report import PlatformReport
 from worker.domain.rules import AccountField, CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
-from worker.domain.states import Drift, Payment, RunState, Status
+from worker.domain.states import Blockage, Drift, Payment, RunState, Status
 from worker.ledger import Ledger, Recorder, WorkQueue
 from worker.ledger.runs import Runs
 from worker.ledger.status import read_status
 from worker.moodle import CallLimits, MoodleReader, MoodleWriter, Transport
+from worker.sync import adoption
 from worker.sync.converge.backoff import Backoff
 from worker.sync.converge.lane import Lane
 from worker.sync.platform_run import ReconciledPlatform
@@ -73,14 +76,15 @@ class Bench:
         book = WorkQueue(self.ledger, "live", "lane", lease=150, guard=Guard(enabled=False))
         self.lane = Lane(PLATFORM, book, self.reader, self.writer, backoff=Backoff(first=300, most=86_400))
 
-    def say(self, *usernames: str, status: Status = Status.ACTIVE, version: int = 1) -> None:
+    def say(self, *usernames: str, status: Status = Status.ACTIVE, version: int = 1, etape: str | None = None) -> None:
+        etape = etape or self.etape
         now = time.time()
         self.recorder.record(
             [
                 Received(
                     change=EnrolmentChange(
                         uai=UAI,
-                        enrolment_id=f"{self.etape}-{username}",
+                        enrolment_id=f"{etape}-{username}",
                         system="apogee",
                         version=version,
                         changed_at=now,
@@ -89,7 +93,7 @@ class Bench:
                         status=status,
                         payment=Payment.PAID,
                         academic_year=2026,
-                        etape=self.etape,
+                        etape=etape,
                         origin="live",
                     ),
                     published_at=now,
@@ -280,6 +284,90 @@ def test_the_night_mends_what_somebody_did_by_hand_and_leaves_everybody_elses_co
     assert found.foreign_changes == ()
     assert bench.reader.members([theirs]) == {theirs: {extra}}
     assert reconcile(bench).drift == {}
+
+
+SPELLINGS = ("{0}-ete", "{0}-ETE", "{0}-ÉTÉ", "{0}-ete ", "{0}-e\N{COMBINING ACUTE ACCENT}te")
+
+
+def waiting(bench: Bench) -> dict[str, tuple[Blockage, str | None]]:
+    """Return why cohorts wait for a person, and the idnumber of what is in their way."""
+    (platform,) = read_status(bench.ledger, ["live"], time.time()).platforms
+    return {cohort.idnumber: (cohort.why, cohort.blocker) for cohort in platform.blocked}
+
+
+def test_etapes_whose_idnumbers_the_database_takes_for_one_collide_and_others_do_not(
+    bench: Bench, people: dict[str, int]
+) -> None:
+    first, *others = (spelling.format(bench.etape) for spelling in SPELLINGS)
+    bench.say(next(iter(people)), etape=first)
+    bench.converge()
+    one = [other for other in others if bench.writer.finds(other)]
+    assert all(fold(other) == fold(first) for other in others)
+    assert one in ([], others)  # PostgreSQL, or MariaDB
+    for other in others:
+        bench.say(next(iter(people)), etape=other)
+    bench.converge()
+    assert waiting(bench) == dict.fromkeys(one, (Blockage.COLLIDING, first))
+    found = {cohort.idnumber for cohort in bench.reader.cohorts() if cohort.idnumber.startswith(bench.etape)}
+    assert found == {first, *others} - set(one)
+
+
+def test_a_cohort_of_somebody_else_that_the_database_takes_for_ours_is_named_and_once_it_is_gone_ours_is_created(
+    bench: Bench, people: dict[str, int]
+) -> None:
+    by_hand = MoodleWriter(bench.wire, Mode.AUTOMATIC, instance="by hand")
+    spelling = f"{bench.etape}-ÉTÉ"
+    (theirs,) = by_hand.create([(spelling, "Chorale")])[0].values()
+    ours = f"{bench.etape}-ete"
+    username = next(iter(people))
+    one = bench.writer.finds(ours)
+    bench.say(username, etape=ours)
+    bench.converge()
+    assert waiting(bench) == ({ours: (Blockage.FOREIGN, spelling)} if one else {})
+    if not one:
+        return
+    assert [cohort.idnumber for cohort in reconcile(bench).blocked] == [ours]
+    (remote,) = bench.reader.cohorts([theirs])
+    by_hand.update(remote, name="Chorale", idnumber=f"{bench.etape}-CHORALE")
+    assert reconcile(bench).blocked == ()
+    (cohort,) = [cohort for cohort in bench.reader.cohorts() if cohort.idnumber == ours]
+    assert bench.reader.members([theirs, cohort.id]) == {theirs: set(), cohort.id: {people[username]}}
+
+
+def test_an_alias_to_an_idnumber_that_the_database_finds_is_not_followed_on_moodle(
+    bench: Bench, people: dict[str, int]
+) -> None:
+    by_hand = MoodleWriter(bench.wire, Mode.AUTOMATIC, instance="by hand")
+    by_hand.create([(f"{bench.etape}-NEW", "Chorale")])
+    new, username = f"{bench.etape}-new", next(iter(people))
+    bench.say(username)
+    bench.converge()
+    one = bench.writer.finds(new)
+    policy = replace(POLICY, aliases={bench.etape: new})
+    Recorder(bench.ledger, Mapper(policy), coalesce=0, removal_delay=0).apply_policy(now=time.time())
+    bench.converge()
+    (cohort,) = [cohort for cohort in bench.reader.cohorts() if cohort.idnumber == (bench.etape if one else new)]
+    assert bench.reader.members([cohort.id]) == {cohort.id: {people[username]}}
+    assert waiting(bench) == ({new: (Blockage.MISNAMED, f"{bench.etape}-NEW")} if one else {})
+
+
+def test_a_cohort_that_the_database_takes_for_ours_is_adopted_under_our_idnumber(
+    bench: Bench, people: dict[str, int]
+) -> None:
+    by_hand = MoodleWriter(bench.wire, Mode.AUTOMATIC, instance="by hand")
+    (theirs,) = by_hand.create([(f"{bench.etape}-ETE", "Deuxième année")])[0].values()
+    ours, username = f"{bench.etape}-ete", next(iter(people))
+    one = bench.writer.finds(ours)
+    bench.say(username, etape=ours)
+    bench.converge()
+    offered = adoption.candidates(bench.ledger, PLATFORM, bench.reader, ["*"])
+    assert [(each.idnumber, each.moodle_id) for each in offered] == ([(ours, theirs)] if one else [])
+    adoption.adopt(bench.ledger, PLATFORM, offered, by="live")
+    bench.converge()
+    (cohort,) = [cohort for cohort in bench.reader.cohorts() if cohort.idnumber == ours]
+    assert (cohort.id == theirs) is one
+    assert bench.reader.members([cohort.id]) == {cohort.id: {people[username]}}
+    assert waiting(bench) == {}
 
 
 def test_the_service_account_could_not_delete_a_cohort_if_it_tried(bench: Bench) -> None:
