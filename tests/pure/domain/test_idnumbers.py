@@ -18,12 +18,9 @@ from worker.domain.idnumbers import alike, fold
         ("C2", "C2  "),
         ("C2", "C2\N{NO-BREAK SPACE}"),
         ("C2SS", "C2ß"),
-        ("C2SS", "C2ẞ"),
         ("C2oeuvre", "C2Œuvre"),
         ("C2\N{GRINNING FACE}", "C2\N{ROCKET}"),
-        ("C2\N{GRINNING FACE}", "C2\N{REPLACEMENT CHARACTER}"),
         ("C2A", "C2\N{ZERO WIDTH SPACE}A"),
-        ("C2A", "C2\N{SOFT HYPHEN}A"),
         ("C2A", "C2\x01A"),
         ("C2A", "\N{FULLWIDTH LATIN CAPITAL LETTER C}\N{SUPERSCRIPT TWO}A"),
         ("C2fi", "C2\N{LATIN SMALL LIGATURE FI}"),
@@ -33,6 +30,22 @@ from worker.domain.idnumbers import alike, fold
 )
 def test_what_mariadb_takes_for_one_has_one_fold(one: str, other: str) -> None:
     assert one != other
+    assert fold(one) == fold(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("C2SS", "C2ẞ"),
+        ("C2A", "C2\N{SOFT HYPHEN}A"),
+        ("C2\N{GRINNING FACE}", "C2\N{REPLACEMENT CHARACTER}"),
+        ("C2O", "C2Ø"),
+        ("C2A", "C2\N{EN DASH}A"),
+    ],
+)
+def test_some_that_mariadb_keeps_apart_have_one_fold_too_since_equal_folds_are_only_a_suspicion(
+    one: str, other: str
+) -> None:
     assert fold(one) == fold(other)
 
 
