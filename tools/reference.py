@@ -19,6 +19,7 @@ from worker import telemetry
 from worker.cli.main import EXIT_CODES, cli
 from worker.domain.states import Reason
 from worker.ledger import status
+from worker.moodle.refusals import REMEDIES
 from worker.settings.root import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +30,7 @@ def pages() -> dict[Path, str]:
     """Return the text of each page, by its file."""
     writers = {
         "commands": _commands, "settings": _settings, "metrics": _metrics, "alerts": _alerts, "states": _states,
+        "refusals": _refusals,
     }  # fmt: skip
     return {FOLDER / f"{name}.md": "\n".join(lines()) + "\n" for name, lines in writers.items()}
 
@@ -124,6 +126,19 @@ def _default(default: Any, factory: Any) -> str:
 
 def _plain(value: Any) -> str:
     return str(value.value if isinstance(value, Enum) else value)
+
+
+def _refusals() -> Iterator[str]:
+    yield from ("# Refusals of a Moodle", "", "What `cohorts check` and `cohorts status` name by these codes is for a")
+    yield from ("person: the worker stops writing to that platform, and tries again every 5 minutes.", "")
+    yield from ("| code | what to do |", "| --- | --- |")
+    for code, remedy in sorted(REMEDIES.items()):
+        yield f"| `{code}` | {remedy} |"
+    yield from (
+        "",
+        "Any other code that isn't about a single member or cohort, known or not, is an outage: the worker waits",
+    )
+    yield "and tries again by itself."
 
 
 def _metrics() -> Iterator[str]:

@@ -225,8 +225,8 @@ def test_check_finds_nothing_wrong_where_all_is_well(install: Install, moodle: S
     assert {level for level, _ in found.values()} == {"ok"}
     assert found.keys() == {
         "settings", "kafka", f"kafka {installation.topic}", f"kafka {installation.dead_letters}",
-        f"kafka {installation.snapshots}", "ledger", "ecampus", "ecampus functions", "ecampus accounts",
-        "ecampus cohorts",
+        f"kafka {installation.snapshots}", "ledger", "ecampus", "ecampus functions", "ecampus fields",
+        "ecampus accounts", "ecampus cohorts",
     }  # fmt: skip
     assert [call.function for call in moodle.calls if call.writes] == []
 
@@ -265,8 +265,15 @@ def test_check_finds_an_invalid_token(install: Install, moodle: SandboxMoodle) -
     moodle.token = "another"
     level, sentence = findings(installation, code=1)["ecampus"]
     assert level == "FAILURE"
-    assert "invalidtoken; check the token" in sentence
+    assert "invalidtoken: Moodle doesn't know it" in sentence
     assert "secret-of-ecampus" not in sentence
+
+
+def test_check_finds_a_limit_of_fields_that_php_does_not_grant(install: Install, moodle: SandboxMoodle) -> None:
+    moodle.max_input_vars = 499
+    level, sentence = findings(install(), code=1)["ecampus fields"]
+    assert level == "FAILURE"
+    assert "500 fit: set platforms.ecampus.limits.fields to 500 or less" in sentence
 
 
 def test_check_finds_a_function_that_is_not_granted(install: Install, moodle: SandboxMoodle) -> None:

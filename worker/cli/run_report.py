@@ -61,6 +61,11 @@ def _owned_sentences(platform: PlatformReport, guard: GuardReport) -> Iterator[s
         f"{platform.name}: {platform.added} added, {platform.removed} removed, {platform.held} held, "
         f"{platform.parked} parked, {platform.waiting} left; {platform.strangers} unmatched members {unmatched}"
     )
+    if platform.unclean:
+        yield (
+            f"{platform.name}: {platform.unclean} members whose account Moodle doesn't return (unclean accounts): "
+            "they stay; an administrator of Moodle must mend them"
+        )
     yield f"{platform.name}: {guard_sentence(guard)}"
 
 

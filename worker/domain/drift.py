@@ -38,6 +38,8 @@ class CohortDiff:
     """Members whom we know and who were never desired there: student id and account."""
     unmatched: tuple[int, ...]
     """Accounts of members whom we can't tie to a student."""
+    unclean: tuple[int, ...] = ()
+    """Accounts of members whom Moodle doesn't show, so that nobody can tie them to anybody: they stay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,8 @@ class People:
     """Students by account; of merged numbers, the one that lives on."""
     gone: AbstractSet[int]
     """Accounts that we knew and that were deleted."""
+    unclean: AbstractSet[int] = frozenset()
+    """Accounts that exist and that Moodle doesn't show, so that nobody knows whose they are."""
 
 
 def compare(
@@ -77,7 +81,8 @@ def compare(
     return CohortDiff(
         seen=tuple(seen),
         extras=tuple((people.students[user_id], user_id) for user_id in untied if user_id in people.students),
-        unmatched=tuple(user_id for user_id in untied if user_id not in people.students),
+        unmatched=tuple(each for each in untied if each not in people.students and each not in people.unclean),
+        unclean=tuple(each for each in untied if each in people.unclean),
     )
 
 

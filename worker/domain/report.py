@@ -67,6 +67,8 @@ class CohortReport:
     parked: int = 0
     strangers: int = 0
     """Unmatched members: those whom we can't tie to a student."""
+    unclean: int = 0
+    """Members whose account Moodle doesn't return, so that nobody knows whose it is: they stay."""
     drift: Mapping[Drift, int] = field(default_factory=dict)
 
 
@@ -111,6 +113,8 @@ class PlatformReport:
     """Unmatched members."""
     strangers_removed: bool = False
     """Whether unmatched members are removed, rather than kept and reported."""
+    unclean: int = 0
+    """Members whose account Moodle doesn't return: they stay."""
     guard: GuardReport | None = None
     added: int = 0
     removed: int = 0

@@ -174,13 +174,23 @@ class Reason(StrEnum):
     """The platform's accounts are named by login, and no message has brought the student's login."""
     BAD_ACCOUNT_NAME = "bad_account_name"
     """Moodle would refuse a look-up of this name, and of every other in the same call."""
+    UNCLEAN_ACCOUNT = "unclean_account"
+    """The account exists, but Moodle refuses to return it, because of what it stored of it."""
     OBSERVE = "observe"
     """The platform is in observe mode: this is what would be done."""
     TIMEOUT = "timeout"
     """The call's outcome is unknown; it will be repeated."""
 
 
-OF_ACCOUNTS = frozenset({Reason.NO_ACCOUNT, Reason.AMBIGUOUS_ACCOUNT, Reason.NO_LOGIN, Reason.BAD_ACCOUNT_NAME})
+OF_ACCOUNTS = frozenset(
+    {
+        Reason.NO_ACCOUNT,
+        Reason.AMBIGUOUS_ACCOUNT,
+        Reason.NO_LOGIN,
+        Reason.BAD_ACCOUNT_NAME,
+        Reason.UNCLEAN_ACCOUNT,
+    }
+)
 """Reasons that end when the account, or another name of it, becomes known."""
 PARKING = OF_ACCOUNTS | {Reason.OBSERVE}
 """Reasons of gaps that wait for somebody else; a gap with any other reason is being retried."""

@@ -93,6 +93,7 @@ class Why(StrEnum):
     PLATFORM_DENIED = "platform_denied"
     NO_ACCOUNT = "no_account"
     AMBIGUOUS_ACCOUNT = "ambiguous_account"
+    UNCLEAN_ACCOUNT = "unclean_account"
     NO_LOGIN = "no_login"
     BAD_ACCOUNT_NAME = "bad_account_name"
     TIMEOUT = "timeout"

@@ -59,6 +59,7 @@ class ObservationReport:
 
     drift: defaultdict[str, Counter[Drift]] = field(default_factory=lambda: defaultdict(Counter))
     unmatched: Counter[str] = field(default_factory=Counter)
+    unclean: Counter[str] = field(default_factory=Counter)
     members: int = 0
     cohorts: int = 0
 
@@ -69,6 +70,8 @@ class ObservationReport:
         self.drift[idnumber].update([Drift.EXTRA] * len(diff.extras))
         if diff.unmatched:
             self.unmatched[idnumber] = len(diff.unmatched)
+        if diff.unclean:
+            self.unclean[idnumber] = len(diff.unclean)
 
     def note_cohorts(self, drift: Drift, idnumbers: Iterable[str]) -> None:
         """Count what happened to cohorts as a whole."""

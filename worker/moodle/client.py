@@ -6,19 +6,29 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from worker.domain.errors import MoodleReadOnly, MoodleRefusesAll, MoodleRejected, MoodleUnavailable
+import structlog
+
+from worker.domain.errors import MoodleDenied, MoodleReadOnly, MoodleRefusesAll, MoodleRejected, MoodleUnavailable
 from worker.domain.rules import AccountField, Mode
 from worker.moodle.batch_size import BatchSize
 from worker.moodle.halving import halving
-from worker.moodle.refusals import HIDDEN, UNCLEAN, WRITE_FAILED
-from worker.moodle.transport import ENVELOPE_FIELDS, Reply, Transport
+from worker.moodle.refusals import HIDDEN, LOOK_UP, TOO_MANY_FIELDS, UNCLEAN, WRITE_FAILED
+from worker.moodle.transport import ENVELOPE_FIELDS, TRUNCATION_FIELDS, Reply, Transport
+
+log = structlog.get_logger()
 
 SYSTEM_CONTEXT = 1
 """Id of Moodle's system context, which is the same on every site."""
-LOOKUP = 200
+LOOKED_UP = 200
 """Accounts looked up in one call: about 4 ms each."""
 CREATE = 100
 """Cohorts created in one call: 0.12 s measured."""
+SIGHT = 5
+"""Members on whom the right to see accounts is tried."""
+ALL_UNCLEAN = (
+    "Moodle refuses to show any account, because of what it stored of them; most often their authentication plugin "
+    "isn't installed (auth_cas left Moodle with 5.0): install it, or give the accounts another one"
+)
 _ADD_FIELDS, _REMOVE_FIELDS, _CREATE_FIELDS = 4, 2, 6
 _UNKNOWN, _ALREADY_MEMBER = "2", "3"
 """Codes of warnings: a cohort or an account that doesn't exist; somebody who is there already."""
@@ -68,6 +78,16 @@ class FoundAccounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FoundKeys:
+    """What a look-up by id found. Deleted accounts are there too, renamed by Moodle."""
+
+    keys: dict[int, str]
+    """Usernames or idnumbers by id; empty where the token may not see it."""
+    unclean: frozenset[int]
+    """Ids of accounts that Moodle can't show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The outcome of a batch: pairs that are now as asked, and refused ones with the code of the refusal."""
 
@@ -90,7 +110,7 @@ class MoodleReader:
 
     def site_info(self) -> SiteInfo:
         """Read the site's name and release, and whose the token is."""
-        info = self.transport.read("core_webservice_get_site_info")
+        info = self._read("core_webservice_get_site_info")
         return SiteInfo(
             name=info["sitename"],
             release=info["release"],
@@ -101,16 +121,16 @@ class MoodleReader:
     def cohorts(self, ids: Collection[int] | None = None) -> list[RemoteCohort]:
         """Read these cohorts (unknown ids are left out), or all of them without `ids`."""
         if ids is None:
-            return [_remote(item) for item in self.transport.read("core_cohort_get_cohorts")]
+            return [_remote(item) for item in self._read("core_cohort_get_cohorts")]
         return [
             _remote(item)
             for some in self._slices(ids, fields=1)
-            for item in self.transport.read("core_cohort_get_cohorts", cohortids=some)
+            for item in self._read("core_cohort_get_cohorts", cohortids=some)
         ]
 
     def system_cohort_ids(self) -> set[int]:
         """Read the ids of the cohorts in the system context: an update would move any other one there."""
-        found = self.transport.read(
+        found = self._read(
             "core_cohort_search_cohorts",
             query="",
             context={"contextid": SYSTEM_CONTEXT},
@@ -125,7 +145,7 @@ class MoodleReader:
         found = {
             item["cohortid"]: set(item["userids"])
             for some in self._slices(ids, fields=1)
-            for item in self.transport.read("core_cohort_get_cohort_members", cohortids=some)
+            for item in self._read("core_cohort_get_cohort_members", cohortids=some)
         }
         self._check_complete(ids, found)
         return found
@@ -133,48 +153,112 @@ class MoodleReader:
     def users(self, account_field: AccountField, keys: Collection[str]) -> FoundAccounts:
         """Read the accounts with these usernames or idnumbers.
 
-        Raises MoodleRefusesAll when Moodle refuses to show any account, or to look up any key.
+        Raises MoodleRefusesAll when Moodle refuses to look up any key, MoodleDenied when all accounts are unclean.
         """
         found: dict[str, list[int]] = {}
-        refused: dict[str, str] = {}
 
         def ask(some: Sequence[str]) -> None:
-            users = self.transport.read("core_user_get_users_by_field", field=account_field.value, values=some)
-            for user in users:
+            for user in self._read(LOOK_UP, field=account_field.value, values=some):
                 found.setdefault(str(user.get(account_field.value, "")), []).append(user["id"])
 
-        for some in self._slices(keys, fields=1, most=LOOKUP):
-            try:  # a key that Moodle finds unclean fails the call of all the others, and so does an unclean account
-                refused |= halving(some, ask)
-            except MoodleRefusesAll as error:
-                if error.code != HIDDEN or halving([_SURELY_CLEAN], ask):
-                    raise
-                refused |= halving(some, ask, of_items={HIDDEN})
-        return FoundAccounts(
-            ids={key: found[key] for key in keys if key in found},
-            unclean=frozenset(key for key, code in refused.items() if code == UNCLEAN),
-        )
+        unclean = self._look_up(keys, ask)
+        return FoundAccounts(ids={key: found[key] for key in keys if key in found}, unclean=unclean)
 
-    def account_keys(self, account_field: AccountField, user_ids: Collection[int]) -> dict[int, str]:
-        """Read the usernames or idnumbers of these accounts; deleted ones are there too, renamed by Moodle."""
-        return {
-            user["id"]: str(user.get(account_field.value, ""))
-            for some in self._slices(user_ids, fields=1, most=LOOKUP)
-            for user in self.transport.read("core_user_get_users_by_field", field="id", values=some)
-        }
+    def account_keys(self, account_field: AccountField, user_ids: Collection[int]) -> FoundKeys:
+        """Read the usernames or idnumbers of these accounts. Raises MoodleDenied when all of them are unclean."""
+        keys: dict[int, str] = {}
+
+        def ask(some: Sequence[int]) -> None:
+            for user in self._read(LOOK_UP, field="id", values=some):
+                keys[user["id"]] = str(user.get(account_field.value, ""))
+
+        unclean = self._look_up(user_ids, ask)
+        return FoundKeys(keys=keys, unclean=unclean)
 
     def sees_people(self) -> bool | None:
         """Return whether the token may see accounts; None when no cohort has a member to try it on.
 
-        Without `moodle/user:viewdetails` and `moodle/user:viewalldetails` every look-up finds nobody.
+        Without `moodle/user:viewdetails` and `moodle/user:viewalldetails` every look-up finds nobody. Several members
+        are tried: some may be unclean, which Moodle only says of those whom it would show.
         """
-        ids = [cohort.id for cohort in self.cohorts()]
-        for some in self._slices(ids, fields=1, most=50):
-            for user_ids in self.members(some).values():
-                for user_id in user_ids:
-                    found = self.transport.read("core_user_get_users_by_field", field="id", values=[user_id])
-                    return any("username" in user for user in found)  # hidden without viewalldetails
-        return None
+        members = self._some_members()
+        if not members:
+            return None
+        found = self.account_keys(AccountField.USERNAME, members)
+        return bool(found.unclean) or any(found.keys.values())  # usernames are hidden without viewalldetails
+
+    def fitting_fields(self) -> int:
+        """Return the most fields, up to the platform's limit, of a form that PHP doesn't cut.
+
+        It is tried by reading cohorts that don't exist. No limit below TRUNCATION_FIELDS is found.
+        """
+        fitting, cut = TRUNCATION_FIELDS, self.transport.limits.fields + 1
+        self.transport.read("core_cohort_get_cohorts", cohortids=[0])  # whatever else is wrong is raised here
+        if cut <= fitting or self._fits(cut - 1):
+            return cut - 1
+        while cut - fitting > 1:
+            middle = (fitting + cut) // 2
+            if self._fits(middle):
+                fitting = middle
+            else:
+                cut = middle
+        return fitting
+
+    def _fits(self, fields: int) -> bool:
+        try:
+            self.transport.read("core_cohort_get_cohorts", cohortids=[0] * (fields - ENVELOPE_FIELDS))
+        except MoodleRejected:
+            return False
+        return True
+
+    def _read(self, function: str, **arguments: Any) -> Any:  # noqa: ANN401 - any JSON
+        with self._learning_fields():
+            return self.transport.read(function, **arguments)
+
+    @contextmanager
+    def _learning_fields(self) -> Iterator[None]:
+        """Surround a call: when PHP cuts its form, all later ones have only as many fields as fit."""
+        try:
+            yield
+        except MoodleRejected as error:
+            if error.code == TOO_MANY_FIELDS and self.transport.fields == self.transport.limits.fields:
+                self.transport.fields = self.fitting_fields()
+                log.warning(
+                    "PHP cuts forms: lower limits.fields, or raise max_input_vars on Moodle",
+                    platform=self.platform, fields=self.transport.limits.fields, fitting=self.transport.fields,
+                )  # fmt: skip
+            raise
+
+    def _look_up(self, keys: Collection[Item], ask: Callable[[Sequence[Item]], None]) -> frozenset[Item]:
+        """Look keys up in slices, and return those of unclean accounts: one key, or account, fails a call for all."""
+        unclean: set[Item] = set()
+        for some in self._slices(keys, fields=1, most=LOOKED_UP):
+            try:
+                refused = halving(some, ask)
+            except MoodleRefusesAll as error:
+                if error.code == UNCLEAN:
+                    raise MoodleDenied("unclean_accounts", f"{self.platform}: {ALL_UNCLEAN}") from None
+                if error.code != HIDDEN or self._refuses_any_key():
+                    raise
+                refused = halving(some, ask, of_items={HIDDEN})
+            unclean.update(key for key, code in refused.items() if code == UNCLEAN)
+        return frozenset(unclean)
+
+    def _refuses_any_key(self) -> bool:
+        try:
+            self._read(LOOK_UP, field=AccountField.IDNUMBER.value, values=[_SURELY_CLEAN])
+        except MoodleRejected:
+            return True
+        return False
+
+    def _some_members(self) -> list[int]:
+        """Return up to SIGHT accounts that are members of cohorts."""
+        found: set[int] = set()
+        for some in self._slices([cohort.id for cohort in self.cohorts()], fields=1, most=50):
+            found.update(*self.members(some).values())
+            if len(found) >= SIGHT:
+                break
+        return sorted(found)[:SIGHT]
 
     def _check_complete(self, requested: Collection[object], returned: Collection[object]) -> None:
         """Raise MoodleUnavailable unless the response holds what was asked for, and nothing else."""
@@ -189,7 +273,7 @@ class MoodleReader:
             yield ordered[start : start + size]
 
     def _capacity(self, fields: int, most: int | None = None) -> int:
-        fitting = max(1, (self.transport.limits.fields - ENVELOPE_FIELDS) // fields)
+        fitting = max(1, (self.transport.fields - ENVELOPE_FIELDS) // fields)
         return fitting if most is None else min(fitting, most)
 
 
@@ -206,8 +290,8 @@ class MoodleWriter(MoodleReader):
         self._instance = instance
         self.before: Callable[[], None] = lambda: None
         seconds = transport.limits.batch_seconds
-        self.additions = BatchSize(seconds=seconds, most=self._capacity(_ADD_FIELDS))
-        self.removals = BatchSize(seconds=seconds, most=self._capacity(_REMOVE_FIELDS))
+        self.additions = BatchSize(seconds=seconds, most=lambda: self._capacity(_ADD_FIELDS))
+        self.removals = BatchSize(seconds=seconds, most=lambda: self._capacity(_REMOVE_FIELDS))
 
     def checking(self, before: Callable[[], None]) -> "MoodleWriter":
         """Return a copy that calls `before` before each call is sent, and shares the batch sizes of this writer."""
@@ -353,7 +437,8 @@ class MoodleWriter(MoodleReader):
         return Outcome(done=frozenset(pairs) - refused.keys(), refused=refused)
 
     def _write(self, function: str, **arguments: Any) -> Reply:  # noqa: ANN401 - any argument of a call
-        return self.transport.write(function, arguments, before=self.before)
+        with self._learning_fields():
+            return self.transport.write(function, arguments, before=self.before)
 
     def _absent(self, pairs: Iterable[Pair]) -> dict[Pair, str]:
         """Return the pairs that aren't memberships, each with what is missing as the code of a refusal."""

@@ -33,7 +33,7 @@ _OF_ITEMS = frozenset({"invalidparameter", "invalidrecord", "invaliduser", "inva
 
 _ADDRESS = "the platform's url must be the site's wwwroot, with its scheme and path"
 _ACCOUNT = "the service account "
-_REMEDIES: Mapping[str, str] = {
+REMEDIES: Mapping[str, str] = {
     "invalidtoken": "Moodle doesn't know it: check the token in the settings; if it was withdrawn or has expired, "
     "create one for the service account",
     "invalidtimedtoken": "the token is one of a session that has ended; create a permanent one for the service account",
@@ -84,8 +84,8 @@ _REASONS: Mapping[str, str] = {
 def remedy(code: str) -> str | None:
     """Return what a person must do about a refusal, or None when it isn't known to be for a person."""
     if code.startswith("wsaccessuser"):
-        return _REMEDIES.get(code, _ACCOUNT + "is stopped; look at it on Moodle")
-    return _REMEDIES.get(code)
+        return REMEDIES.get(code, _ACCOUNT + "is stopped; look at it on Moodle")
+    return REMEDIES.get(code)
 
 
 def refusal(where: str, function: str, code: str) -> MoodleError:

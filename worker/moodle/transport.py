@@ -25,6 +25,8 @@ ENVELOPE_FIELDS = 4
 """Fields of every call besides its arguments: function, format, raw texts, token."""
 TRUNCATION_FIELDS = 100
 """An XML response to a call with fewer fields than this can't come from PHP's `max_input_vars`."""
+CUT_TOKEN = "invalidtoken"  # noqa: S105 - an errorcode
+"""What Moodle answers to a form of which only the token was cut: it is the last field."""
 RESPONSE_BYTES = 32 * 1024 * 1024
 """The longest response that is read, once unpacked: ten times what 400,000 members, or 10,000 cohorts, take."""
 
@@ -82,6 +84,8 @@ class Transport:
     ) -> None:
         self.platform = platform
         self.limits = limits
+        self.fields = limits.fields
+        """The most fields of a form: fewer than `limits` says once PHP was seen to cut one."""
         self._token = token
         self._url = f"{url.rstrip('/')}/{SERVICE}"
         self._http = httpx.Client(
@@ -223,7 +227,7 @@ class Transport:
             code, what = _not_json(text)
             raise MoodleUnavailable(code, f"{where}: {what}", unknown=True) from None
         if isinstance(content, dict) and content.keys() & _ERROR_KEYS:
-            raise self._refusal(where, function, content)
+            raise self._refusal(where, function, content, fields)
         try:
             if function in FORMS:
                 FORMS[function].validate_python(content)
@@ -231,9 +235,11 @@ class Transport:
             raise MoodleUnavailable("not-moodle", f"{where}: unexpected JSON response", unknown=True) from None
         return content
 
-    def _refusal(self, where: str, function: str, content: dict[str, Any]) -> MoodleError:
+    def _refusal(self, where: str, function: str, content: dict[str, Any], fields: int) -> MoodleError:
         # Moodle's own sentence is translated and may name people: only the code is reported.
         code = self._errorcode(content)
+        if code == CUT_TOKEN and fields >= TRUNCATION_FIELDS:
+            return _cut(where, fields)
         error = refusal(where, function, code)
         if "exception" in content or isinstance(error, MoodleDenied):
             return error
@@ -295,11 +301,13 @@ def _ends_in_json(text: bytes) -> bool:
 
 def _xml(where: str, fields: int) -> MoodleError:
     if fields >= TRUNCATION_FIELDS:
-        return MoodleRejected(
-            TOO_MANY_FIELDS,
-            f"{where}: PHP cut a form of {fields} fields; lower limits.fields or raise max_input_vars",
-        )
+        return _cut(where, fields)
     return MoodleUnavailable("xml", f"{where}: an XML response, although JSON was asked for")
+
+
+def _cut(where: str, fields: int) -> MoodleRejected:
+    sentence = f"{where}: PHP cut a form of {fields} fields; lower limits.fields or raise max_input_vars"
+    return MoodleRejected(TOO_MANY_FIELDS, sentence)
 
 
 def _retry_after(response: httpx.Response) -> float | None:

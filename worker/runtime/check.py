@@ -134,7 +134,7 @@ def _platform(name: str, platform: PlatformSettings) -> Iterator[CheckResult]:
     try:
         yield from _moodle(name, platform, MoodleReader(connection))
     except MoodleError as error:
-        yield CheckResult(level=Level.FAILURE, subject=name, sentence=str(error))
+        yield CheckResult(level=Level.FAILURE, subject=name, sentence=str(error).removeprefix(f"{name}: "))
     finally:
         connection.close()
 
@@ -158,8 +158,21 @@ def _moodle(name: str, platform: PlatformSettings, reader: MoodleReader) -> Iter
     else:
         sentence = f"all {len(needed)} that are needed are granted"
         yield CheckResult(level=Level.OK, subject=f"{name} functions", sentence=sentence)
+    yield _fields(name, reader)
     yield _accounts(name, reader)
     yield from _idnumbers(name, reader)
+
+
+def _fields(name: str, reader: MoodleReader) -> CheckResult:
+    subject, limit = f"{name} fields", reader.transport.limits.fields
+    fitting = reader.fitting_fields()
+    if fitting == limit:
+        return CheckResult(level=Level.OK, subject=subject, sentence=f"a form of {limit} fields arrives whole")
+    sentence = (
+        f"PHP cuts a form of {limit} fields, {fitting} fit: set platforms.{name}.limits.fields to {fitting} or less, "
+        "or raise max_input_vars on Moodle"
+    )
+    return CheckResult(level=Level.FAILURE, subject=subject, sentence=sentence)
 
 
 def _accounts(name: str, reader: MoodleReader) -> CheckResult:

@@ -18,11 +18,13 @@ class LookUp:
     """Ids of the accounts that alone have their key, by key."""
     ambiguous: frozenset[str]
     """Keys of several accounts."""
+    unclean: frozenset[str]
+    """Keys of unclean accounts, whose ids Moodle doesn't return."""
 
     @property
     def is_empty(self) -> bool:
         """Whether no key has any account."""
-        return not (self.accounts or self.ambiguous)
+        return not (self.accounts or self.ambiguous or self.unclean)
 
 
 def keys_of(platform: PlatformPolicy, students: Iterable[tuple[str, str | None]]) -> dict[str, str | None]:
@@ -36,10 +38,11 @@ def keys_of(platform: PlatformPolicy, students: Iterable[tuple[str, str | None]]
 def look_up(reader: MoodleReader, field: AccountField, keys: Collection[str | None]) -> LookUp:
     """Ask Moodle for the accounts with these keys; those that it would refuse, and None, aren't asked for."""
     asked = sorted(key for key in keys if key is not None and can_be_asked(field, key))
-    found = reader.users(field, asked).ids
+    found = reader.users(field, asked)
     return LookUp(
-        accounts={key: ids[0] for key, ids in found.items() if len(ids) == 1},
-        ambiguous=frozenset(key for key, ids in found.items() if len(ids) > 1),
+        accounts={key: ids[0] for key, ids in found.ids.items() if len(ids) == 1},
+        ambiguous=frozenset(key for key, ids in found.ids.items() if len(ids) > 1),
+        unclean=found.unclean,
     )
 
 
@@ -65,8 +68,8 @@ def identify(
     present = set().union(*members.values())
     unmatched = present - set(accounts.values()) - set(found.values())
     missing = observer.left() - present
-    keys = reader.account_keys(field, sorted(unmatched | missing))
-    found |= {key: user_id for user_id, key in keys.items() if key and user_id in unmatched}
+    shown = reader.account_keys(field, sorted(unmatched | missing))
+    found |= {key: user_id for user_id, key in shown.keys.items() if key and user_id in unmatched}
     observer.accounts.remember(found, now)
     accounts |= found
     pairs = [(student, accounts[key]) for key, student in observer.students().items() if key in accounts]
@@ -74,5 +77,6 @@ def identify(
         accounts=dict(pairs),
         students={user_id: student for student, user_id in pairs},
         # Asked by its number, Moodle returns a deleted account too, under another name.
-        gone={user_id for user_id in missing if accounts.get(keys.get(user_id, "")) != user_id},
+        gone={user_id for user_id in missing - shown.unclean if accounts.get(shown.keys.get(user_id, "")) != user_id},
+        unclean=unmatched & shown.unclean,
     )

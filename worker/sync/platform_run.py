@@ -154,7 +154,7 @@ class PlatformRun:
         )  # fmt: skip
         total = {
             what: sum(getattr(each, what) for each in details)
-            for what in ("added", "removed", "waiting", "held", "parked", "strangers")
+            for what in ("added", "removed", "waiting", "held", "parked", "strangers", "unclean")
         }
         return replace(
             report,
@@ -186,13 +186,14 @@ def _details(
     """Report the cohorts to which something happened, or has yet to."""
     planned = {cohort.idnumber: cohort for cohort in plan.cohorts if cohort.state not in BLOCKED}
     drift = {idnumber: counts for idnumber, counts in found.drift.items() if counts.total()}
-    for idnumber in sorted({*planned, *drift, *found.unmatched, *applied}):
+    for idnumber in sorted({*planned, *drift, *found.unmatched, *found.unclean, *applied}):
         done = Counter(applied.get(idnumber, {}))
         report = CohortReport(
             idnumber=idnumber,
             added=done[Action.ADD],
             removed=done[Action.REMOVE],
             strangers=found.unmatched[idnumber],
+            unclean=found.unclean[idnumber],
             drift=dict(drift.get(idnumber, {})),
         )
         yield _with_plan(report, planned[idnumber]) if idnumber in planned else report

@@ -235,6 +235,13 @@ SITUATIONS = [
         english="Several Moodle accounts have the same username, 29900001: the administrator of ecampus must",
     ),
     Situation(
+        name="an account that Moodle refuses to return",
+        setup=parked_on("ecampus", Reason.UNCLEAN_ACCOUNT),
+        answer=(Why.TO_ADD, *LEADS_THERE, Why.SEEN_ABSENT, Why.UNCLEAN_ACCOUNT, Why.COHORT_TO_CREATE, *PARKED),
+        french="le compte dont le nom d'utilisateur est 29900001 existe, mais Moodle refuse de le montrer",
+        english="The account on ecampus whose username is 29900001 exists, but Moodle refuses to return it",
+    ),
+    Situation(
         name="a name that no account can have",
         setup=parked_on("ecampus", Reason.BAD_ACCOUNT_NAME),
         answer=(Why.TO_ADD, *LEADS_THERE, Why.SEEN_ABSENT, Why.BAD_ACCOUNT_NAME, Why.COHORT_TO_CREATE, *PARKED),
@@ -261,8 +268,8 @@ SITUATIONS = [
         name="an addition that timed out",
         setup=parked_on("ecampus", Reason.TIMEOUT, observed=None),
         answer=(Why.ADDING_UNCERTAIN, *LEADS_THERE, Why.TIMEOUT, Why.COHORT_TO_CREATE, *PARKED),
-        french="Moodle n'a pas répondu à temps : on ne sait pas si la demande a abouti ; elle sera répétée.",
-        english="Moodle didn't answer in time: whether the request succeeded is unknown; it will be repeated.",
+        french="On ne sait pas si la dernière demande à Moodle a abouti, faute de réponse utilisable",
+        english="Whether the last request to Moodle succeeded is unknown, for want of a usable answer",
     ),
     Situation(
         name="a removal that timed out",

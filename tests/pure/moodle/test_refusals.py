@@ -3,9 +3,9 @@
 import pytest
 
 from worker.domain.errors import MoodleDenied, MoodleRejected, MoodleUnavailable
-from worker.moodle.client import MoodleReader, MoodleWriter
 from worker.moodle.refusals import refusal
 from worker.moodle.responses import FORMS
+from worker.runtime.check import READING, WRITING
 
 ADD, REMOVE, CREATE = (
     "core_cohort_add_cohort_members",
@@ -93,20 +93,4 @@ def test_an_answer_that_moodle_refuses_to_show_may_stand_for_what_was_done() -> 
 
 
 def test_the_answer_of_every_function_that_is_called_has_a_form() -> None:
-    called = {
-        constant
-        for owner in (MoodleReader, MoodleWriter)
-        for method in vars(owner).values()
-        if callable(method)
-        for constant in _constants(method.__code__)
-        if constant.startswith("core_")
-    }
-    assert called
-    assert called == FORMS.keys()
-
-
-def _constants(code: object) -> set[str]:
-    found: set[str] = set()
-    for constant in getattr(code, "co_consts", ()):
-        found |= {constant} if isinstance(constant, str) else _constants(constant)
-    return found
+    assert {*READING, *WRITING} == FORMS.keys()

@@ -634,14 +634,14 @@ def test_waiting_for_a_turn_is_not_taken_for_slowness(moodle: SandboxMoodle, con
 def test_the_size_of_a_batch_aims_at_calls_of_five_seconds(
     size_before: int, items: int, seconds: float, size_after: int
 ) -> None:
-    pace = BatchSize(seconds=5.0, most=224)
+    pace = BatchSize(seconds=5.0, most=lambda: 224)
     pace._size = size_before
     pace.took(items, seconds)
     assert pace.size == size_after
 
 
 def test_a_batch_size_never_falls_below_one() -> None:
-    pace = BatchSize(seconds=5.0, most=224)
+    pace = BatchSize(seconds=5.0, most=lambda: 224)
     for _ in range(10):
         pace.gave_up()
     assert pace.size == 1

@@ -36,7 +36,7 @@ from tests.support.world import (
     queue_around,
 )
 from worker.domain.changes import EtapeChange
-from worker.domain.errors import MoodleUnavailable
+from worker.domain.errors import MoodleRejected, MoodleUnavailable
 from worker.domain.guard import Guard, GuardLimits
 from worker.domain.rules import AccountField, Mode
 from worker.domain.states import CohortState, PlatformState
@@ -432,7 +432,14 @@ def test_a_cohort_that_moodle_refuses_holds_up_no_other(world: World) -> None:
     world.describe("L1ADPU", "n")
     world.enrol("s1", "L1ADPU")
     world.enrol("s2", "L1DROI")
-    with world.faults(CREATE, Fault.WRITE_REFUSED):
+
+    @contextmanager
+    def refusing(called: str) -> Iterator[None]:
+        if called == CREATE:
+            raise MoodleRejected("invalidparameter", "refused")
+        yield
+
+    with world.around(refusing):
         world.a_minute_later()
         assert world.members() == {"L1DROI": {"s1", "s2"}}
     world.days_later(1)

@@ -27,12 +27,20 @@ class Fault(StrEnum):
     REDIRECTED = "redirected"  # to `moodle.elsewhere`
     INVALID_TOKEN = "invalid_token"  # noqa: S105 # not a password: the name of the recorded case
     NOT_GRANTED = "not_granted"
-    WRITE_REFUSED = "write_refused"  # dmlwriteexception, nothing was applied
+    ACCOUNT_SUSPENDED = "account_suspended"  # that of the service
+    READ_REFUSED = "read_refused"  # dmlreadexception
+    WRITE_REFUSED = (
+        "write_refused"  # dmlwriteexception, nothing was applied; a database that is read only says so to all
+    )
+    RATE_LIMITED = "rate_limited"  # an object of a proxy's, in place of an answer
+    FIREWALL = "firewall"  # 403 and a page
     APPLIED_THEN_502 = "applied_then_502"  # PHP died after the commit
     APPLIED_THEN_CLOSED = "applied_then_closed"  # the connection closes in the middle of the response
     APPLIED_THEN_LATE = "applied_then_late"  # the response comes after `moodle.late` seconds
     APPLIED_THEN_EMPTY = "applied_then_empty"  # 200 without a body
     APPLIED_THEN_STRANGE = "applied_then_strange"  # unexpected JSON
+    APPLIED_THEN_PRINTED = "applied_then_printed"  # a notice of PHP's comes before the response
+    APPLIED_THEN_MARKED = "applied_then_marked"  # a byte-order mark comes before the response
     APPLIED_THEN_DRIPPED = "applied_then_dripped"  # the response comes byte by byte, one every `moodle.drip` seconds
 
 
@@ -41,8 +49,16 @@ ERRORS = {  # faults that Moodle itself reports, after which nothing is applied
     Fault.MAINTENANCE_SETTING: "sitemaintenance",
     Fault.INVALID_TOKEN: "invalidtoken",
     Fault.NOT_GRANTED: "accessexception",
+    Fault.ACCOUNT_SUSPENDED: "wsaccessusersuspended",
+    Fault.READ_REFUSED: "dmlreadexception",
     Fault.WRITE_REFUSED: "dmlwriteexception",
 }
+NOTICE = (
+    "<br />\n<b>Notice</b>:  Undefined variable: foo in <b>/var/www/moodle/local/x/classes/observer.php</b> "
+    "on line <b>12</b><br />\n"
+)
+"""What PHP prints for a plugin's fault when Moodle's debugdisplay is on."""
+MARK = "\ufeff"
 
 
 def bad_gateway() -> Response:
@@ -64,6 +80,10 @@ def page_of(fault: Fault | None, site_name: str, elsewhere: str) -> Response | N
             return Response(page, 503, {"content-type": HTML, "retry-after": "300"})
         case Fault.WEBSERVICES_DISABLED:
             return Response("", 403, {"content-type": HTML})
+        case Fault.FIREWALL:
+            return Response("<html>Attention Required! WAF</html>", 403, {"content-type": "text/html"})
+        case Fault.RATE_LIMITED:
+            return Response('{"error":"Rate limit exceeded","errorcode":"ratelimit"}', media_type="application/json")
         case Fault.PHP_DOWN:
             return bad_gateway()
         case Fault.TOO_MANY_CALLS:

@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from worker.sandbox.moodle.cost import MEASURED, Cost
 from worker.sandbox.moodle.functions import FUNCTIONS
-from worker.sandbox.moodle.http import ERRORS, Fault, bad_gateway, failure, page_of, read_form, success
+from worker.sandbox.moodle.http import ERRORS, MARK, NOTICE, Fault, bad_gateway, failure, page_of, read_form, success
 from worker.sandbox.moodle.session import Session, WebServiceError
 from worker.sandbox.moodle.site import CohortRow, Site, User
 
@@ -206,7 +206,7 @@ class SandboxMoodle(Site):
                 call.ended = time.monotonic()
         return await self._after_fault(response, fault)
 
-    async def _after_fault(self, response: Response, fault: Fault | None) -> Response | None:
+    async def _after_fault(self, response: Response, fault: Fault | None) -> Response | None:  # noqa: PLR0911 - one each
         """Return the response of an applied call as the fault lets it arrive; None when it is to be lost."""
         match fault:
             case Fault.APPLIED_THEN_502:
@@ -217,6 +217,10 @@ class SandboxMoodle(Site):
                 return Response("", media_type="application/json")
             case Fault.APPLIED_THEN_STRANGE:
                 return Response('{"status":"success"}', media_type="application/json")
+            case Fault.APPLIED_THEN_PRINTED:
+                return _after(NOTICE, response)
+            case Fault.APPLIED_THEN_MARKED:
+                return _after(MARK, response)
             case Fault.APPLIED_THEN_DRIPPED:
                 return StreamingResponse(self._dripping(bytes(response.body)), media_type=response.media_type)
             case Fault.APPLIED_THEN_LATE:
@@ -286,6 +290,11 @@ class SandboxMoodle(Site):
         if name not in self.granted:
             raise WebServiceError("accessexception")
         return name
+
+
+def _after(printed: str, response: Response) -> Response:
+    """Return a response with something before it."""
+    return Response(printed.encode() + bytes(response.body), media_type=response.media_type)
 
 
 async def _send_half(send: Send) -> None:

@@ -29,6 +29,7 @@ ERRORS = {  # errorcode: class of the exception, sentence; as recorded, or from 
             " have been correctly specified in config.php</p>"
         ),
     ),
+    "dmlreadexception": ("dml_read_exception", "Error reading from database"),
     "dmlwriteexception": ("dml_write_exception", "Error writing to database"),
     "Error": ("moodle_exception", "cohort/Error"),
     "invalidparameter": ("invalid_parameter_exception", "Invalid parameter value detected"),
@@ -36,12 +37,14 @@ ERRORS = {  # errorcode: class of the exception, sentence; as recorded, or from 
         "dml_missing_record_exception",
         "Can't find data record in database table {}.",
     ),
+    "invalidresponse": ("invalid_response_exception", "Invalid response value detected"),
     "invalidtoken": ("moodle_exception", "Invalid token - token not found"),
     "invaliduser": ("dml_missing_record_exception", "Invalid user"),
     "nopermissions": (
         "required_capability_exception",
         "Sorry, but you do not currently have permissions to do that ({}).",
     ),
+    "wsaccessusersuspended": ("moodle_exception", "Refused web service access for suspended username: {}"),
     "sitemaintenance": (
         "moodle_exception",
         "The site is undergoing maintenance and is currently not available",
@@ -130,6 +133,17 @@ _INTEGER = matching(r"0|-?[1-9][0-9]{0,17}")
 _BOOLEAN = matching("[01]")
 word = matching("[A-Za-z0-9_-]*")
 login = matching("[-.@_a-z0-9]*")
+
+
+def is_login(value: str) -> bool:
+    """Whether Moodle would accept this as a username."""
+    try:
+        login(value)
+    except WebServiceError:
+        return False
+    return True
+
+
 email = matching(r"[^@\s]+@[^@\s]+")
 
 

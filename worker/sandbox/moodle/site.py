@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Any
 
 SYSTEM_CONTEXT = 1
 CATEGORY_CONTEXTS = 1000  # a category's context id in the sandbox is its id plus this
@@ -72,6 +73,7 @@ class Site:
         self.version = "2023100900"
         self.escapes_names = False  # Moodle 5 does: `&` comes back as `&amp;` unless moodlewssettingraw=1
         self.capabilities = set(CAPABILITIES)
+        self.auth_plugins = {"manual", "cas", "ldap", "shibboleth", "oauth2"}  # those that are installed
         self.granted: set[str] = set()  # the functions of the token's service
         self.users: dict[int, User] = {}
         self.user_ids: dict[str, int] = {}
@@ -111,6 +113,11 @@ class Site:
         """Suspend an account; it can still be added to cohorts (recorded)."""
         with self.lock:
             self.put_user(replace(self.users[user_id], suspended=True))
+
+    def change_user(self, user_id: int, **values: Any) -> None:  # noqa: ANN401 - columns
+        """Change any column of an account, unchecked, as an upgrade, a script or a directory's synchronisation does."""
+        with self.lock:
+            self.put_user(replace(self.users[user_id], **values))
 
     def delete_user(self, user_id: int, *, at: float | None = None) -> None:
         """Delete an account as Moodle does: its row is renamed (recorded), its memberships are deleted."""
@@ -202,6 +209,9 @@ class Site:
 
     def put_user(self, user: User) -> None:
         """Insert or replace a row; the table stays in the order of ids."""
+        former = self.users.get(user.id)
+        if former is not None and self.user_ids.get(former.username) == user.id:
+            del self.user_ids[former.username]
         self.users[user.id] = user
         self.user_ids[user.username] = user.id
 

@@ -38,7 +38,7 @@ class AccountResolver:
         accounts = self._context.queue.accounts.of(askable)
         looked_up = self._look_up(askable - accounts.keys(), keys)
         accounts |= looked_up.accounts
-        self._park([gap for gap in students if keys[gap.student_id] not in accounts], keys, looked_up.ambiguous)
+        self._park([gap for gap in students if keys[gap.student_id] not in accounts], keys, looked_up)
         return by_student(keys, accounts) | unmatched
 
     def staying(self, gaps: Iterable[Gap]) -> Iterator[tuple[int, int]]:
@@ -62,7 +62,7 @@ class AccountResolver:
         """Look up the keys that aren't remembered; memberships that waited for an account that is found are retried."""
         context = self._context
         if not unknown:
-            return LookUp(accounts={}, ambiguous=frozenset())
+            return LookUp(accounts={}, ambiguous=frozenset(), unclean=frozenset())
         found = look_up(context.reader, context.platform.account_field, unknown)
         self._check_sight(found)
         now = context.clock()
@@ -82,14 +82,14 @@ class AccountResolver:
             )
         self._trusted_until = now + SIGHT_SECONDS
 
-    def _park(self, gaps: Sequence[Gap], keys: Mapping[str, str | None], ambiguous: Collection[str]) -> None:
+    def _park(self, gaps: Sequence[Gap], keys: Mapping[str, str | None], looked_up: LookUp) -> None:
         if not gaps:
             return
         now = self._context.clock()
         parked = [
             Parked(
                 gap=gap,
-                reason=self._reason(keys[gap.student_id], ambiguous),
+                reason=self._reason(keys[gap.student_id], looked_up),
                 retry_at=now + self._context.backoff.after(gap.attempts),
                 observed=None if gap.user_id is not None else False,  # it may have been given to an earlier account
             )
@@ -99,12 +99,14 @@ class AccountResolver:
         for reason, members in sorted(Counter(item.reason for item in parked).items()):
             self._context.log.info("members parked", reason=reason, members=members)
 
-    def _reason(self, key: str | None, ambiguous: Collection[str]) -> Reason:
+    def _reason(self, key: str | None, looked_up: LookUp) -> Reason:
         if key is None:
             return Reason.NO_LOGIN
         if not self._can_be_asked(key):
             return Reason.BAD_ACCOUNT_NAME
-        return Reason.AMBIGUOUS_ACCOUNT if key in ambiguous else Reason.NO_ACCOUNT
+        if key in looked_up.unclean:
+            return Reason.UNCLEAN_ACCOUNT
+        return Reason.AMBIGUOUS_ACCOUNT if key in looked_up.ambiguous else Reason.NO_ACCOUNT
 
     def _can_be_asked(self, key: str) -> bool:
         return can_be_asked(self._context.platform.account_field, key)
