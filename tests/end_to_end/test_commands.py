@@ -276,6 +276,27 @@ def test_check_finds_a_limit_of_fields_that_php_does_not_grant(install: Install,
     assert "500 fit: set platforms.ecampus.limits.fields to 500 or less" in sentence
 
 
+@pytest.mark.parametrize(
+    ("fault", "advice"),
+    [
+        (Fault.ACCOUNT_SUSPENDED, "activate it on Moodle"),
+        (Fault.POLICY_NOT_AGREED, "sign in as it once and agree"),
+        (Fault.FIREWALL, "let it pass"),
+        (Fault.WRITE_REFUSED, "can't write to its database"),
+        (Fault.APPLIED_THEN_PRINTED, "switch debugdisplay off"),
+    ],
+)
+def test_check_says_what_to_do_about_a_refusal_and_names_the_platform_once(
+    install: Install, moodle: SandboxMoodle, fault: Fault, advice: str
+) -> None:
+    installation = install()
+    moodle.fault = fault
+    failures = [line for line in lines_of(installation, "check", code=1) if line.startswith("FAILURE ecampus")]
+    (line,) = failures
+    assert advice in line
+    assert line.count("ecampus") == 1
+
+
 def test_check_finds_a_function_that_is_not_granted(install: Install, moodle: SandboxMoodle) -> None:
     installation = install()
     moodle.granted.remove("core_cohort_delete_cohort_members")

@@ -159,7 +159,12 @@ class MoodleUnavailable(MoodleError):
 
 
 class MoodleRefusesAll(MoodleUnavailable):
-    """Items of a batch are refused with one code, even alone, and none is accepted: it is about the call."""
+    """Items of a batch are refused with one code, even alone, and none is accepted: it is about the call.
+
+    `cohort_ids` are the ledger's ids of the cohorts that it would have changed, for whoever knows them.
+    """
+
+    cohort_ids: frozenset[int] = frozenset()
 
 
 class MoodleRejected(MoodleError):

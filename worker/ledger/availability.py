@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from worker.domain.instants import Instant
 from worker.domain.states import PlatformState
+from worker.ledger import gaps
 from worker.ledger.database import Ledger, upsert
 from worker.ledger.schema import platform
 
@@ -24,12 +25,20 @@ class Availability:
         return bool((connection.scalar(paused) or 0.0) <= now)
 
     def answered(self, now: Instant) -> None:
-        """Write that the platform answers."""
+        """Write that the platform answers. What it refused before is tried again: it may have been its own fault."""
         with self._ledger.read() as connection:
             known = connection.execute(self._row()).first()
         if known is None or known.state != PlatformState.UP:  # so that a run writes nothing as long as all is well
             with self._ledger.write() as connection:
                 self._write(connection, state=PlatformState.UP.value, since=now)
+                gaps.retry_refused(connection, self._platform, now)
+
+    def end_pause(self, now: Instant) -> None:
+        """Hand out the platform's work again, with what it refused before; its state is what the next call shows."""
+        with self._ledger.write() as connection:
+            paused = sa.update(platform).where(platform.c.name == self._platform, platform.c.next_attempt_at > now)
+            connection.execute(paused.values(next_attempt_at=now))
+            gaps.retry_refused(connection, self._platform, now)
 
     def failed(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from worker.domain.instants import Instant
-from worker.domain.states import OF_ACCOUNTS, Cause, CohortState
+from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Reason
 from worker.ledger.database import among
 from worker.ledger.schema import cohort, gap, in_cohort, membership
 
@@ -56,6 +56,16 @@ def retry(connection: sa.Connection, students: Sequence[str], platforms: Collect
             awaits_account(platforms), among(connection, membership.c.student_id, students)
         )
         connection.execute(parked.values(next_attempt_at=at))
+
+
+def retry_refused(connection: sa.Connection, platform: str, at: Instant) -> None:
+    """Retry at that instant what the platform refused with a code of its own, members and cohorts."""
+    codes = membership.c.reason.not_in([reason.value for reason in Reason])  # none of ours; null is no match
+    ours = in_cohort(cohort.c.platform == platform)
+    refused = sa.update(membership).where(gap, codes, membership.c.next_attempt_at > at, ours)
+    connection.execute(refused.values(next_attempt_at=at))
+    waiting = sa.and_(cohort.c.platform == platform, cohort.c.attempts > 0, cohort.c.next_attempt_at > at)
+    connection.execute(sa.update(cohort).where(waiting).values(next_attempt_at=at))
 
 
 def vanish(

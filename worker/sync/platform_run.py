@@ -14,6 +14,7 @@ from worker.domain.report import CohortReport, ForeignChange, PlatformReport
 from worker.domain.rules import Mode, PlatformPolicy
 from worker.domain.states import BLOCKED, Action
 from worker.ledger import Ledger, observations, proposals, runs
+from worker.ledger.availability import Availability
 from worker.ledger.observations import ObservationReport, Observer
 from worker.ledger.proposals import PlannedCohort, PlannedPlatform
 from worker.moodle import MoodleReader, RemoteCohort
@@ -124,7 +125,9 @@ class PlatformRun:
         seen = observations.PlatformReading(
             at=reading.at, ours=ours, cohorts=cohorts, members=members_of_ours, people=people
         )
-        return Observation(fingerprints=foreign, found=self._observer.write(seen, self._clock()))
+        found = self._observer.write(seen, self._clock())
+        Availability(self._ledger, self.policy.name).end_pause(self._clock())
+        return Observation(fingerprints=foreign, found=found)
 
     def _foreign_changes(
         self, reader: MoodleReader, before: Mapping[int, Fingerprint], started_at: Instant

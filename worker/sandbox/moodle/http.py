@@ -1,5 +1,6 @@
 """How PHP reads a form, and how Moodle's REST server and nginx respond (as recorded)."""
 
+import codecs
 import html
 import json
 from collections.abc import Mapping
@@ -27,13 +28,15 @@ class Fault(StrEnum):
     REDIRECTED = "redirected"  # to `moodle.elsewhere`
     INVALID_TOKEN = "invalid_token"  # noqa: S105 # not a password: the name of the recorded case
     NOT_GRANTED = "not_granted"
-    ACCOUNT_SUSPENDED = "account_suspended"  # that of the service
-    READ_REFUSED = "read_refused"  # dmlreadexception
-    WRITE_REFUSED = (
-        "write_refused"  # dmlwriteexception, nothing was applied; a database that is read only says so to all
-    )
-    RATE_LIMITED = "rate_limited"  # an object of a proxy's, in place of an answer
+    ACCOUNT_SUSPENDED = "account_suspended"  # the service account
+    POLICY_NOT_AGREED = "policy_not_agreed"  # by the service account: only the site's information is given
+    PASSWORD_TO_CHANGE = "password_to_change"  # noqa: S105 # the same, of a forced change
     FIREWALL = "firewall"  # 403 and a page
+    SIGN_IN = "sign_in"  # 401 of the web server
+    WRITE_REFUSED = "write_refused"  # dmlwriteexception, nothing was applied; a read-only database says so to all calls
+    READ_REFUSED = "read_refused"  # dmlreadexception
+    UNKNOWN_CODE = "unknown_code"  # an errorcode of some plugin
+    RATE_LIMITED = "rate_limited"  # 200 and an error that isn't in Moodle's form, nothing was applied
     APPLIED_THEN_502 = "applied_then_502"  # PHP died after the commit
     APPLIED_THEN_CLOSED = "applied_then_closed"  # the connection closes in the middle of the response
     APPLIED_THEN_LATE = "applied_then_late"  # the response comes after `moodle.late` seconds
@@ -52,13 +55,19 @@ ERRORS = {  # faults that Moodle itself reports, after which nothing is applied
     Fault.ACCOUNT_SUSPENDED: "wsaccessusersuspended",
     Fault.READ_REFUSED: "dmlreadexception",
     Fault.WRITE_REFUSED: "dmlwriteexception",
+    Fault.READ_REFUSED: "dmlreadexception",
+    Fault.ACCOUNT_SUSPENDED: "wsaccessusersuspended",
+    Fault.POLICY_NOT_AGREED: "sitepolicynotagreed",
+    Fault.PASSWORD_TO_CHANGE: "forcepasswordchangenotice",
+    Fault.UNKNOWN_CODE: "pluginrefuses",
 }
+IN_FUNCTIONS = {"sitepolicynotagreed", "forcepasswordchangenotice"}
+"""Errors that `require_login` raises inside functions: none reads the site's information, and adding hides them."""
 NOTICE = (
-    "<br />\n<b>Notice</b>:  Undefined variable: foo in <b>/var/www/moodle/local/x/classes/observer.php</b> "
-    "on line <b>12</b><br />\n"
+    b"<br />\n<b>Notice</b>:  Undefined variable: level in <b>/var/www/moodle/local/levels/classes/observer.php</b>"
+    b" on line <b>12</b><br />\n"
 )
-"""What PHP prints for a plugin's fault when Moodle's debugdisplay is on."""
-MARK = "\ufeff"
+"""What PHP prints before an answer when its errors, or Moodle's debugging, are displayed."""
 
 
 def bad_gateway() -> Response:
@@ -81,7 +90,9 @@ def page_of(fault: Fault | None, site_name: str, elsewhere: str) -> Response | N
         case Fault.WEBSERVICES_DISABLED:
             return Response("", 403, {"content-type": HTML})
         case Fault.FIREWALL:
-            return Response("<html>Attention Required! WAF</html>", 403, {"content-type": "text/html"})
+            return Response("<html>Attention Required!</html>", 403, {"content-type": HTML})
+        case Fault.SIGN_IN:
+            return Response("", 401, {"content-type": HTML, "www-authenticate": 'Basic realm="Moodle"'})
         case Fault.RATE_LIMITED:
             return Response('{"error":"Rate limit exceeded","errorcode":"ratelimit"}', media_type="application/json")
         case Fault.PHP_DOWN:
@@ -94,6 +105,23 @@ def page_of(fault: Fault | None, site_name: str, elsewhere: str) -> Response | N
         case Fault.REDIRECTED:
             return Response("", 307, {"location": elsewhere})
     return None
+
+
+def altered(response: Response, fault: Fault | None) -> Response:
+    """Return the response of an applied call as it comes out of a server with this fault."""
+    body = bytes(response.body)
+    match fault:
+        case Fault.APPLIED_THEN_EMPTY:
+            body = b""
+        case Fault.APPLIED_THEN_STRANGE:
+            body = b'{"status":"success"}'
+        case Fault.APPLIED_THEN_PRINTED:
+            body = NOTICE + body
+        case Fault.APPLIED_THEN_MARKED:
+            body = codecs.BOM_UTF8 + body
+        case _:
+            return response
+    return Response(body, media_type=response.media_type)
 
 
 def read_form(encoded: bytes, limit: int) -> dict[str, Any]:

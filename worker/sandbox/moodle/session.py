@@ -32,6 +32,7 @@ ERRORS = {  # errorcode: class of the exception, sentence; as recorded, or from 
     "dmlreadexception": ("dml_read_exception", "Error reading from database"),
     "dmlwriteexception": ("dml_write_exception", "Error writing to database"),
     "Error": ("moodle_exception", "cohort/Error"),
+    "forcepasswordchangenotice": ("moodle_exception", "You must change your password to proceed."),
     "invalidparameter": ("invalid_parameter_exception", "Invalid parameter value detected"),
     "invalidrecord": (
         "dml_missing_record_exception",
@@ -44,11 +45,13 @@ ERRORS = {  # errorcode: class of the exception, sentence; as recorded, or from 
         "required_capability_exception",
         "Sorry, but you do not currently have permissions to do that ({}).",
     ),
-    "wsaccessusersuspended": ("moodle_exception", "Refused web service access for suspended username: {}"),
+    "pluginrefuses": ("moodle_exception", "local_levels/pluginrefuses"),
+    "sitepolicynotagreed": ("moodle_exception", "Site policy not agreed."),
     "sitemaintenance": (
         "moodle_exception",
         "The site is undergoing maintenance and is currently not available",
     ),
+    "wsaccessusersuspended": ("moodle_exception", "Refused web service access for suspended username: {}"),
 }
 
 

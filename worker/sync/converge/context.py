@@ -18,8 +18,6 @@ from worker.sync.converge.backoff import Backoff
 
 OBSERVE_RETRY_SECONDS = 3600.0
 """How often a platform in observe mode is compared again with what would be done there."""
-STEP_BACK_SECONDS = 5.0
-"""How long cohorts for which everything was refused let the others go first: longer than the first pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +36,12 @@ class LaneContext:
     def changing(self, cohort_ids: Iterable[int], gaps: Sequence[Gap] = ()) -> Iterator[None]:
         """Surround a call that changes these cohorts, to close these gaps.
 
-        When its outcome is unknown it may still be running: nobody touches the cohorts until it can't be. When all of
-        it was refused, other cohorts go first, and show whether the platform refuses them too.
+        When its outcome is unknown it may still be running: nobody touches the cohorts until it can't be.
         """
         try:
             yield
-        except MoodleRefusesAll:
-            self.queue.hold_off(set(cohort_ids), self.clock() + STEP_BACK_SECONDS)
+        except MoodleRefusesAll as error:
+            error.cohort_ids = frozenset(cohort_ids)
             raise
         except MoodleUnavailable as error:
             if error.unknown:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from worker import telemetry
-from worker.domain.errors import LeaseLost, MoodleDenied, MoodleError, MoodleUnavailable
+from worker.domain.errors import LeaseLost, MoodleDenied, MoodleError, MoodleRefusesAll, MoodleUnavailable
 from worker.domain.instants import Instant
 from worker.domain.plan import plan
 from worker.domain.rules import PlatformPolicy
@@ -28,6 +28,8 @@ UNAVAILABLE = Backoff(first=2.0, most=300.0)
 """How long a platform that doesn't respond is left alone."""
 DENIED_RETRY_SECONDS = 300.0
 """A platform that denies is tried again this often, in case somebody has put it right."""
+STEP_BACK_SECONDS = 5.0
+"""How long after the pause cohorts for which everything was refused let the others go first."""
 RETRY_AFTER_MOST_SECONDS = 3600.0
 """The longest delay that a platform may ask for, so that there is more than one attempt a day."""
 RENEW_SECONDS = 10.0
@@ -122,6 +124,8 @@ class Lane:
         seconds = self._queue.availability.failed(
             state, self._clock(), began=began, code=error.code, sentence=str(error), pause=pause
         )  # fmt: skip
+        if isinstance(error, MoodleRefusesAll):  # others go first, and show whether the platform refuses them too
+            self._queue.hold_off(error.cohort_ids, self._clock() + (seconds or 0.0) + STEP_BACK_SECONDS)
         if seconds is None:
             self._log.info("platform failed again, paused already", state=state.value, code=error.code)
         else:
