@@ -9,6 +9,7 @@ from worker.moodle.client import (
     Outcome,
     RemoteCohort,
     SiteInfo,
+    owner,
 )
 from worker.moodle.transport import CallLimits, Transport
 
@@ -23,4 +24,5 @@ __all__ = [
     "RemoteCohort",
     "SiteInfo",
     "Transport",
+    "owner",
 ]

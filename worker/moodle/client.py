@@ -52,6 +52,14 @@ class SiteInfo:
     functions: frozenset[str]
 
 
+def owner(instance: str, platform: str) -> str:
+    """Return the name of who owns the cohorts that this ledger creates for a platform.
+
+    Two platforms that turn out to be one site take nothing from each other by that.
+    """
+    return f"{instance}/{platform}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteCohort:
     """A cohort as Moodle shows it."""
@@ -62,9 +70,9 @@ class RemoteCohort:
     description: str
     description_format: int
 
-    def is_of(self, instance: str) -> bool:
-        """Return whether this ledger created it: its description then carries the ledger's name."""
-        return _mark(instance) in self.description
+    def is_of(self, owner: str) -> bool:
+        """Return whether this owner, as `owner` names it, created it: its description then carries the name."""
+        return f"[{owner}]" in self.description
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +295,7 @@ class MoodleWriter(MoodleReader):
         if mode is not Mode.AUTOMATIC:
             raise MoodleReadOnly(f"{transport.platform} is in {mode} mode: it is never written")
         super().__init__(transport)
-        self._instance = instance
+        self._owner = owner(instance, transport.platform)
         self.before: Callable[[], None] = lambda: None
         seconds = transport.limits.batch_seconds
         self.additions = BatchSize(seconds=seconds, most=lambda: self._capacity(_ADD_FIELDS))
@@ -300,11 +308,11 @@ class MoodleWriter(MoodleReader):
         return checked
 
     def is_ours(self, cohort: RemoteCohort) -> bool:
-        """Return whether this ledger created the cohort.
+        """Return whether this ledger created the cohort, for this platform.
 
         A creation whose response was lost is recognised by that, and nothing else is ever taken for ours.
         """
-        return cohort.is_of(self._instance)
+        return cohort.is_of(self._owner)
 
     def create(self, cohorts: Sequence[tuple[str, str]]) -> tuple[dict[str, int], dict[str, str]]:
         """Create cohorts (idnumber, name) in the system context.
@@ -321,7 +329,7 @@ class MoodleWriter(MoodleReader):
                         "categorytype": {"type": "system", "value": ""},
                         "name": name,
                         "idnumber": idnumber,
-                        "description": f"Tenue par étape cohorts, ne pas modifier à la main. {_mark(self._instance)}",
+                        "description": f"Tenue par étape cohorts, ne pas modifier à la main. [{self._owner}]",
                         "descriptionformat": 1,
                     }
                     for idnumber, name in some
@@ -452,10 +460,6 @@ class MoodleWriter(MoodleReader):
             elif user_id not in members[cohort_id]:
                 refused[cohort_id, user_id] = UNKNOWN_USER
         return refused
-
-
-def _mark(instance: str) -> str:
-    return f"[{instance}]"
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """The settings of a platform: how it is reached, which étapes it is for, its cohorts, its limits."""
 
+import posixpath
 import string
 from dataclasses import asdict, replace
 from datetime import date, timedelta
 from enum import StrEnum
 from typing import Annotated, Self
+from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
@@ -12,6 +14,8 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from worker.domain.guard import Guard, GuardLimits, MonthDay, Season
 from worker.domain.rules import AccountField, Mode
 from worker.settings.section import Section
+
+_DEFAULT_PORTS = frozenset({80, 443})
 
 
 def _template(*allowed: str) -> AfterValidator:
@@ -27,6 +31,21 @@ def _template(*allowed: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def site_key(url: str) -> str:
+    """Return a text that is equal for addresses of one site, however they are written.
+
+    Schemes aren't compared: a site that answers to both has one database.
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    try:
+        host, port = host.encode("idna").decode(), parts.port
+    except ValueError as error:  # a label that is too long, a port that is no number
+        raise ValueError(f"not an address: {error}") from None
+    path = posixpath.normpath("/" + unquote(parts.path).lstrip("/")).rstrip("/")
+    return f"{host}{'' if port in {None, *_DEFAULT_PORTS} else f':{port}'}{path}"
 
 
 class AccountSettings(Section):
@@ -168,7 +187,7 @@ class PlatformSettings(Section):
     mode: Mode
     """automatic (read and write), observe (everything but writing), manual (never written, nothing desired)."""
     url: str | None = Field(None, pattern=r"^https?://[^\s/]+(/[^\s]*)?$")
-    """Address of the site, as its `wwwroot`. Required unless the mode is manual."""
+    """Address of the site, as its `wwwroot`. Required unless the mode is manual. No two platforms have the same one."""
     token: SecretStr | None = None
     """Token of the service user: COHORTS_PLATFORMS__<NAME>__TOKEN, or a file of that name among the secrets."""
     account: AccountSettings = AccountSettings()

@@ -23,7 +23,7 @@ from worker.domain.errors import SettingsError
 from worker.domain.guard import Guard
 from worker.domain.rules import CohortTemplate, PlatformPolicy, Policy, Route
 from worker.settings.kafka import KafkaSettings
-from worker.settings.platforms import PlatformSettings
+from worker.settings.platforms import PlatformSettings, site_key
 from worker.settings.section import Section, Uai
 from worker.settings.sections import (
     ConvergeSettings,
@@ -109,6 +109,21 @@ class Settings(BaseSettings):
             )
         if uai is not None and uai not in self.uais:
             raise ValueError(f"kafka.capture_uai is {uai}, which is not in uais")
+        return self
+
+    @model_validator(mode="after")
+    def _one_platform_per_site(self) -> Self:
+        """Refuse two platforms that are one Moodle: each would take the other's members for strangers."""
+        names: dict[str, str] = {}
+        for name, platform in sorted(self.platforms.items()):
+            if platform.url is None:
+                continue
+            other = names.setdefault(site_key(platform.url), name)
+            if other != name:
+                raise ValueError(
+                    f"platforms {other} and {name} have one url: a cohort is owned by one platform; "
+                    "make them one, whose routes and cohorts are those of both"
+                )
         return self
 
     @property

@@ -19,11 +19,11 @@ class Fingerprint:
 
 
 def fingerprints(
-    cohorts: Mapping[int, RemoteCohort], members: Mapping[int, set[int]], ours: AbstractSet[int], instance: str
+    cohorts: Mapping[int, RemoteCohort], members: Mapping[int, set[int]], ours: AbstractSet[int], owner: str
 ) -> dict[int, Fingerprint]:
     """Return the fingerprint of every cohort that isn't ours, by Moodle's id.
 
-    `ours` are ids. A cohort that carries the ledger's name, `instance`, is ours too: it is just being created.
+    `ours` are ids. A cohort that carries our name, `owner`, is ours too: it is just being created.
     """
     return {
         number: Fingerprint(
@@ -32,7 +32,7 @@ def fingerprints(
             members=_digest(repr(sorted(users))),
         )
         for number, users in members.items()
-        if number not in ours and not cohorts[number].is_of(instance)
+        if number not in ours and not cohorts[number].is_of(owner)
     }
 
 

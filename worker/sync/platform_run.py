@@ -17,7 +17,7 @@ from worker.ledger import Ledger, observations, proposals, runs
 from worker.ledger.availability import Availability
 from worker.ledger.observations import ObservationReport, Observer
 from worker.ledger.proposals import PlannedCohort, PlannedPlatform
-from worker.moodle import MoodleReader, RemoteCohort
+from worker.moodle import MoodleReader, RemoteCohort, owner
 from worker.sync.accounts import identify
 from worker.sync.foreign import Fingerprint, differences, fingerprints
 
@@ -73,6 +73,7 @@ class PlatformRun:
         self._platform = platform
         self._run = run
         self._clock = clock
+        self._owner = owner(ledger.instance, platform.policy.name)
         self._observer = Observer(ledger, platform.policy, run=run, remove_unmatched=platform.remove_unmatched)
         self._reading: _Reading | None = None
 
@@ -117,7 +118,7 @@ class PlatformRun:
 
     def _observe(self, reading: _Reading) -> Observation:
         ours, (cohorts, members) = reading.ours, reading.contents.result()
-        foreign = fingerprints(cohorts, members, ours.keys(), self._ledger.instance)
+        foreign = fingerprints(cohorts, members, ours.keys(), self._owner)
         if self.policy.mode is Mode.MANUAL:
             return Observation(fingerprints=foreign)
         members_of_ours = {number: users for number, users in members.items() if number in ours}
@@ -138,7 +139,7 @@ class PlatformRun:
         cohorts = {cohort.id: cohort for cohort in reader.cohorts()}
         ours = self._observer.owned().keys()  # a person may have adopted one meanwhile
         members = reader.members(sorted(cohorts.keys() - ours))
-        after = fingerprints(cohorts, members, ours, self._ledger.instance)
+        after = fingerprints(cohorts, members, ours, self._owner)
         still_foreign = (before.keys() - ours) | after.keys()
         changes = [change for change in differences(before, after) if change.moodle_id in still_foreign]
         numbers = [change.moodle_id for change in changes]

@@ -12,7 +12,7 @@ from worker.formats import Debezium
 from worker.formats.cloudevents import Native
 from worker.runtime import messages
 from worker.settings.effective import effective
-from worker.settings.platforms import Strangers
+from worker.settings.platforms import Strangers, site_key
 from worker.settings.root import SECRETS_VARIABLE, load
 
 EXAMPLE = DEPLOY / "cohorts.toml"
@@ -476,3 +476,51 @@ def test_a_secret_property_of_kafka_joins_those_of_the_file(file: Path, monkeypa
         "sasl.oauthbearer.client.secret": "hidden",
     }
     assert "hidden" not in str([*effective(settings)])
+
+
+# Two platforms, one site
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "https://ecampus.example.org",
+        "https://ecampus.example.org/",
+        "https://ECAMPUS.Example.org",
+        "https://ecampus.example.org:443/",
+        "http://ecampus.example.org",
+        "http://ecampus.example.org:80//",
+        "https://ecampus.example.org./",
+    ],
+)
+@pytest.mark.parametrize("mode", ["observe", "manual"])
+def test_two_platforms_with_one_url_are_refused_however_it_is_written(file: Path, other: str, mode: str) -> None:
+    second = f'[platforms.sante]\nmode = "{mode}"\nurl = "{other}"\n{TOKEN}'
+    assert "platforms ecampus and sante have one url" in refusal(file, f"{LEAST}{TOKEN}{second}")
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("https://moodle.example.org/sante", "https://moodle.example.org/droit"),
+        ("https://moodle.example.org:8443", "https://moodle.example.org"),
+        ("https://a.example.org", "https://b.example.org"),
+        ("https://moodle.example.org/A", "https://moodle.example.org/a"),
+    ],
+)
+def test_platforms_with_urls_of_their_own_are_accepted(file: Path, one: str, two: str) -> None:
+    first = LEAST.replace("https://ecampus.example.org", one) + TOKEN
+    second = f'[platforms.sante]\nmode = "observe"\nurl = "{two}"\n{TOKEN}'
+    assert set(load(written(file, first + second)).platforms) == {"ecampus", "sante"}
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("https://université.example.org", "https://XN--universit-j4a.example.org/"),
+        ("https://h/moodle/", "https://H/x/../moodle"),
+        ("https://h/a%20b", "https://h:443/a b"),
+    ],
+)
+def test_addresses_of_one_site_have_one_key(one: str, two: str) -> None:
+    assert site_key(one) == site_key(two)

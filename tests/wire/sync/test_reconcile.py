@@ -553,7 +553,7 @@ def test_a_cohort_that_we_are_just_creating_when_all_is_looked_at_again_is_not_s
     world.moodle.remove_member(world.cohort_id("L1DROI"), world.moodle.user_ids["s1"])
 
     def meanwhile() -> None:
-        ours = f"Tenue par étape cohorts. [{world.ledger.instance}]"  # and the answer is not in the ledger yet
+        ours = f"Tenue par étape cohorts. [{world.ledger.instance}/ecampus]"  # and the answer is not in the ledger yet
         world.moodle.create_cohort(name="M1PHY", idnumber="M1PHY", description=ours)
 
     assert of(night(world, meanwhile=meanwhile)).foreign_changes == ()
