@@ -12,7 +12,7 @@ from worker.domain.errors import MoodleDenied, MoodleReadOnly, MoodleRefusesAll,
 from worker.domain.rules import AccountField, Mode
 from worker.moodle.batch_size import BatchSize
 from worker.moodle.halving import halving
-from worker.moodle.refusals import HIDDEN, LOOK_UP, TOO_MANY_FIELDS, UNCLEAN, WRITE_FAILED
+from worker.moodle.refusals import HIDDEN, LOOK_UP, TOO_MANY_FIELDS, UNCLEAN
 from worker.moodle.transport import ENVELOPE_FIELDS, TRUNCATION_FIELDS, Reply, Transport
 
 log = structlog.get_logger()
@@ -314,10 +314,12 @@ class MoodleWriter(MoodleReader):
         """
         return cohort.is_of(self._owner)
 
-    def create(self, cohorts: Sequence[tuple[str, str]]) -> tuple[dict[str, int], dict[str, str]]:
-        """Create cohorts (idnumber, name) in the system context.
+    def create(
+        self, cohorts: Sequence[tuple[str, str]], *, of_items: Collection[str] = ()
+    ) -> tuple[dict[str, int], dict[str, str]]:
+        """Create cohorts (idnumber, name) in the system context. Raises as `add` does.
 
-        Returns the new ids by idnumber, and the code of the refusal by idnumber.
+        Returns the new ids by idnumber, and the code of the refusal by idnumber: any number may be taken.
         """
         created: dict[str, int] = {}
 
@@ -341,29 +343,32 @@ class MoodleWriter(MoodleReader):
 
         refused: dict[str, str] = {}
         for batch in self._slices(cohorts, fields=_CREATE_FIELDS, most=CREATE):
-            # Any number of idnumbers may be taken. One cohort alone is no reason to leave all others alone: a reading
-            # has gone before, which a database that can't be written refuses too.
-            of_items = {IDNUMBER_TAKEN, WRITE_FAILED} if len(batch) == 1 else {IDNUMBER_TAKEN}
-            refused |= {item[0]: code for item, code in halving(batch, ask, of_items=of_items).items()}
+            found = halving(batch, ask, of_items={IDNUMBER_TAKEN, *of_items})
+            refused |= {item[0]: code for item, code in found.items()}
         return created, refused
 
-    def update(self, cohort: RemoteCohort, *, name: str, idnumber: str) -> None:
-        """Write a cohort's name and idnumber. The cohort must be in the system context: see `system_cohort_ids`.
+    def update(self, cohort: RemoteCohort, *, name: str, idnumber: str, of_items: Collection[str] = ()) -> str | None:
+        """Write a cohort's name and idnumber; returns the code of a refusal. Raises as `add` does.
 
-        Moodle doesn't check that the idnumber is free, nor the description's format, which is sent back as it was.
+        The cohort must be in the system context: see `system_cohort_ids`. Moodle doesn't check that the idnumber is
+        free, nor the description's format, which is sent back as it was.
         """
-        self._write(
-            "core_cohort_update_cohorts",
-            cohorts=[
-                {
-                    "id": cohort.id,
-                    "categorytype": {"type": "system", "value": ""},
-                    "name": name,
-                    "idnumber": idnumber,
-                    "descriptionformat": cohort.description_format,
-                }
-            ],
-        )
+
+        def ask(_: Sequence[RemoteCohort]) -> None:
+            self._write(
+                "core_cohort_update_cohorts",
+                cohorts=[
+                    {
+                        "id": cohort.id,
+                        "categorytype": {"type": "system", "value": ""},
+                        "name": name,
+                        "idnumber": idnumber,
+                        "descriptionformat": cohort.description_format,
+                    }
+                ],
+            )
+
+        return halving([cohort], ask, of_items=of_items).get(cohort)
 
     def finds(self, idnumber: str) -> bool:
         """Return whether the platform's database finds a cohort by this idnumber, in its own way of comparing texts.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import stamina
 
-from tests.support.world import ADD, COALESCE, CREATE, REMOVAL_DELAY, REMOVE, World
+from tests.support.world import ADD, COALESCE, CREATE, REMOVAL_DELAY, REMOVE, UPDATE, World
 from tests.wire.sync.test_reconcile import image, night
 from worker.domain.errors import MoodleRejected
 from worker.domain.states import PlatformState
@@ -181,18 +181,49 @@ def test_a_cohort_whose_members_are_always_refused_stops_no_other(school: World,
     assert school.members() == school.truth()
 
 
-def test_a_cohort_that_could_not_be_created_is_tried_again_as_soon_as_the_platform_answers(school: World) -> None:
-    school.enrol(CLASS[1], "L1ADPU")
-    with school.faults(CREATE, Fault.WRITE_REFUSED):
+@pytest.mark.parametrize("function", [CREATE, UPDATE])
+def test_one_cohort_that_cannot_be_written_is_the_platforms_fault_until_it_accepts_others(
+    school: World, function: str
+) -> None:
+    def something_to_do() -> None:
+        if function == CREATE:
+            school.enrol(CLASS[1], "L1ADPU")
+        else:
+            school.describe("L1DROI", "Licence 1 Droit")
+
+    def is_done() -> bool:
+        return "L1ADPU" in school.members() if function == CREATE else "Licence" in school.cohort_name("L1DROI")
+
+    something_to_do()
+    with school.faults(function, Fault.WRITE_REFUSED):
         for _ in range(30):
             school.a_minute_later()
-    school.moodle.fault = Fault.MAINTENANCE_SETTING
-    school.enrol(CLASS[1], "L1DROI")
-    school.wait(COALESCE)
-    assert school.status().state is PlatformState.UNAVAILABLE
-    school.moodle.fault = None
-    school.wait(UNAVAILABLE.first)
+        assert school.status().state is PlatformState.UNAVAILABLE
+        assert school.status().code == "dmlwriteexception"
+    school.wait(UNAVAILABLE.most + STEP_BACK_SECONDS)
+    assert is_done()
+    assert school.status().state is PlatformState.UP
+
+
+@pytest.mark.parametrize("function", [CREATE, UPDATE])
+def test_a_cohort_that_can_never_be_written_stops_no_other(school: World, function: str) -> None:
+    school.enrol(CLASS[1], "L1ADPU")
+    if function == UPDATE:
+        school.describe("L1DROI", "Licence 1 Droit")
+    with refusing(school, function, "dmlwriteexception"):
+        for _ in range(5):
+            school.a_minute_later()
+        for student in CLASS:
+            school.enrol(student, "L2DROI" if student == CLASS[0] else "L1DROI")
+        for _ in range(300):
+            school.wait(2.0)
+        assert school.members()["L1DROI"] == set(CLASS)
+        for _ in range(30):
+            school.a_minute_later()
+        assert school.status().state is PlatformState.UP
+    school.days_later(2)
     assert school.members() == school.truth()
+    assert function == CREATE or "Licence" in school.cohort_name("L1DROI")
 
 
 def test_several_cohorts_whose_idnumber_is_taken_stop_no_other(school: World) -> None:

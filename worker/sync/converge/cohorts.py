@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.domain.cohorts import Cohort
-from worker.domain.errors import MoodleRejected
 from worker.domain.idnumbers import alike
 from worker.domain.instants import Instant
 from worker.domain.states import Action, CohortState
@@ -14,6 +13,7 @@ from worker.ledger.cohorts import UNBLOCKED
 from worker.ledger.work_queue import Work
 from worker.moodle import IDNUMBER_TAKEN, MoodleWriter, RemoteCohort
 from worker.sync.converge.context import OBSERVE_RETRY_SECONDS, LaneContext
+from worker.sync.converge.suspects import Of, changes
 
 RENAMES = 50
 """Cohorts renamed in one run of a lane, each by a call: well within a lease."""
@@ -128,9 +128,12 @@ class CohortProvider:
         context = self._context
         now = context.clock()
         names = {cohort.idnumber: cohort.wanted_name or cohort.idnumber for cohort in missing}
-        with context.changing(cohort.id for cohort in missing):
-            ids, refused = writer.create(list(names.items()))
+        ours = {cohort.id for cohort in missing}
+        of_items = context.suspects.codes_of_items(changes(Of.COHORT, ours))
+        with context.changing(ours):
+            ids, refused = writer.create(list(names.items()), of_items=of_items)
         created = [cohort for cohort in missing if cohort.idnumber in ids]
+        context.suspects.accepted(changes(Of.COHORT, (cohort.id for cohort in created)))
         owned = [(cohort, _owned(ids[cohort.idnumber], names[cohort.idnumber], cohort.idnumber)) for cohort in created]
         context.queue.write_cohorts(owned, now, Action.CREATE_COHORT)
         context.log.info("cohorts created", cohorts=len(created))
@@ -233,12 +236,13 @@ class CohortProvider:
 
     def _update(self, writer: MoodleWriter, cohort: Cohort, remote: RemoteCohort, wanted: CohortLabels) -> str | None:
         """Rename a cohort on Moodle; returns the code of a refusal."""
-        try:
-            with self._context.changing([cohort.id]):
-                writer.update(remote, name=wanted.name, idnumber=wanted.idnumber)
-        except MoodleRejected as error:
-            return error.code
-        return None
+        renaming = changes(Of.COHORT, [cohort.id])
+        of_items = self._context.suspects.codes_of_items(renaming)
+        with self._context.changing([cohort.id]):
+            refusal = writer.update(remote, name=wanted.name, idnumber=wanted.idnumber, of_items=of_items)
+        if refusal is None:
+            self._context.suspects.accepted(renaming)
+        return refusal
 
 
 def _is_misnamed(cohort: Cohort) -> bool:

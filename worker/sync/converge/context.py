@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
 
@@ -15,6 +15,7 @@ from worker.ledger import WorkQueue
 from worker.ledger.work_queue import Parked
 from worker.moodle import MoodleReader, MoodleWriter
 from worker.sync.converge.backoff import Backoff
+from worker.sync.converge.suspects import Of, Suspects, changes
 
 OBSERVE_RETRY_SECONDS = 3600.0
 """How often a platform in observe mode is compared again with what would be done there."""
@@ -31,6 +32,7 @@ class LaneContext:
     backoff: Backoff
     clock: Callable[[], Instant]
     log: FilteringBoundLogger
+    suspects: Suspects = field(default_factory=Suspects)
 
     @contextmanager
     def changing(self, cohort_ids: Iterable[int], gaps: Sequence[Gap] = ()) -> Iterator[None]:
@@ -42,6 +44,7 @@ class LaneContext:
             yield
         except MoodleRefusesAll as error:
             error.cohort_ids = frozenset(cohort_ids)
+            self.suspects.refused(changes(Of.MEMBERS if gaps else Of.COHORT, error.cohort_ids), error.code)
             raise
         except MoodleUnavailable as error:
             if error.unknown:

@@ -1,13 +1,12 @@
 """The members of the claimed cohorts: added, then removed, batch by batch."""
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 from worker import telemetry
 from worker.domain.cohorts import Gap
-from worker.domain.errors import MoodleRefusesAll
 from worker.domain.instants import Instant
 from worker.domain.plan import Plan
 from worker.domain.states import Action, Channel, Reason
@@ -16,6 +15,7 @@ from worker.moodle import BatchSize, Outcome
 from worker.moodle.client import UNKNOWN_COHORT, UNKNOWN_USER, Pair
 from worker.sync.converge.cohorts import CohortProvider
 from worker.sync.converge.context import OBSERVE_RETRY_SECONDS, LaneContext
+from worker.sync.converge.suspects import Of, changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,35 +43,6 @@ class Batch:
         return {self.gaps[pair].cohort_id for pair, refusal in outcome.refused.items() if refusal == code}
 
 
-@dataclass(slots=True)
-class Suspects:
-    """Cohorts for which everything was refused, with the codes.
-
-    A platform that has accepted something since is not at fault: then the codes are about the cohorts' members.
-    """
-
-    _codes: dict[int, str] = field(default_factory=dict)
-    _cleared: set[int] = field(default_factory=set)
-    """Those of them since whose refusal the platform has accepted something else."""
-
-    def refused(self, cohort_ids: Iterable[int], code: str) -> None:
-        """Note that everything was refused for these cohorts."""
-        self._codes.update(dict.fromkeys(cohort_ids, code))
-        self._cleared.clear()
-
-    def accepted(self, cohort_ids: Collection[int]) -> None:
-        """Note that the platform has accepted something for these cohorts."""
-        for cohort_id in cohort_ids:
-            self._codes.pop(cohort_id, None)
-        self._cleared = set(self._codes)
-
-    def codes_of_members(self, cohort_ids: Collection[int]) -> set[str]:
-        """Return the codes that are about these cohorts' members, if that is known of all of them."""
-        if not all(cohort_id in self._cleared for cohort_id in cohort_ids):
-            return set()
-        return {self._codes[cohort_id] for cohort_id in cohort_ids}
-
-
 class MemberWriter:
     """Applies plans, for one lane; no batch is begun once `stop` is set."""
 
@@ -79,7 +50,6 @@ class MemberWriter:
         self._context = context
         self._provider = provider
         self._stop = stop
-        self._suspects = Suspects()
         # A series that begins at 1 would show no increase.
         for action, channel in product((Action.ADD, Action.REMOVE), Channel):
             telemetry.APPLIED_SECONDS.labels(context.platform.name, action, channel)
@@ -118,13 +88,10 @@ class MemberWriter:
             self._settle(work, batch, outcome)
 
     def _send(self, call: MemberCall, batch: Batch) -> Outcome:
-        try:
-            outcome = call.send(list(batch.gaps), of_items=self._suspects.codes_of_members(batch.cohort_ids))
-        except MoodleRefusesAll as error:
-            self._suspects.refused(batch.cohort_ids, error.code)
-            raise
-        if outcome.done:
-            self._suspects.accepted({batch.gaps[pair].cohort_id for pair in outcome.done})
+        suspects = self._context.suspects
+        of_items = suspects.codes_of_items(changes(Of.MEMBERS, batch.cohort_ids))
+        outcome = call.send(list(batch.gaps), of_items=of_items)
+        suspects.accepted(changes(Of.MEMBERS, (batch.gaps[pair].cohort_id for pair in outcome.done)))
         return outcome
 
     def _settle(self, work: Work, batch: Batch, outcome: Outcome) -> None:
