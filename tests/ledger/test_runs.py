@@ -28,6 +28,7 @@ from worker.ledger.runs import End, Run, Runs
 from worker.ledger.schema import cohort, membership
 
 LEASE = 900.0
+HOUR = 3600.0
 NIGHT = "2026-11-25"
 SCOPE = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({2026}))
 
@@ -195,13 +196,13 @@ def test_a_run_waits_for_the_gaps_that_it_made_and_the_next_one_for_those_that_i
     scene = members(ledger)
     first = begun(process(ledger))
     absent(ledger, first)
-    assert runs.open_gaps(ledger, first, ["ecampus"]) == 1
-    assert runs.open_gaps(ledger, first, ["sante"]) == 0
+    assert runs.open_gaps(ledger, first, ["ecampus"], since=NOW) == 1
+    assert runs.open_gaps(ledger, first, ["sante"], since=NOW) == 0
     second = begun(process(ledger, "there:2:b"), NOW + LEASE)
-    assert runs.open_gaps(ledger, second, ["ecampus"]) == 1
+    assert runs.open_gaps(ledger, second, ["ecampus"], since=NOW) == 1
     scene.now = NOW + LEASE
     scene.settle()
-    assert runs.open_gaps(ledger, second, ["ecampus"]) == 0
+    assert runs.open_gaps(ledger, second, ["ecampus"], since=NOW) == 0
     assert runs.applied(ledger, "ecampus", second) == {ETAPE: {"remove": 1}}
     assert runs.applied(ledger, "ecampus", first) == {}
 
@@ -213,21 +214,31 @@ def test_gaps_that_wait_for_a_person_or_an_account_are_waited_for_by_nobody(ledg
     for waiting in ({"held": "cohort"}, {"held": None, "reason": "no_account"}):
         with ledger.write() as connection:
             connection.execute(sa.update(membership).values(**waiting))
-        assert runs.open_gaps(ledger, number, ["ecampus"]) == 0
+        assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW) == 0
     with ledger.write() as connection:
         connection.execute(sa.update(membership).values(reason="timeout"))
-    assert runs.open_gaps(ledger, number, ["ecampus"]) == 1
+    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW) == 1
     with ledger.write() as connection:
         connection.execute(sa.update(cohort).values(state="foreign"))
-    assert runs.open_gaps(ledger, number, ["ecampus"]) == 0
+    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW) == 0
 
 
-def test_the_gaps_of_messages_are_no_run_s(ledger: Ledger) -> None:
+def test_the_gaps_of_messages_count_once_they_should_have_been_closed(ledger: Ledger) -> None:
     scene = members(ledger)
     scene.tell(told(version=2, status=Status.RESIGNED))
     number = begun(process(ledger))
     assert memberships(ledger)[ETAPE, STUDENT].run is None
-    assert runs.open_gaps(ledger, number, ["ecampus"]) == 0
+    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW - 1) == 0  # it came later
+    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW) == 1
+    with ledger.write() as connection:
+        connection.execute(sa.update(membership).values(next_attempt_at=NOW + 9 * HOUR))
+    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW) == 0  # a delay of ours
+    with ledger.write() as connection:
+        connection.execute(sa.update(membership).values(reason="dmlwriteexception"))
+    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW + HOUR) == 1
+    with ledger.write() as connection:
+        connection.execute(sa.update(membership).values(since=NOW + 2 * HOUR))
+    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW + HOUR) == 0
 
 
 @pytest.mark.parametrize(

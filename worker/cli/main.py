@@ -30,6 +30,9 @@ FAMILIES = {
     "worker.cli.status": {
         "status": "Show the state of every platform: memberships, cohorts, gaps and what they wait for.",
     },
+    "worker.cli.retry": {
+        "retry": "End the pause of a platform, and try at once what failed there: after its token, say, was renewed.",
+    },
     "worker.cli.explain": {
         "explain": "Explain why a student is, or isn't, in a cohort: what the sources say, what blocks it, and "
         "what happens next.",

@@ -20,6 +20,9 @@ def print_report(report: Report, settings: Settings, *, as_json: bool) -> None:
     # An error names the refusals, if these are why.
     for sentence in [report.error] if report.error else [f"passed over: {refusal}" for refusal in report.refusals]:
         say(sentence)
+    for platform in report.platforms:
+        for sentence in _incomplete_sentences(platform, settings):
+            say(sentence)
     if report.snapshot is not None:
         say(_snapshot_sentence(report.snapshot, report.started_at))
     for platform in report.platforms:
@@ -37,9 +40,16 @@ def _snapshot_sentence(snapshot: SnapshotReport, started_at: Instant) -> str:
     )
 
 
-def _platform_sentences(platform: PlatformReport) -> Iterator[str]:
+def _incomplete_sentences(platform: PlatformReport, settings: Settings) -> Iterator[str]:
+    """Say first what was not done, and why."""
     if platform.error is not None:
         yield f"{platform.name}: FAILED: {platform.error}"
+    if platform.stopped is not None:
+        since = when(platform.stopped.since, settings)
+        yield f"{platform.name}: NOTHING IS WRITTEN THERE since {since}: {platform.stopped.sentence}"
+
+
+def _platform_sentences(platform: PlatformReport) -> Iterator[str]:
     if not platform.read:
         return
     if platform.guard is not None:

@@ -42,6 +42,8 @@ class Task(StrEnum):
     ABANDONED = "abandoned"
     UNREAD = "unread"
     """A platform could not be read, or not at the end."""
+    STOPPED = "stopped"
+    """Nothing can be written to a platform: it denies, or doesn't answer."""
     BLOCKED = "blocked"
     """Cohorts can't be created, aren't ours, or can't get their idnumber: students are missing in them."""
     HELD = "held"
@@ -82,6 +84,8 @@ def _waiting(report: Report) -> Iterator[Waiting]:
             yield Waiting(task=Task.GUARD_OFF, platform=platform)
         if platform.error is not None:
             yield Waiting(task=Task.UNREAD, platform=platform)
+        elif platform.stopped is not None:
+            yield Waiting(task=Task.STOPPED, platform=platform)
         if platform.blocked:
             yield Waiting(task=Task.BLOCKED, platform=platform)
         if platform.held:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from worker.domain.cohorts import BlockedCohort
 from worker.domain.errors import Refusal
 from worker.domain.instants import Instant
-from worker.domain.states import Drift, RunState
+from worker.domain.states import Drift, PlatformState, RunState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +95,15 @@ class ForeignChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """Why nothing is written to a platform, and since when."""
+
+    state: PlatformState
+    since: Instant
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformReport:
     """What was found and done on one platform."""
 
@@ -102,6 +111,8 @@ class PlatformReport:
     mode: str
     error: str | None = None
     """Why it could not be read, or, with `read`, why its foreign cohorts could not be read again at the end."""
+    stopped: Stopped | None = None
+    """Why nothing could be written there at the end: it denies, or doesn't answer."""
     read: bool = False
     """Whether Moodle was read; a manual platform without a token isn't."""
     cohorts: int = 0

@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from worker.domain.instants import Instant
+from worker.domain.report import Stopped
 from worker.domain.states import PlatformState
 from worker.ledger import gaps
 from worker.ledger.database import Ledger, upsert
@@ -23,6 +24,14 @@ class Availability:
         """Return whether the platform may be called now."""
         paused = sa.select(platform.c.next_attempt_at).where(platform.c.name == self._platform)
         return bool((connection.scalar(paused) or 0.0) <= now)
+
+    def stopped(self) -> Stopped | None:
+        """Return why nothing is written to the platform, or None while it answers."""
+        with self._ledger.read() as connection:
+            known = connection.execute(self._row()).first()
+        if known is None or known.state == PlatformState.UP:
+            return None
+        return Stopped(state=PlatformState(known.state), since=known.since, sentence=known.sentence or known.code or "")
 
     def answered(self, now: Instant) -> None:
         """Write that the platform answers. What it refused before is tried again: it may have been its own fault."""

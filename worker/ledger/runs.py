@@ -177,12 +177,20 @@ def left_over(ledger: Ledger, accepted: AcceptedSnapshot, now: Instant) -> bool:
         return connection.scalar(unfinished) is not None
 
 
-def open_gaps(ledger: Ledger, number: int, platforms: Collection[str]) -> int:
-    """Count the gaps that a run made on these platforms and that can be closed: neither held nor parked."""
+def open_gaps(ledger: Ledger, number: int, platforms: Collection[str], *, since: Instant) -> int:
+    """Count the gaps on these platforms that can be closed, neither held nor parked, whoever made them.
+
+    They are those that the run with this number made, and those from before `since`, when it began, that don't wait
+    for a delay of ours.
+    """
     on_platforms = in_cohort(cohort.c.platform.in_(platforms), cohort.c.state.not_in(BLOCKED))
-    open_ = sa.select(sa.func.count()).select_from(membership).where(_OPEN, membership.c.run == number, on_platforms)
+    of_the_run = membership.c.run == number
+    earlier = sa.and_(
+        membership.c.since <= since, sa.or_(membership.c.next_attempt_at <= since, membership.c.reason.is_not(None))
+    )
+    open_ = sa.select(sa.func.count()).select_from(membership)
     with ledger.read() as connection:
-        return connection.scalar(open_) or 0
+        return connection.scalar(open_.where(_OPEN, sa.or_(of_the_run, earlier), on_platforms)) or 0
 
 
 def journalled(ledger: Ledger, platform: str, since: Instant, moodle_ids: Collection[int]) -> dict[int, int]:

@@ -16,6 +16,7 @@ from worker.domain.errors import BrokerError, MoodleError, RunInProgress
 from worker.domain.rules import Mode
 from worker.domain.schedule import due
 from worker.ledger import Ledger, runs
+from worker.ledger.availability import Availability
 from worker.runtime import gauges
 from worker.runtime.build import lanes, reconciliation
 from worker.runtime.consumption import Consumption
@@ -150,11 +151,16 @@ class Worker:
         return loop
 
     def _apply_settings(self, ledger: Ledger) -> None:
-        """Bring what is desired in line with the settings, and warn of a guard that is off."""
+        """Bring what is desired in line with the settings, and warn of a guard that is off.
+
+        A restart also ends the pauses of the platforms: somebody may have put right what stopped one.
+        """
         changed = recorder(self._settings, ledger).apply_policy(now=time.time())
         if changed:
             log.warning("settings changed what is desired", memberships=changed)
         for name, platform in self._settings.platforms.items():
+            if platform.mode is not Mode.MANUAL:
+                Availability(ledger, name).end_pause(time.time())
             if not platform.guard.enabled and platform.mode is not Mode.MANUAL:
                 log.warning("the guard is off: removals are not limited", platform=name)
 

@@ -74,6 +74,7 @@ class PlatformRun:
         self._run = run
         self._clock = clock
         self._owner = owner(ledger.instance, platform.policy.name)
+        self._availability = Availability(ledger, platform.policy.name)
         self._observer = Observer(ledger, platform.policy, run=run, remove_unmatched=platform.remove_unmatched)
         self._reading: _Reading | None = None
 
@@ -101,10 +102,12 @@ class PlatformRun:
 
     def report(self, observation: Observation, started_at: Instant) -> PlatformReport:
         """Report what was found and done on the platform in the run, which began then."""
+        stopped = self._availability.stopped() if self.policy.mode is Mode.AUTOMATIC else None
         bare = PlatformReport(
             name=self.policy.name,
             mode=self.policy.mode.value,
             error=observation.error,
+            stopped=stopped,
             strangers_removed=self._platform.remove_unmatched,
         )
         if self._reading is None or observation.error is not None:
@@ -127,7 +130,8 @@ class PlatformRun:
             at=reading.at, ours=ours, cohorts=cohorts, members=members_of_ours, people=people
         )
         found = self._observer.write(seen, self._clock())
-        Availability(self._ledger, self.policy.name).end_pause(self._clock())
+        self._availability.answered(self._clock())
+        self._availability.end_pause(self._clock())
         return Observation(fingerprints=foreign, found=found)
 
     def _foreign_changes(

@@ -95,9 +95,9 @@ class Reconciliation:
             if self._latest is not None:
                 report = self._take_snapshot(report, self._latest)
             observations = [(platform, self._observe(platform, report.run)) for platform in platforms]
-        left = self._wait(report.run, _written(observations))
+        left = self._wait(report, _written(observations))
         reports = tuple(platform.report(observation, report.started_at) for platform, observation in observations)
-        whole = not left and not any(each.error for each in reports)
+        whole = not left and not any(each.error or each.stopped for each in reports)
         return replace(report, state=RunState.DONE if whole else RunState.PARTIAL, platforms=reports)
 
     # The snapshot
@@ -133,15 +133,18 @@ class Reconciliation:
         self._runs.renew(run, self._clock())
         return platform.observe()
 
-    def _wait(self, run: int, platforms: Sequence[str]) -> int:
-        """Wait until the gaps that this run has made are closed, held or parked; return how many are left."""
+    def _wait(self, report: Report, platforms: Sequence[str]) -> int:
+        """Wait until the gaps that there are on these platforms are closed, held or parked; return how many are left.
+
+        Those that were made meanwhile, but not by this run, are left to the worker.
+        """
         deadline = self._clock() + self._wait_seconds
         most = 0
         while True:
-            left = runs.open_gaps(self._ledger, run, platforms)
+            left = runs.open_gaps(self._ledger, report.run, platforms, since=report.started_at)
             most = max(most, left)
             self._progress(Progress("gaps", most - left, most))
-            self._runs.renew(run, self._clock())
+            self._runs.renew(report.run, self._clock())
             if not left or self._clock() >= deadline or self._pause(1.0):
                 return left
 

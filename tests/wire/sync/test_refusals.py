@@ -7,6 +7,7 @@ from tests.support.world import ADD, COALESCE, HOUR, REMOVAL_DELAY, REMOVE, Buil
 from tests.wire.sync.test_reconcile import image, night
 from worker.domain.rules import AccountField
 from worker.domain.states import PlatformState, RunState
+from worker.ledger.availability import Availability
 from worker.moodle import CallLimits, MoodleReader, Transport
 from worker.sandbox.moodle.server import Fault
 from worker.settings.platforms import Strangers
@@ -128,6 +129,54 @@ def test_a_night_on_a_platform_that_prints_into_its_answers_heals_with_it(crowde
     crowded.wait(HOUR)
     report = night(crowded, image(crowded))
     assert report.state is RunState.DONE
+    assert crowded.members() == crowded.truth()
+
+
+def test_a_night_on_a_platform_that_cannot_be_written_is_partial_and_says_since_when(crowded: World) -> None:
+    crowded.wait(COALESCE)
+    crowded.resign("s000", "L1DROI")
+    crowded.now += REMOVAL_DELAY
+    with crowded.faults(REMOVE, Fault.ACCOUNT_SUSPENDED):
+        report = night(crowded, image(crowded))
+        since = crowded.status().since
+    assert report.state is RunState.PARTIAL
+    stopped = report.platforms[0].stopped
+    assert stopped is not None
+    assert (stopped.state, stopped.since) == (PlatformState.DENIED, since)
+    assert "suspended" in stopped.sentence
+    report = night(crowded)
+    assert (report.state, report.platforms[0].stopped) == (RunState.DONE, None)
+    assert crowded.members() == crowded.truth()
+
+
+def test_a_night_does_not_say_done_while_gaps_are_left_that_it_did_not_make(crowded: World) -> None:
+    with crowded.faults(ADD, Fault.WRITE_REFUSED):
+        crowded.wait(COALESCE)
+        crowded.wait(HOUR)
+        report = night(crowded)
+    assert report.state is RunState.PARTIAL
+    assert report.platforms[0].waiting == 100
+    report = night(crowded)
+    assert report.state is RunState.DONE
+    assert crowded.members() == crowded.truth()
+
+
+def test_a_night_that_reads_a_platform_ends_its_pause(crowded: World) -> None:
+    crowded.moodle.fault = Fault.ACCOUNT_SUSPENDED
+    crowded.wait(COALESCE)
+    crowded.moodle.fault = None
+    assert night(crowded, meanwhile=crowded.turns).state is RunState.DONE
+    assert crowded.members() == crowded.truth()
+
+
+def test_a_person_ends_a_pause_at_once(crowded: World) -> None:
+    crowded.moodle.fault = Fault.INVALID_TOKEN
+    crowded.wait(COALESCE)
+    crowded.moodle.fault = None
+    crowded.turns()
+    assert crowded.members() != crowded.truth()
+    Availability(crowded.ledger, "ecampus").end_pause(crowded.now)
+    crowded.turns()
     assert crowded.members() == crowded.truth()
 
 
