@@ -1,6 +1,7 @@
 """The commands as a person runs them, beside a worker on a real Kafka."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -343,9 +344,13 @@ def test_a_cohort_made_by_hand_is_adopted_when_a_person_says_so_and_nobody_leave
 
     shown = "\n".join(lines_of(installation, "adopt", "ecampus"))
     assert "Droit, première année" in shown
+    assert re.search(r"L1DROI .* 3 +│ 2 +│ 0 +│ 1 +│ 2 ", shown)
+    assert "ecampus: 1 members match no known student: they stay" in shown
     assert "1 cohorts could be adopted on ecampus; add --apply to adopt them" in shown
     assert installation.state_of("ecampus").cohorts["foreign"] == 1
-    assert "0 cohorts could be adopted" in "\n".join(lines_of(installation, "adopt", "ecampus", "M*"))
+    nothing = "\n".join(lines_of(installation, "adopt", "ecampus", "M*"))
+    assert "ecampus: not adopted, matches no cohort: M*" in nothing
+    assert "0 cohorts could be adopted" in nothing
     assert lawyers(moodle) == numbers([0, 1, 5])
 
     assert "1 of 1 cohorts adopted on ecampus" in lines_of(installation, "adopt", "ecampus", "L1*", "--apply")

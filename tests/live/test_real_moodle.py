@@ -360,9 +360,9 @@ def test_a_cohort_that_the_database_takes_for_ours_is_adopted_under_our_idnumber
     one = bench.writer.finds(ours)
     bench.say(username, etape=ours)
     bench.converge()
-    offered = adoption.candidates(bench.ledger, PLATFORM, bench.reader, ["*"])
-    assert [(each.idnumber, each.moodle_id) for each in offered] == ([(ours, theirs)] if one else [])
-    adoption.adopt(bench.ledger, PLATFORM, offered, by="live")
+    offered = adoption.survey(bench.ledger, Mapper(POLICY), PLATFORM, bench.reader, ["*"])
+    assert [(each.idnumber, each.moodle_id) for each in offered.candidates] == ([(ours, theirs)] if one else [])
+    adoption.adopt(bench.ledger, PLATFORM, bench.reader, offered, by="live")
     bench.converge()
     (cohort,) = [cohort for cohort in bench.reader.cohorts() if cohort.idnumber == ours]
     assert (cohort.id == theirs) is one

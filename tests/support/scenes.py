@@ -357,10 +357,22 @@ def a_cohort_that_the_database_takes_for_another_etapes(scene: Scene) -> None:
 
 def an_adopted_cohort(scene: Scene) -> None:
     scene.tell(told())
-    (cohort_id,) = adoption.not_owned(scene.ledger, "ecampus", ["*"]).values()
+    (cohort_id,) = (wanted.id for wanted in adoption.wanted(scene.ledger, "ecampus"))
     adoption.take(
         scene.ledger, cohort_id, platform="ecampus", values=owned(5, ETAPE), present={STUDENT: 31}, now=NOW, by="cemu"
     )
+
+
+def inherited_with_an_adopted_cohort(scene: Scene) -> None:
+    """Have the student resign, and somebody adopt the cohort, in which they still are: nobody removed them."""
+    scene.tell(told(student_id=OTHER, enrolment_id="9"), told(status=Status.RESIGNED))
+    (cohort_id,) = (wanted.id for wanted in adoption.wanted(scene.ledger, "ecampus"))
+    adoption.take(scene.ledger, cohort_id, platform="ecampus", values=owned(5, ETAPE), present={}, now=NOW, by="cemu")
+    scene.now += HOUR
+    scene.look({ETAPE: [int(STUDENT)]}, [STUDENT, OTHER])
+    queue = workbook(scene.ledger, guard=Guard())
+    assert all(gap.desired for gap in queue.claim(scene.now, limit=100).gaps)
+    queue.release()
 
 
 def only_observed(scene: Scene) -> None:

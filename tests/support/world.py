@@ -18,6 +18,8 @@ from worker.ledger.status import PlatformStatus, read_status
 from worker.moodle import CallLimits, MoodleReader, MoodleWriter, Transport
 from worker.moodle.transport import Reply
 from worker.sandbox.moodle.server import Fault, SandboxMoodle
+from worker.sync import adoption
+from worker.sync.adoption import NotAdopted, Survey
 from worker.sync.converge.backoff import Backoff
 from worker.sync.converge.lane import Lane
 
@@ -151,7 +153,8 @@ class World:
             aliases=self.aliases,
             platforms=tuple(self.platforms),
         )
-        recorder = Recorder(self.ledger, Mapper(policy), coalesce=COALESCE, removal_delay=REMOVAL_DELAY)
+        self.mapper = Mapper(policy)
+        recorder = Recorder(self.ledger, self.mapper, coalesce=COALESCE, removal_delay=REMOVAL_DELAY)
         recorder.apply_policy(now=self.now)
         return recorder
 
@@ -209,6 +212,19 @@ class World:
 
     def accounts(self, *usernames: str) -> list[int]:
         return self.moodle.add_users((name, "") for name in usernames)
+
+    # What a person does.
+
+    def survey(self, *globs: str, reader: MoodleReader | None = None) -> Survey:
+        first = self.platforms[0]
+        reader = reader or MoodleReader(self.transports[first.name])
+        return adoption.survey(self.ledger, self.mapper, first, reader, globs or ("*",))
+
+    def adopt(self, *globs: str, reader: MoodleReader | None = None) -> list[NotAdopted]:
+        first = self.platforms[0]
+        reader = reader or MoodleReader(self.transports[first.name])
+        chosen = self.survey(*globs, reader=reader)
+        return adoption.adopt(self.ledger, first, reader, chosen, by="cemu")
 
     # Time.
 

@@ -55,7 +55,8 @@ FAMILIES = {
         "membership again.",
     },
     "worker.cli.adopt": {
-        "adopt": "List the existing cohorts whose idnumber is one of ours, with their sizes; with --apply, adopt them.",
+        "adopt": "List the existing cohorts whose idnumber is one of ours, and whom they would lose; with --apply, "
+        "adopt them.",
     },
     "worker.cli.messages": {
         "publish": "Validate a file of messages, then publish all of them; if one line is invalid, nothing is sent.",

@@ -22,6 +22,7 @@ from worker.cli.base import (
 )
 from worker.cli.run_report import guard_sentence
 from worker.domain.cohorts import blocked_sentences
+from worker.domain.states import Limit
 from worker.ledger.decisions import Decision
 from worker.ledger.proposals import ChangeReason, PlannedCohort, PlannedPlatform, guard_report
 from worker.runtime.ledger import opened, recorder, review_of
@@ -36,7 +37,14 @@ REASONS = {
     ChangeReason.YEAR_CLOSED: "year closed",
     ChangeReason.RULE_CHANGED: "rule changed",
     ChangeReason.DRIFT: "drift",
+    ChangeReason.ADOPTED: "there before the adoption",
     ChangeReason.PERSON: "a person's decision",
+}
+
+_LIMITS = {
+    Limit.COHORT: "cohort limit",
+    Limit.PLATFORM: "platform limit",
+    Limit.ADOPTED: "adopted cohort",
 }
 
 family = typer.Typer()
@@ -157,7 +165,7 @@ def _print_plan(
 def _limit(cohort: PlannedCohort, settings: Settings) -> str:
     """Say what holds a cohort's removals, or else when they are due."""
     if cohort.held is not None:
-        return f"held: {cohort.held} limit"
+        return f"held: {_LIMITS[cohort.held]}"
     return "" if cohort.due_at is None else f"from {when(cohort.due_at, settings)}"
 
 
@@ -175,11 +183,11 @@ def _print_guard(platform: PlannedPlatform, *, decidable: bool) -> None:
 
 
 def _print_held(held: HeldRemovals, *, students: bool) -> None:
-    table = Table("hash", "platform", "cohort", "members", "would leave", "limit", "why")
+    table = Table("hash", "platform", "cohort", "members", "would leave", "held by", "why")
     for cohort in held.cohorts:
         table.add_row(
             cohort.hash, cohort.platform, escape(cohort.idnumber), str(cohort.members), str(len(cohort.pairs)),
-            cohort.held, _reasons(cohort.removals),
+            _LIMITS[cohort.held] if cohort.held else "", _reasons(cohort.removals),
         )  # fmt: skip
     out.print(table)
     if students:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from worker.domain.instants import Instant
@@ -40,6 +40,8 @@ class CohortDiff:
     """Accounts of members whom we can't tie to a student."""
     unclean: tuple[int, ...] = ()
     """Accounts of members whom Moodle doesn't show, so that nobody can tie them to anybody: they stay."""
+    desired: frozenset[int] = field(default=frozenset(), compare=False)
+    """Accounts of the members who are desired there, which is nothing new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,7 @@ def compare(
         extras=tuple((people.students[user_id], user_id) for user_id in untied if user_id in people.students),
         unmatched=tuple(each for each in untied if each not in people.students and each not in people.unclean),
         unclean=tuple(each for each in untied if each in people.unclean),
+        desired=frozenset(user_id for user_id in members if user_id in reading.staying),
     )
 
 

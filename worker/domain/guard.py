@@ -86,6 +86,8 @@ class Removals:
     """Removals to come that no person approved, held ones included."""
     held: int
     """Those among them that are held."""
+    inherited: int = 0
+    """Those among them of members whom the cohort had when it became ours."""
 
     @property
     def before(self) -> int:
@@ -120,8 +122,9 @@ class Judgement:
 def judge(guard: Guard, cohorts: Sequence[Removals], now: Instant, *, members: int) -> Judgement:
     """Judge the removals of a platform, before any of them; `members` counts those of all its owned cohorts.
 
-    A cohort that would lose too many has all of its removals held. If what is left is too many for the platform, all
-    of it is held: a mistake that touches every cohort a little is seen whole, not when the limit is used up.
+    A cohort that would lose members whom it had when it became ours, or too many, has all of its removals held. If
+    what is left is too many for the platform, all of it is held: a mistake that touches every cohort a little is seen
+    whole, not when the limit is used up.
     What is held stays held until a person approves or rejects it, and no longer counts towards the platform's limit.
     """
     limits = guard.at(now)
@@ -145,12 +148,14 @@ def judge(guard: Guard, cohorts: Sequence[Removals], now: Instant, *, members: i
 
 
 def _beyond_their_limit(cohorts: Sequence[Removals], limits: GuardLimits) -> dict[int, Limit]:
-    """Return the cohorts that would lose more members than their limit allows."""
-    return {
-        cohort.cohort_id: Limit.COHORT
-        for cohort in cohorts
-        if cohort.pending and cohort.pending + cohort.removed > limits.cohort(cohort.before)
-    }
+    """Return the cohorts that would lose members whom nobody has decided about, or more than their limit allows."""
+    held = {}
+    for cohort in cohorts:
+        if cohort.inherited:
+            held[cohort.cohort_id] = Limit.ADOPTED
+        elif cohort.pending and cohort.pending + cohort.removed > limits.cohort(cohort.before):
+            held[cohort.cohort_id] = Limit.COHORT
+    return held
 
 
 def _worst(cohorts: Sequence[Removals]) -> Removals | None:

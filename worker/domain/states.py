@@ -49,6 +49,8 @@ class Cause(StrEnum):
     """The enrolment's year is no longer active."""
     DRIFT = "drift"
     """Moodle differed from what we had left there."""
+    ADOPTED = "adopted"
+    """The cohort had this member when it became ours."""
     UNDONE = "undone"
     """A person undid a removal."""
     REJECTED = "rejected"
@@ -104,6 +106,8 @@ class Limit(StrEnum):
 
     COHORT = "cohort"
     PLATFORM = "platform"
+    ADOPTED = "adopted"
+    """None: whoever was in a cohort when it became ours leaves it because a person said so."""
 
 
 class Kept(StrEnum):

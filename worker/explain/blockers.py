@@ -11,6 +11,7 @@ from worker.ledger.student_view import AccountFact, CohortFact, DecisionFact, Me
 
 _A_PERSON_MUST = {
     Why.FOREIGN_COHORT, Why.FOREIGN_ALIKE, Why.COLLIDING_COHORT, Why.OBSERVE, Why.HELD_COHORT, Why.HELD_PLATFORM,
+    Why.HELD_ADOPTED,
 }  # fmt: skip
 """While one of these holds, nothing happens by itself."""
 _NO_OBSTACLES = {Why.APPROVED, Why.COHORT_TO_CREATE}
@@ -19,7 +20,11 @@ _DOWN = {
     PlatformState.UNAVAILABLE.value: Why.PLATFORM_UNAVAILABLE,
     PlatformState.DENIED.value: Why.PLATFORM_DENIED,
 }
-_HELD = {Limit.COHORT.value: Why.HELD_COHORT, Limit.PLATFORM.value: Why.HELD_PLATFORM}
+_HELD = {
+    Limit.COHORT.value: Why.HELD_COHORT,
+    Limit.PLATFORM.value: Why.HELD_PLATFORM,
+    Limit.ADOPTED.value: Why.HELD_ADOPTED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,8 @@ class Why(StrEnum):
     DESIRED_SINCE = "desired_since"
     ENDED_SINCE = "ended_since"
     DRIFTED = "drifted"
+    INHERITED = "inherited"
+    """The cohort had this member when it became ours, and nothing wants them there."""
     FORMER_NUMBER = "former_number"
 
     # What was done and seen on Moodle.
@@ -87,6 +89,7 @@ class Why(StrEnum):
     OBSERVE = "observe"
     HELD_COHORT = "held_cohort"
     HELD_PLATFORM = "held_platform"
+    HELD_ADOPTED = "held_adopted"
     APPROVED = "approved"
     APPROVAL_EXPIRED = "approval_expired"
     PLATFORM_UNAVAILABLE = "platform_unavailable"

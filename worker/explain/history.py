@@ -32,6 +32,8 @@ class History:
             return found(code, at=row.kept_at, by=next((_person(entry.detail) for entry in decided), None))
         if row.cause == Cause.DRIFT:
             return found(Why.DRIFTED, since=row.since, run=row.run)
+        if row.cause == Cause.ADOPTED:
+            return found(Why.INHERITED, since=row.since, run=row.run)
         code = Why.DESIRED_SINCE if row.desired else Why.ENDED_SINCE
         return found(code, since=row.since, cause=row.cause, origin=row.origin, run=row.run)
 

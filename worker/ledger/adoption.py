@@ -1,56 +1,88 @@
-"""The ledger's side of adoption: which cohorts may be taken over, and taking them."""
+"""The ledger's side of adoption: the cohorts that rules lead to, what is known of their members, and taking one."""
 
-from collections.abc import Collection, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from worker.domain.drift import KnownMembership
 from worker.domain.instants import Instant
+from worker.domain.rules import EnrolmentLike
 from worker.domain.states import Action, CohortState
 from worker.ledger.cohorts import UNBLOCKED
 from worker.ledger.database import Ledger, select_in
 from worker.ledger.journal import NewEntry, write_entries
-from worker.ledger.schema import cohort, membership, student
+from worker.ledger.memberships import enrolments_of
+from worker.ledger.observations import known_memberships
+from worker.ledger.schema import at_membership, cohort, in_cohort, membership
 
 
-def not_owned(ledger: Ledger, platform: str, globs: Collection[str]) -> dict[str, int]:
-    """Return the ids of the matching cohorts that the rules lead to and that aren't ours, by idnumber."""
-    rows = sa.select(cohort.c.idnumber, cohort.c.id).where(
-        cohort.c.platform == platform, cohort.c.state != CohortState.OWNED
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedCohort:
+    """A cohort that rules lead to, ours or not."""
+
+    id: int
+    idnumber: str
+    wanted_name: str | None
+    name_is_ours: bool
+    state: CohortState
+    moodle_id: int | None
+    """Moodle's id, where it is ours."""
+    blocker_id: int | None
+    """Moodle's id of the cohort that keeps it from being created."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownStudents:
+    """What the sources say of some students."""
+
+    enrolments: Mapping[str, Sequence[EnrolmentLike]]
+    components: Mapping[str, str | None]
+    """By étape."""
+    places: Mapping[str, frozenset[int]]
+    """The cohorts of the platform in which they are desired, by student."""
+
+
+def wanted(ledger: Ledger, platform: str) -> list[WantedCohort]:
+    """Return the cohorts of a platform that rules lead to, by idnumber."""
+    rows = sa.select(cohort).where(cohort.c.platform == platform).order_by(cohort.c.idnumber)
     with ledger.read() as connection:
-        return {
-            row.idnumber: row.id
+        return [
+            WantedCohort(
+                id=row.id,
+                idnumber=row.idnumber,
+                wanted_name=row.wanted_name,
+                name_is_ours=row.name_is_ours,
+                state=CohortState(row.state),
+                moodle_id=row.moodle_id,
+                blocker_id=row.blocker_id,
+            )
             for row in connection.execute(rows)
-            if any(fnmatchcase(row.idnumber, glob) for glob in globs)
-        }
+        ]
 
 
-def misspelled(ledger: Ledger, platform: str) -> dict[str, int]:
-    """Return Moodle's ids of the cohorts that aren't ours and that its database takes for these of ours, by idnumber.
-
-    Whoever adopts one takes it over under another idnumber, which converging then gives it.
-    """
-    rows = sa.select(cohort.c.idnumber, cohort.c.blocker_id).where(
-        cohort.c.platform == platform, cohort.c.state == CohortState.FOREIGN, cohort.c.blocker != cohort.c.idnumber
-    )
+def members(ledger: Ledger, cohort_ids: Sequence[int], at: Instant) -> Mapping[int, Mapping[str, KnownMembership]]:
+    """Return what is known of the members of these cohorts, by student; a cohort without any may be missing."""
     with ledger.read() as connection:
-        return {row.idnumber: row.blocker_id for row in connection.execute(rows)}
+        return known_memberships(connection, cohort_ids, at)
 
 
-def desired(ledger: Ledger, cohort_ids: Collection[int]) -> dict[int, set[tuple[str, str | None]]]:
-    """Return the desired members by cohort id, each with their login when it is known."""
-    rows = (
-        sa.select(membership.c.cohort_id, membership.c.student_id, student.c.login)
-        .join(student, student.c.student_id == membership.c.student_id, isouter=True)
-        .where(membership.c.desired)
+def students(ledger: Ledger, platform: str, numbers: Collection[str]) -> KnownStudents:
+    """Return what the sources say of these students, given by their surviving numbers."""
+    places = sa.select(membership.c.student_id, membership.c.cohort_id).where(
+        membership.c.desired, in_cohort(cohort.c.platform == platform)
     )
-    found: dict[int, set[tuple[str, str | None]]] = {}
+    found: dict[str, set[int]] = {}
     with ledger.read() as connection:
-        for row in select_in(connection, rows, membership.c.cohort_id, cohort_ids):
-            found.setdefault(row.cohort_id, set()).add((row.student_id, row.login))
-    return found
+        enrolments, components = enrolments_of(connection, numbers)
+        for row in select_in(connection, places, membership.c.student_id, numbers):
+            found.setdefault(row.student_id, set()).add(row.cohort_id)
+    return KnownStudents(
+        enrolments=enrolments,
+        components=components,
+        places={number: frozenset(cohort_ids) for number, cohort_ids in found.items()},
+    )
 
 
 def take(
@@ -62,23 +94,29 @@ def take(
     present: Mapping[str, int],
     now: Instant,
     by: str,
-) -> None:
-    """Make a cohort ours: write its columns, the desired members it has (student to account) and who adopted it."""
+) -> bool:
+    """Make a cohort ours: write its columns, the desired members it has (student to account) and who adopted it.
+
+    Returns False, and writes nothing, when it is ours by now, or its cohort on Moodle is another one of ours.
+    """
+    this = cohort.c.id == cohort_id
+    its_cohort = sa.and_(cohort.c.platform == platform, cohort.c.moodle_id == values["moodle_id"])
     with ledger.write() as connection:
+        ours = sa.and_(cohort.c.state == CohortState.OWNED, sa.or_(this, its_cohort))
+        if connection.scalar(sa.select(cohort.c.id).where(ours).limit(1)) is not None:
+            return False
         # Whoever works on it saw it as it was before: what they would write is out of date.
-        connection.execute(
-            sa.update(cohort).where(cohort.c.id == cohort_id).values(lease_holder=None, **UNBLOCKED, **values)
-        )
+        owned = {"state": CohortState.OWNED.value, "unread": True, "lease_holder": None}
+        connection.execute(sa.update(cohort).where(this).values({**UNBLOCKED, **owned, **values}))
         if present:
             connection.execute(
-                sa.update(membership)
-                .where(
-                    membership.c.cohort_id == cohort_id,
-                    membership.c.student_id == sa.bindparam("b_student"),
-                    membership.c.desired,
-                )
-                .values(observed=True, observed_at=now, user_id=sa.bindparam("b_user"), attempts=0, reason=None),
-                [{"b_student": number, "b_user": user_id} for number, user_id in present.items()],
+                at_membership.where(membership.c.desired).values(
+                    observed=True, observed_at=now, user_id=sa.bindparam("b_user"), attempts=0, reason=None
+                ),
+                [
+                    {"b_cohort": cohort_id, "b_student": number, "b_user": user_id}
+                    for number, user_id in present.items()
+                ],
             )
         adopted = NewEntry(
             at=now,
@@ -89,3 +127,4 @@ def take(
             detail=f"by {by}",
         )
         write_entries(connection, [adopted])
+    return True

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from worker.domain.instants import Instant
 from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Reason
 from worker.ledger.database import among
-from worker.ledger.schema import cohort, gap, in_cohort, membership
+from worker.ledger.schema import cohort, gap, in_cohort, inherited, membership
 
 PROMISE_SECONDS = 24 * 3600
 """A change is on Moodle this long after its publication, at most."""
@@ -86,8 +86,10 @@ def vanish(
             refusal=None,
             blocker_id=None,
             blocker=None,
+            unread=False,
         )
     )
+    connection.execute(sa.delete(inherited).where(inherited.c.cohort_id.in_(cohort_ids)))
     absent = {"observed": False, "observed_at": now}
     members = sa.update(membership).where(membership.c.cohort_id.in_(cohort_ids))
     lost = opened(cause=Cause.DRIFT, origin=origin, since=now, next_attempt_at=now, run=run)

@@ -5,6 +5,7 @@ import sqlalchemy as sa
 from worker.domain.guard import WINDOW_SECONDS, Guard, Judgement, Removals, judge
 from worker.domain.instants import Instant
 from worker.domain.states import Action, CohortState, Limit
+from worker.ledger.inherited import is_inherited
 from worker.ledger.schema import cohort, gap, journal, membership
 
 leaving = sa.and_(gap, ~membership.c.desired)
@@ -49,7 +50,7 @@ def judged(connection: sa.Connection, platform: str, guard: Guard, now: Instant)
     removed = _removed_by_cohort(connection, platform, now)
     removals = []
     for row in cohorts:
-        waiting, held = pending.get(row.id, (0, 0)) if row.id in ours else (0, 0)
+        waiting, held, inherited = pending.get(row.id, (0, 0, 0)) if row.id in ours else (0, 0, 0)
         if waiting or row.id in removed:
             removals.append(
                 Removals(
@@ -59,16 +60,18 @@ def judged(connection: sa.Connection, platform: str, guard: Guard, now: Instant)
                     removed=removed.get(row.id, 0),
                     pending=waiting,
                     held=held,
+                    inherited=inherited,
                 )
             )
     return judge(guard, removals, now, members=sum(members.get(cohort_id, 0) for cohort_id in ours))
 
 
-def _pending_by_cohort(connection: sa.Connection, now: Instant) -> dict[int, tuple[int, int]]:
-    """Count the removals to come, and those of them that are held, on all platforms."""
-    counts = sa.select(_COHORT_ID, sa.func.count(), sa.func.count(membership.c.held)).where(_pending(now))
+def _pending_by_cohort(connection: sa.Connection, now: Instant) -> dict[int, tuple[int, int, int]]:
+    """Count the removals to come, and those of them that are held, and of inherited members, on all platforms."""
+    inherited = sa.func.count(sa.case((is_inherited, 1)))
+    counts = sa.select(_COHORT_ID, sa.func.count(), sa.func.count(membership.c.held), inherited).where(_pending(now))
     rows = connection.execute(counts.group_by(_COHORT_ID))
-    return {cohort_id: (pending, held) for cohort_id, pending, held in rows}
+    return {cohort_id: (pending, held, inherited) for cohort_id, pending, held, inherited in rows}
 
 
 def _removed_by_cohort(connection: sa.Connection, platform: str, now: Instant) -> dict[int, int]:

@@ -213,6 +213,19 @@ class MembershipProjector:
         }
 
 
+def enrolments_of(
+    connection: sa.Connection, students: Iterable[str]
+) -> tuple[dict[str, list[EnrolmentLike]], dict[str, str | None]]:
+    """Return what the latest source says of all enrolments of these students, given by their surviving numbers.
+
+    The first is by student; the second are the components of the étapes, by code.
+    """
+    survivors = {number: number for number in students}
+    survivors |= merged_into(connection, survivors)
+    enrolments = _enrolments(connection, survivors, {})
+    return enrolments, _components(connection, enrolments.values())
+
+
 def _persons(connection: sa.Connection, students: Mapping[str, Triggers]) -> tuple[dict[str, str], dict[str, Triggers]]:
     """Return the survivor of these students' numbers and of all numbers merged with them, and triggers for each."""
     survivors = survivors_of(connection, students)

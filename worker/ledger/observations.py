@@ -17,7 +17,7 @@ from worker.domain.idnumbers import fold
 from worker.domain.instants import Instant
 from worker.domain.rules import PlatformPolicy, account_key
 from worker.domain.states import BLOCKED, Cause, CohortState, Drift
-from worker.ledger import gaps
+from worker.ledger import gaps, inherited
 from worker.ledger.accounts import Accounts
 from worker.ledger.cohorts import blocked_by
 from worker.ledger.database import Ledger, among, chunks, stream, upsert
@@ -108,20 +108,7 @@ class Observer:
 
     def students(self) -> dict[str, str]:
         """Return every student we have heard of, by the key of their account; merged ones as their survivor."""
-        known = sa.select(student.c.student_id, student.c.login, student.c.survivor)
-        only_enrolled = sa.select(enrolment.c.student_id, sa.null(), sa.null()).distinct()
-        keys: dict[str, str] = {}
-        with self._ledger.read() as connection:
-            for statement in (
-                known.where(student.c.survivor.is_not(None)),  # whoever has a login now comes after who had it
-                known.where(student.c.survivor.is_(None)),
-                only_enrolled.where(~sa.exists().where(student.c.student_id == enrolment.c.student_id)),
-            ):
-                for number, login, survivor in stream(connection, statement):
-                    key = account_key(self._platform, number, login)
-                    if key is not None:
-                        keys[key] = survivor or number
-        return keys
+        return known_students(self._ledger, self._platform)
 
     def unplaced(self) -> dict[str, str]:
         """Return the account keys, by student, of those who must be in our cohorts and were never put there."""
@@ -153,6 +140,7 @@ class Observer:
             report.note_cohorts(Drift.RENAMED, self._rename(connection, read, reading))
             for some in chunks(read, COHORTS):
                 compared = _compare(connection, some, reading)
+                _inherit(connection, compared)
                 for each in compared:
                     report.note(each.idnumber, each.members, each.diff)
                 self._members(connection, compared, now)
@@ -214,7 +202,8 @@ class Observer:
     def _members(self, connection: sa.Connection, compared: Sequence["_Compared"], now: Instant) -> None:
         write_confirmed(connection, [row for each in compared for row in each.confirmed()], now)
         opened = self._opened(now)
-        for drifted, values in ((False, {}), (True, opened)):
+        by_cause = opened | {"cause": sa.bindparam("b_cause")}
+        for drifted, values in ((False, {}), (True, by_cause)):
             seen = [row for each in compared for row in each.seen(drifted=drifted)]
             if seen:
                 connection.execute(_SEEN.values(observed_at=now, **values), seen)
@@ -241,6 +230,16 @@ class _Compared:
     members: int
     known: Mapping[str, KnownMembership]
     diff: CohortDiff
+    unread: bool
+    """Whether it is read for the first time since it became ours."""
+    undesired: AbstractSet[int]
+    """Accounts of the members who aren't desired there."""
+    inherited: set[int]
+    """Those of them whom it had when it became ours."""
+
+    def cause(self, user_id: int | None) -> str:
+        """Return why a member with this account, whom the reading shows, is to leave."""
+        return (Cause.ADOPTED if user_id in self.inherited else Cause.DRIFT).value
 
     def confirmed(self) -> Iterator[dict[str, Any]]:
         """Return the memberships for which the reading shows that a call of ours succeeded, for `write_confirmed`."""
@@ -261,30 +260,82 @@ class _Compared:
                     "b_student": one.student_id,
                     "b_seen": one.present,
                     "b_user": user_id,
-                }
+                } | ({"b_cause": self.cause(user_id)} if drifted else {})
 
     def new(self, *, unmatched: bool) -> Iterator[dict[str, Any]]:
         """Return the members who have no membership yet and are to leave."""
         for student_id, user_id in self.diff.extras:
-            yield {"cohort_id": self.cohort_id, "student_id": student_id, "user_id": user_id}
+            yield self._new(student_id, user_id)
         for user_id in self.diff.unmatched if unmatched else ():
-            yield {"cohort_id": self.cohort_id, "student_id": unmatched_key(user_id), "user_id": user_id}
+            yield self._new(unmatched_key(user_id), user_id)
+
+    def _new(self, student_id: str, user_id: int) -> dict[str, Any]:
+        return {
+            "cohort_id": self.cohort_id,
+            "student_id": student_id,
+            "user_id": user_id,
+            "cause": self.cause(user_id),
+        }
+
+
+def known_students(ledger: Ledger, platform: PlatformPolicy) -> dict[str, str]:
+    """Return every student we have heard of, by the key of their account; merged ones as their survivor."""
+    known = sa.select(student.c.student_id, student.c.login, student.c.survivor)
+    only_enrolled = sa.select(enrolment.c.student_id, sa.null(), sa.null()).distinct()
+    keys: dict[str, str] = {}
+    with ledger.read() as connection:
+        for statement in (
+            known.where(student.c.survivor.is_not(None)),  # whoever has a login now comes after who had it
+            known.where(student.c.survivor.is_(None)),
+            only_enrolled.where(~sa.exists().where(student.c.student_id == enrolment.c.student_id)),
+        ):
+            for number, login, survivor in stream(connection, statement):
+                key = account_key(platform, number, login)
+                if key is not None:
+                    keys[key] = survivor or number
+    return keys
 
 
 def _compare(connection: sa.Connection, cohorts: Sequence[sa.Row[Any]], reading: PlatformReading) -> list[_Compared]:
-    known = _known(connection, [row.id for row in cohorts], reading.at)
+    ids = [row.id for row in cohorts]
+    known, inherited_members = known_memberships(connection, ids, reading.at), inherited.by_cohort(connection, ids)
     compared = []
     for row in cohorts:
         members = reading.members[row.moodle_id]
         in_flight = row.lease_until > reading.at
         diff = compare(known[row.id].values(), members, reading.people, at=reading.at, in_flight=in_flight)
         compared.append(
-            _Compared(cohort_id=row.id, idnumber=row.idnumber, members=len(members), known=known[row.id], diff=diff)
+            _Compared(
+                cohort_id=row.id,
+                idnumber=row.idnumber,
+                members=len(members),
+                known=known[row.id],
+                diff=diff,
+                unread=row.unread,
+                undesired=members - diff.desired,
+                inherited=inherited_members.get(row.id, set()),
+            )
         )
     return compared
 
 
-def _known(connection: sa.Connection, cohorts: Sequence[int], at: Instant) -> Mapping[int, dict[str, KnownMembership]]:
+def _inherit(connection: sa.Connection, compared: Iterable["_Compared"]) -> None:
+    """Note whom cohorts had when they became ours, and forget those who are desired by now, or gone."""
+    unread, forgotten = {}, {}
+    for each in compared:
+        forgotten[each.cohort_id] = each.inherited - each.undesired
+        each.inherited.intersection_update(each.undesired)
+        if each.unread:
+            unread[each.cohort_id] = each.undesired - each.inherited
+            each.inherited.update(each.undesired)
+    inherited.forget(connection, forgotten)
+    if unread:
+        inherited.note(connection, unread)
+
+
+def known_memberships(
+    connection: sa.Connection, cohorts: Sequence[int], at: Instant
+) -> Mapping[int, dict[str, KnownMembership]]:
     """Return what is known of the members of these cohorts, by student.
 
     An unmatched member who was removed before the reading began is left out: when the account is back, today's settings

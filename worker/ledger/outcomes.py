@@ -1,5 +1,6 @@
 """Outcomes of calls, written to the memberships that they were about."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from worker.domain.cohorts import Gap
 from worker.domain.instants import Instant
 from worker.domain.states import Action, Reason
+from worker.ledger import inherited
 from worker.ledger.database import select_in
 from worker.ledger.gaps import RELEASED
 from worker.ledger.journal import NewEntry, write_entries
@@ -80,6 +82,11 @@ def close(connection: sa.Connection, closed: Sequence[Gap], now: Instant) -> Non
 
 def apply(connection: sa.Connection, applied: Sequence[Applied], now: Instant, *, platform: str) -> None:
     """Write that calls closed these gaps, and journal it."""
+    gone: defaultdict[int, list[int]] = defaultdict(list)
+    for done in applied:
+        if not done.gap.desired:
+            gone[done.gap.cohort_id].append(done.user_id)
+    inherited.forget(connection, gone)
     as_desired = at_membership.values(
         observed=sa.bindparam("b_observed"),
         observed_at=now,

@@ -35,6 +35,8 @@ class ChangeReason(StrEnum):
     YEAR_CLOSED = "year_closed"
     RULE_CHANGED = "rule_changed"
     DRIFT = "drift"
+    ADOPTED = "adopted"
+    """The cohort had this member when it became ours."""
     PERSON = "person"
     """A person's decision: a removal that was undone."""
 
@@ -175,6 +177,7 @@ class _Gathered:
 
 _REASONS = {
     Cause.DRIFT: ChangeReason.DRIFT,
+    Cause.ADOPTED: ChangeReason.ADOPTED,
     Cause.UNDONE: ChangeReason.PERSON,
     Cause.REJECTED: ChangeReason.PERSON,
     Cause.ERASED: ChangeReason.PERSON,

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     bindparam,
+    false,
     select,
     true,
     update,
@@ -207,6 +208,7 @@ cohort = Table(
     Column("refusal", Text, comment="Moodle's errorcode when it was last to be created or renamed; null once it was"),
     Column("blocker_id", BigInteger, comment="Moodle's id of the cohort that has its idnumber, or one alike"),
     Column("blocker", Text, comment="idnumber of that cohort"),
+    Column("unread", Boolean, nullable=False, server_default=false(), comment="found with members, not yet read"),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_attempt_at", Float, nullable=False, server_default="0"),
     Column("lease_holder", Text),
@@ -238,6 +240,14 @@ membership = Table(
     Column("kept", Text, comment="states.Kept: desired by a person's decision, not by the rules"),
     Column("kept_at", Float),
 )
+inherited = Table(
+    "inherited",
+    metadata,
+    Column("cohort_id", _Serial, ForeignKey("cohort.id"), primary_key=True, autoincrement=False),
+    Column("user_id", BigInteger, primary_key=True, autoincrement=False, comment="Moodle account"),
+)
+"""Members whom a cohort had when it became ours, and who aren't desired there; a person decides on their removal."""
+
 gap = membership.c.desired.is_distinct_from(membership.c.observed)
 """A membership that Moodle doesn't show as desired, or may not."""
 Index(

@@ -21,7 +21,7 @@ FOREIGN, COLLIDING = "foreign", "colliding"
 GAP_STATES = {
     WAITING: "a removal's or an addition's short delay",
     READY: "to be applied now",
-    HELD: "removals beyond the guard's limits, until a person approves or rejects them",
+    HELD: "removals beyond the guard's limits, or of an adopted cohort, until a person approves or rejects them",
     PARKED: "no usable account yet, or the platform is only observed",
     RETRYING: "refused by Moodle, or unknown after a time-out; tried again later",
     FOREIGN: "in a cohort that isn't ours: adopt it",

@@ -1,9 +1,11 @@
 """Which Moodle account is whose: the one place where accounts are looked up, for converging, adoption and the night."""
 
 from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from worker.domain.drift import People
+from worker.domain.errors import MoodleDenied
 from worker.domain.instants import Instant
 from worker.domain.rules import AccountField, PlatformPolicy, account_key, can_be_asked
 from worker.ledger.observations import Observer
@@ -25,6 +27,15 @@ class LookUp:
     def is_empty(self) -> bool:
         """Whether no key has any account."""
         return not (self.accounts or self.ambiguous or self.unclean)
+
+
+def accounts_hidden(platform: str) -> MoodleDenied:
+    """Return the error of a token that doesn't see the accounts there are: to it, nobody has any."""
+    return MoodleDenied(
+        "accounts_hidden",
+        f"{platform}: the token finds nobody, not even the members of cohorts; "
+        "give its role moodle/user:viewdetails and moodle/user:viewalldetails at system level",
+    )
 
 
 def keys_of(platform: PlatformPolicy, students: Iterable[tuple[str, str | None]]) -> dict[str, str | None]:
@@ -72,11 +83,23 @@ def identify(
     found |= {key: user_id for user_id, key in shown.keys.items() if key and user_id in unmatched}
     observer.accounts.remember(found, now)
     accounts |= found
-    pairs = [(student, accounts[key]) for key, student in observer.students().items() if key in accounts]
-    return People(
-        accounts=dict(pairs),
-        students={user_id: student for student, user_id in pairs},
+    return people(
+        observer.students(),
+        accounts,
         # Asked by its number, Moodle returns a deleted account too, under another name.
         gone={user_id for user_id in missing - shown.unclean if accounts.get(shown.keys.get(user_id, "")) != user_id},
         unclean=unmatched & shown.unclean,
+    )
+
+
+def people(
+    students: Mapping[str, str], accounts: Mapping[str, int], *, gone: AbstractSet[int], unclean: AbstractSet[int]
+) -> People:
+    """Tie students to accounts; both are given by key."""
+    pairs = [(student, accounts[key]) for key, student in students.items() if key in accounts]
+    return People(
+        accounts=dict(pairs),
+        students={user_id: student for student, user_id in pairs},
+        gone=gone,
+        unclean=unclean,
     )

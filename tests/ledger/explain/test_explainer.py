@@ -44,6 +44,7 @@ from tests.support.scenes import (
     excluded,
     held_by_the_snapshot,
     in_a_call_now,
+    inherited_with_an_adopted_cohort,
     just_enrolled,
     left_in_peace_after_a_time_out,
     login_under_the_former_number,
@@ -594,6 +595,16 @@ SITUATIONS = [
         answer=(Why.TO_REMOVE, *LEFT, *ADDED, Why.HELD_PLATFORM),
         french="Retrait retenu par le garde-fou : trop de retraits à la fois sur la plateforme.",
         english="Held by the guard: too many removals at once on the platform.",
+    ),
+    Situation(
+        name="there before the cohort was adopted, and of no right",
+        setup=inherited_with_an_adopted_cohort,
+        also=frozenset({Why.STATUS}),
+        answer=(
+            Why.TO_REMOVE, Why.WOULD_LEAD, Why.INHERITED, Why.COHORT_ADOPTED, Why.SEEN, Why.HELD_ADOPTED,
+        ),
+        french="Était déjà dans cette cohorte quand elle a été confiée à ce service (constaté le 1er septembre 2026",
+        english="Held: the cohort was adopted with members who have no place there",
     ),
     Situation(
         name="approved",

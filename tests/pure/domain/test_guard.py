@@ -69,6 +69,18 @@ def test_the_share_is_what_one_computes_by_hand(members: int, hundredths: int) -
     assert limits.cohort(members) == limits.platform(members) == int(share)
 
 
+def test_whoever_came_with_an_adopted_cohort_is_held_under_every_limit() -> None:
+    adopted = replace(cohort(1, members=100, pending=1), inherited=1)
+    assert judged(adopted, limits=GuardLimits(floor=50)).held == {1: Limit.ADOPTED}
+    assert judged(replace(adopted, pending=50)).held == {1: Limit.ADOPTED}
+    assert judged(adopted, guard=Guard(enabled=False)).held == {}
+
+
+def test_what_an_adopted_cohort_holds_leaves_the_limit_of_the_platform_to_the_others() -> None:
+    adopted = replace(cohort(1, members=100, pending=50), inherited=1)
+    assert judged(adopted, cohort(2, members=100, pending=10), limits=NARROW).held == {1: Limit.ADOPTED}
+
+
 def test_one_cohort_that_is_held_holds_no_other() -> None:
     assert judged(cohort(1, pending=50), cohort(2, pending=20), cohort(3)).held == {1: Limit.COHORT}
 

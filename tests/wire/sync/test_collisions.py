@@ -8,9 +8,7 @@ from worker.domain.cohorts import BlockedCohort
 from worker.domain.idnumbers import fold
 from worker.domain.rules import Mode
 from worker.domain.states import Blockage, CohortState, RunState
-from worker.moodle import MoodleReader
 from worker.sandbox.moodle.server import Fault
-from worker.sync import adoption
 
 
 @pytest.fixture
@@ -218,11 +216,10 @@ def test_a_foreign_cohort_that_meanwhile_has_become_ours_collides(mariadb: World
 
 def adopted(world: World, *, apply: bool = True) -> list[tuple[str, str]]:
     """Adopt all that can be; returns what was offered, by our idnumber and Moodle's."""
-    policy = world.platforms[0]
-    offered = adoption.candidates(world.ledger, policy, MoodleReader(world.transports[policy.name]), ["*"])
+    offered = world.survey()
     if apply:
-        adoption.adopt(world.ledger, policy, offered, by="cemu")
-    return [(each.idnumber, each.moodle_idnumber) for each in offered]
+        world.adopt()
+    return [(each.idnumber, each.moodle_idnumber) for each in offered.candidates]
 
 
 def test_the_cohort_that_the_database_takes_for_ours_can_be_adopted_and_gets_our_idnumber(mariadb: World) -> None:

@@ -41,7 +41,9 @@ GUARDED = Guard(limits=GuardLimits(cohort_percent=20, platform_percent=50, floor
 SCOPE = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({YEAR}))
 
 
-def row(student: str, etape: str, status: Status = Status.ACTIVE, *, at: float) -> EnrolmentChange:
+def row(
+    student: str, etape: str, status: Status = Status.ACTIVE, *, at: float, academic_year: int = YEAR
+) -> EnrolmentChange:
     return EnrolmentChange(
         uai=UAI,
         enrolment_id=f"{student}-{etape}",
@@ -50,7 +52,7 @@ def row(student: str, etape: str, status: Status = Status.ACTIVE, *, at: float) 
         changed_at=at,
         student_id=student,
         status=status,
-        academic_year=YEAR,
+        academic_year=academic_year,
         etape=etape,
         payment=Payment.PAID,
         origin="snapshot S[0]#0",

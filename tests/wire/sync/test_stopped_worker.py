@@ -30,7 +30,6 @@ from worker.domain.states import CohortState
 from worker.ledger import status
 from worker.moodle import MoodleReader
 from worker.sandbox.moodle.server import SandboxMoodle
-from worker.sync import adoption
 
 BEFORE, HALFWAY = "UFR Droit: Licence 1 Droit", "UFR Droit: Licence 1 Droit (Caen)"
 
@@ -219,8 +218,7 @@ def test_a_cohort_that_a_person_adopts_while_a_worker_finds_it_foreign_stays_ado
         yield
         if called == "core_cohort_get_cohorts" and not adopted:
             adopted.append(called)
-            chosen = adoption.candidates(world.ledger, world.platforms[0], MoodleReader(transport), ["L1DROI"])
-            assert adoption.adopt(world.ledger, world.platforms[0], chosen, by="a person") == 1
+            assert world.adopt("L1DROI", reader=MoodleReader(transport)) == []
 
     with world.around(meanwhile):
         world.turns()

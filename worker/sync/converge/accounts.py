@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from worker.domain.cohorts import Gap
-from worker.domain.errors import MoodleDenied
 from worker.domain.rules import can_be_asked
 from worker.domain.states import Reason
 from worker.ledger.work_queue import Parked
-from worker.sync.accounts import LookUp, by_student, keys_of, look_up
+from worker.sync.accounts import LookUp, accounts_hidden, by_student, keys_of, look_up
 from worker.sync.converge.context import LaneContext
 
 SIGHT_SECONDS = 600.0
@@ -75,11 +74,7 @@ class AccountResolver:
         context = self._context
         now = context.clock()
         if found.is_empty and now >= self._trusted_until and context.reader.sees_people() is False:
-            raise MoodleDenied(
-                "accounts_hidden",
-                f"{context.platform.name}: the token finds nobody, not even the members of cohorts; "
-                "give its role moodle/user:viewdetails and moodle/user:viewalldetails at system level",
-            )
+            raise accounts_hidden(context.platform.name)
         self._trusted_until = now + SIGHT_SECONDS
 
     def _park(self, gaps: Sequence[Gap], keys: Mapping[str, str | None], looked_up: LookUp) -> None:

@@ -115,7 +115,11 @@ class CohortProvider:
         if matched.foreign:
             context.log.warning("cohorts exist that we did not create: adopt them", cohorts=len(matched.foreign))
         foreign = [(cohort, context.queue.blocked_by(cohort, holder)) for cohort, holder in matched.foreign]
-        created = [(cohort, _owned(remote.id, remote.name, remote.idnumber)) for cohort, remote in matched.created]
+        # It may have been ours for days, under a ledger that was since lost: whoever is in it is unknown.
+        created = [
+            (cohort, _owned(remote.id, remote.name, remote.idnumber) | {"unread": True})
+            for cohort, remote in matched.created
+        ]
         context.queue.write_cohorts([*foreign, *created], now)
         ready = {cohort.id: remote.id for cohort, remote in matched.created}
         if not matched.missing:

@@ -57,6 +57,13 @@ def upgrade() -> None:
             comment="Moodle's id of the cohort that has its idnumber, or one alike",
         ),
         sa.Column("blocker", sa.Text(), nullable=True, comment="idnumber of that cohort"),
+        sa.Column(
+            "unread",
+            sa.Boolean(),
+            server_default=sa.false(),
+            nullable=False,
+            comment="found with members, not yet read",
+        ),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("next_attempt_at", sa.Float(), server_default="0", nullable=False),
         sa.Column("lease_holder", sa.Text(), nullable=True),
@@ -276,6 +283,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("source", "uuid", name=op.f("watched_pk")),
     )
     op.create_index(op.f("watched_student_id_ix"), "watched", ["student_id"], unique=False)
+    op.create_table(
+        "inherited",
+        sa.Column(
+            "cohort_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False
+        ),
+        sa.Column("user_id", sa.BigInteger(), autoincrement=False, nullable=False, comment="Moodle account"),
+        sa.ForeignKeyConstraint(["cohort_id"], ["cohort.id"], name=op.f("inherited_cohort_id_fk")),
+        sa.PrimaryKeyConstraint("cohort_id", "user_id", name=op.f("inherited_pk")),
+    )
     op.create_table(
         "membership",
         sa.Column(
