@@ -333,7 +333,7 @@ def test_check_warns_of_an_idnumber_that_several_cohorts_carry(install: Install,
 def test_a_cohort_made_by_hand_is_adopted_when_a_person_says_so_and_nobody_leaves_it(
     install: Install, moodle: SandboxMoodle
 ) -> None:
-    installation = install({"ecampus": platform(moodle), "prelude": platform(moodle, mode="manual")})
+    installation = install({"ecampus": platform(moodle), "prelude": {"mode": "manual"}})
     welcome(moodle, range(6))
     cohort = moodle.create_cohort(name="Droit, première année", idnumber="L1DROI")
     for rank in (0, 1, 5):  # the last isn't enrolled: a person's guest

@@ -82,7 +82,7 @@ def shown(installation: Installation, *arguments: str, codes: tuple[int, ...] = 
 def test_what_others_write_touches_no_cohort_of_others_and_steers_no_terminal(
     install: Install, moodle: SandboxMoodle, tmp_path: Path
 ) -> None:
-    installation = install({"ecampus": platform(moodle), "prelude": platform(moodle, mode="manual")})
+    installation = install({"ecampus": platform(moodle), "prelude": {"mode": "manual"}})
     welcome(moodle, range(4))
     foreign = moodle.create_cohort(name=f"Professeurs {STEERING}", idnumber="PROFS")
     moodle.create_cohort(name=MISLEADING, idnumber="[/bold]")
