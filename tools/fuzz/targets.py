@@ -17,7 +17,7 @@ from worker.domain.directory import KnownEntry
 from worker.domain.errors import CohortsError, InvalidMessage, SnapshotRefused, SourceIncomplete
 from worker.domain.states import Language
 from worker.formats import Debezium
-from worker.formats.cloudevents import Format, Headers, Native, check_instants
+from worker.formats.cloudevents import Format, Headers, Native, arrived
 from worker.kafka import Record
 from worker.ledger import Ledger, student_view
 from worker.runtime.sources import supann_form
@@ -64,8 +64,7 @@ def _read(form: Format, value: bytes | None, headers: Headers) -> None:
     letter = form.letter(value)
     assert letter is None or len(letter) <= max(100, 2 * len(value or b""))
     try:
-        read = form.read(value=value, headers=headers, origin="enrolments[0]@1")
-        check_instants(read, NOW)
+        read = [arrived(change, NOW) for change in form.read(value=value, headers=headers, origin="enrolments[0]@1")]
     except InvalidMessage as error:
         _check_text(error)
         return

@@ -12,6 +12,7 @@ a dead letter that is replayed reads as the message it was. Where JSON repeats a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import orjson
@@ -29,7 +30,7 @@ STRUCTURED_HEADERS = (("content-type", _STRUCTURED),)
 _JSON = (b"", b"application/json")
 _MAGIC = b"\x00"
 MOST_AHEAD_SECONDS = 86_400.0
-"""How far the clock of a source may be ahead of ours."""
+"""How far the clock of a source may be ahead of the publication."""
 _FRAME = 5  # the magic byte and the id of the schema
 _STATUSES = {status.value: status for status in Status}  # calling the class takes longer, for each message
 _PAYMENTS = {payment.value: payment for payment in Payment}
@@ -75,15 +76,30 @@ def parse(*, value: bytes | None, headers: Headers = (), origin: str) -> Change:
     raise InvalidMessage(*(Problem(field, kind) for field, kind in problems))
 
 
-def check_instants(changes: Iterable[Change], now: Instant) -> None:
-    """Raise InvalidMessage when a change is dated more than a day ahead.
+def arrived(change: Change, published_at: Instant) -> Change:
+    """Return a change as it counts: nothing is known of a time after its publication.
 
-    No snapshot, and no message with a right date, could overrule it before that day.
+    A source whose clock is ahead, or that lies, would otherwise overrule snapshots and messages that come later.
+    Raises InvalidMessage when it is dated more than a day ahead: then the clock is wrong beyond repair.
     """
-    for change in changes:
-        dated = change.enrolment if isinstance(change, PersonEnrolled) else change
-        if not isinstance(dated, Tombstone) and dated.changed_at > now + MOST_AHEAD_SECONDS:
-            raise InvalidMessage(Problem("time", "in_the_future"))
+    if isinstance(change, Tombstone):
+        return change
+    if isinstance(change, PersonEnrolled):
+        return replace(change, enrolment=_arrived(change.enrolment, published_at))
+    if isinstance(change, EnrolmentChange):
+        return _arrived(change, published_at)
+    return replace(change, changed_at=_counts(change.changed_at, published_at))
+
+
+def _arrived(enrolment: EnrolmentChange, published_at: Instant) -> EnrolmentChange:
+    counts = _counts(enrolment.changed_at, published_at)
+    return enrolment if counts == enrolment.changed_at else enrolment._replace(changed_at=counts)
+
+
+def _counts(changed_at: Instant, published_at: Instant) -> Instant:
+    if changed_at > published_at + MOST_AHEAD_SECONDS:
+        raise InvalidMessage(Problem("time", "in_the_future"))
+    return min(changed_at, published_at)
 
 
 def structured(value: bytes, headers: Mapping[str, bytes | None]) -> bytes:

@@ -188,10 +188,11 @@ def fold_batch(connection: sa.Connection, batch: Sequence[Received]) -> FoldedBa
 def fold(known: States, change: EnrolmentChange, snapshots: Sequence[AcceptedSnapshot]) -> States:
     """Return the states of an enrolment after a change; `known` itself when the change comes too late.
 
-    What was so when an accepted snapshot was taken, or before, is known from it: such a change comes too late.
+    What was so when an accepted snapshot was taken, or before, is known from it: such a change comes too late. And its
+    version no longer counts: a source whose versions begin anew, or one that sent too high a version, is heard again.
     """
     previous = known.get(change.system)
-    if previous is not None and order_of(change) <= order_of(previous):
+    if previous is not None and order_of(change) <= order_of(previous) and not _is_settled(previous, snapshots):
         return known
     if snapshots and _in_a_snapshot(change, previous or (_latest(known) if known else None), snapshots):
         return known
@@ -283,9 +284,12 @@ def _repeats(known: States, change: EnrolmentChange) -> bool:
     return len(known) == 1 and change.system in known and facts_of(change) == facts_of(known[change.system])
 
 
-def _in_a_snapshot(
-    change: EnrolmentChange, known: EnrolmentFacts | None, snapshots: Iterable[AcceptedSnapshot]
-) -> bool:
+def _is_settled(known: EnrolmentFacts, snapshots: Sequence[AcceptedSnapshot]) -> bool:
+    """Whether a snapshot was taken since the state was so, and spoke of it: whatever is newer than that is newer."""
+    return bool(snapshots) and _in_a_snapshot(known, known, snapshots)
+
+
+def _in_a_snapshot(change: EnrolmentFacts, known: EnrolmentFacts | None, snapshots: Iterable[AcceptedSnapshot]) -> bool:
     """Whether a snapshot was taken when the change was made, or later. A deletion may not know its étape."""
     year = change.academic_year or (known.academic_year if known else None)
     etape = change.etape or (known.etape if known else None)

@@ -9,7 +9,7 @@ from worker import telemetry
 from worker.domain.changes import Received
 from worker.domain.errors import ContractBroken, InvalidMessage
 from worker.domain.instants import Instant
-from worker.formats.cloudevents import Format, check_instants
+from worker.formats.cloudevents import Format, arrived
 from worker.kafka import Record, RecordConsumer, RecordProducer
 from worker.ledger import Recorder
 
@@ -18,6 +18,8 @@ RECORDED = ("applied", "stale", "waiting", "tombstone")
 """The outcomes of a valid message."""
 STAGE = "VALUE_CONVERTER"
 """Kafka Connect's name for the reading of a value, in the headers of a dead letter."""
+EARLIEST = 946_684_800.0
+"""The year 2000: an older timestamp is that of a producer that sets none."""
 LETTER_BYTES = 900_000
 """The longest message that a dead letter keeps: it must fit into what brokers and producers accept by default."""
 
@@ -90,10 +92,13 @@ class Ingest:
         invalid: list[tuple[Record, InvalidMessage]] = []
         for index, record in enumerate(records):
             try:
-                parsed = self._formats[record.topic].read(
-                    value=record.value, headers=record.headers, origin=record.origin
-                )
-                check_instants(parsed, now)
+                published_at = _published_at(record, now)
+                parsed = [
+                    arrived(change, published_at)
+                    for change in self._formats[record.topic].read(
+                        value=record.value, headers=record.headers, origin=record.origin
+                    )
+                ]
             except InvalidMessage as error:
                 if self._invalid_in_a_row >= self._invalid_limit:
                     return records[:index], changes, invalid
@@ -102,7 +107,6 @@ class Ingest:
                 log.warning("invalid message", origin=record.origin, problems=str(error))
             else:
                 self._invalid_in_a_row = 0
-                published_at = now if record.timestamp is None else min(record.timestamp, now)
                 changes += [Received(change=change, published_at=published_at) for change in parsed]
                 if not parsed:
                     telemetry.CHANGES.labels("ignored").inc()
@@ -126,3 +130,10 @@ class Ingest:
         if sum(len(part or b"") for part in (record.key, value, *texts)) > LETTER_BYTES:
             return self._dead_letters, None, b"", headers
         return self._dead_letters, record.key, value, (*record.headers, *headers)
+
+
+def _published_at(record: Record, now: Instant) -> Instant:
+    """Return when a message was published, as Kafka or its producer says; now, when that is nothing of use."""
+    if record.timestamp is None or record.timestamp < EARLIEST:
+        return now
+    return min(record.timestamp, now)
