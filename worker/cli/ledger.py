@@ -7,7 +7,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, errors, out, prepare, say
+from worker.domain.errors import SettingsError
 from worker.ledger import Ledger, backup
+from worker.ledger.database import has_password
 from worker.ledger.status import forget_positions, read_status
 from worker.runtime.ledger import opened
 
@@ -48,6 +50,10 @@ def copy_ledger(
 ) -> None:
     """Copy the whole ledger to another database: to move it, or as a backup while workers run."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    if has_password(target):
+        raise SettingsError(
+            "--to: everybody on this machine sees a password in an address; put it in ~/.pgpass"
+        )
     with opened(prepare(path)) as source, Progress(*columns, console=errors, disable=not errors.is_terminal) as bars:
         tasks = {}
 

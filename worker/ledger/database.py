@@ -2,11 +2,13 @@
 
 import os
 import sqlite3
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -20,6 +22,8 @@ BUSY_SECONDS = 60
 """How long a SQLite writer waits for another one."""
 SILENT_SECONDS = 60
 """How long a PostgreSQL writer may be silent within its transaction, while all others wait."""
+OTHERS = 0o077
+"""What a file allows others than its owner."""
 STREAMED = 2_000
 """Rows that a stream reads at a time."""
 _SQLITE_OUTAGES = {
@@ -254,22 +258,53 @@ def _parsed(url: str) -> sa.URL:
     return parsed
 
 
+def has_password(url: str) -> bool:
+    """Whether a ledger's address holds a password. Raises LedgerError when it is no address."""
+    parsed = _parsed(url)
+    return parsed.password is not None or "password" in parsed.query
+
+
+def exposed_files(url: str) -> dict[str, int]:
+    """Return the files of a ledger that others than their owner may read or write, each with its mode."""
+    parsed = _parsed(url)
+    if parsed.get_backend_name() != "sqlite" or parsed.database is None:
+        return {}
+    files = [Path(f"{parsed.database}{end}") for end in ("", "-wal", "-shm")]
+    modes = {str(file): stat.S_IMODE(file.stat().st_mode) for file in files if file.exists()}
+    return {file: mode for file, mode in modes.items() if mode & OTHERS}
+
+
 def _engine(url: sa.URL) -> sa.Engine:
     pool: dict[str, Any] = {"pool_size": 8, "max_overflow": 24}
     if url == _NAMELESS:
         pool = {"poolclass": sa.StaticPool, "creator": lambda: sqlite3.connect("")}
     engine = sa.create_engine(url, json_serializer=_json, hide_parameters=True, **pool)
     if engine.dialect.name == "sqlite":
-        # Only its owner may read the ledger. Only a new file is opened here: closing one that this process has open
-        # would release SQLite's locks on it, and other processes could corrupt it.
         if url.database is not None:
-            with suppress(OSError):  # it exists; or SQLite itself will say why it can't be created
-                os.close(os.open(url.database, os.O_CREAT | os.O_EXCL, 0o600))
+            _keep_private(Path(url.database))
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:
         sa.event.listen(engine, "handle_error", _quote_nothing)
     return engine
+
+
+def _keep_private(file: Path) -> None:
+    """Let only its owner read a new ledger, also one that is made in an empty file. Raises LedgerError for a bad link.
+
+    Only a new file is opened here: closing one that this process has open would release SQLite's locks on it, and other
+    processes could corrupt it.
+    """
+    if file.is_symlink() and not file.exists():
+        raise LedgerError(f"{file} is a link to a file that doesn't exist: whoever made it chooses where the ledger is")
+    with suppress(OSError):  # it exists; or SQLite itself will say why it can't be created
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
+    with suppress(OSError):  # idem; or it is another user's
+        if file.stat().st_size == 0:
+            file.chmod(0o600)
+        for beside in (file.with_name(f"{file.name}{end}") for end in ("-wal", "-shm")):
+            if beside.exists() and not beside.is_symlink():
+                beside.chmod(beside.stat().st_mode & file.stat().st_mode)
 
 
 def _reason(error: sa.exc.SQLAlchemyError) -> str:

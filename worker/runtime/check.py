@@ -12,6 +12,7 @@ from worker.domain.cohorts import blocked_sentences
 from worker.domain.errors import BrokerError, LedgerError, MoodleError
 from worker.domain.rules import Mode
 from worker.ledger import Ledger
+from worker.ledger.database import exposed_files
 from worker.ledger.status import read_status
 from worker.moodle import MoodleReader
 from worker.runtime import topics
@@ -63,6 +64,9 @@ def check(settings: Settings) -> Iterator[CheckResult]:
         yield CheckResult(level=Level.FAILURE, subject="ledger", sentence=str(error))
     else:
         yield from _ledger(settings, ledger)
+        for file, mode in exposed_files(settings.ledger.url.get_secret_value()).items():
+            sentence = f"{file} has mode {mode:04o}: others on this machine may read who is enrolled; chmod 600 it"
+            yield CheckResult(level=Level.WARNING, subject="ledger file", sentence=sentence)
         ledger.close()
     for name, platform in sorted(settings.platforms.items()):
         yield from _platform(name, platform)
