@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from schemas.envelope import Contract, Envelope, Text16, Text32, Text100, Text128, Text255
+from schemas.envelope import Code16, Code32, Code100, Code128, Contract, Envelope, Label255
 
 Uai = Annotated[str, Field(pattern="^[0-9]{7}[A-Z]$")]
 System = Literal["apogee", "supann", "pegase"]
@@ -28,7 +28,7 @@ class Source(Contract):
 class StudentKey(Contract):
     """A student, by number only."""
 
-    student_id: Text32
+    student_id: Code32
     """Code étudiant (APOGÉE `COD_ETU`, SupAnn `supannEtuId`): text, leading zeros kept.
 
     Neither `COD_IND` nor INE."""
@@ -37,32 +37,32 @@ class StudentKey(Contract):
 class Student(StudentKey):
     """A student, by number and, where the source knows it, by login."""
 
-    login: Text100 | None = None
+    login: Code100 | None = None
     """Login at the university (e.g. SupAnn `supannAliasLogin`), for platforms that match by username."""
 
 
 class Component(Contract):
     """A faculty, institute or school."""
 
-    code: Text32
+    code: Code32
     """APOGÉE `COD_CMP`, or the directory's code without its label, e.g. `U99`."""
-    label: Text255 | None = None
+    label: Label255 | None = None
     """APOGÉE `COMPOSANTE.LIB_CMP`."""
 
 
 class EtapeKey(Contract):
     """A year of a diploma, by its code."""
 
-    code: Text32
+    code: Code32
     """APOGÉE `COD_ETP` (or PEGASE's code), without its version, e.g. `XINFO1`."""
-    version: Text16 | None = None
+    version: Code16 | None = None
     """Version of the étape (APOGÉE `COD_VRS_VET`), as text, e.g. `101`."""
 
 
 class Etape(EtapeKey):
     """A year of a diploma, with the labels for its cohort's name, where the source knows them (a directory doesn't)."""
 
-    label: Text255 | None = None
+    label: Label255 | None = None
     """APOGÉE `VERSION_ETAPE.LIB_WEB_VET`, else `ETAPE.LIB_ETP`."""
     component: Component | None = None
     """The component that teaches it."""
@@ -90,7 +90,7 @@ class DescribedEtape(Etape):
 class EnrolmentData(Contract):
     """The whole state of one enrolment at one source, without its version."""
 
-    enrolment_id: Text128
+    enrolment_id: Code128
     """Identifies the enrolment at its source, for ever, e.g. the key of APOGÉE's `INS_ADM_ETP` joined by colons."""
     academic_year: AcademicYear
     """The year in which the academic year starts (APOGÉE `COD_ANU`): 2026 is 2026-2027."""
@@ -119,7 +119,7 @@ class EnrolmentStateData(EnrolmentData):
 class EnrolmentDeletedData(Contract):
     """An enrolment whose record no longer exists at its source; a cancelled one is a state."""
 
-    enrolment_id: Text128
+    enrolment_id: Code128
     """The id of its states."""
     student: StudentKey
     """Who was enrolled; gives the key of the message."""
@@ -134,9 +134,9 @@ class EnrolmentDeletedData(Contract):
 class StudentRekeyedData(Contract):
     """Two numbers of one person were merged."""
 
-    previous_student_id: Text32
+    previous_student_id: Code32
     """The number that is no longer used."""
-    student_id: Text32
+    student_id: Code32
     """The number that remains; gives the key of the message."""
     source: Source
     """Where the merge was recorded."""

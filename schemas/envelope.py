@@ -11,20 +11,53 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, ValidationError, WithJsonSchema
-from pydantic_core import ErrorDetails, core_schema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 _CONTROL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
 _EDGE = _CONTROL + r"\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\ufeff"
+_INVISIBLE = (
+    r"\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    r"\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
+)
+"""What is not seen, or turns what is seen around: Unicode's category Cf and what it says may be ignored."""
+_ABOVE = "[\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+"""The same above U+FFFF, which a pattern can't name in a way that ECMA-262 reads as Rust does."""
+_UNSEEN = re.compile(f"[{_INVISIBLE}]|{_ABOVE}")
 _TEXT = Field(min_length=1, pattern=rf"^[^{_EDGE}]([^{_CONTROL}]*[^{_EDGE}])?$")
+_CODE = Field(min_length=1, pattern=rf"^[^{_EDGE}{_INVISIBLE}]([^{_CONTROL}{_INVISIBLE}]*[^{_EDGE}{_INVISIBLE}])?$")
+
+
+def _is_seen(code: str) -> str:
+    if not code.isascii() and _UNSEEN.search(code):
+        raise PydanticCustomError("invisible_character", "an invisible character within a code")
+    return code
+
+
+def _seen(label: object) -> object:
+    return label if not isinstance(label, str) or label.isascii() else _UNSEEN.sub("", label)
+
+
 _RFC3339 = r"^20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$"
 
 # Text has no control character and no space at either end. The number is the greatest length in characters.
-Text16 = Annotated[str, _TEXT, Field(max_length=16)]
-Text32 = Annotated[str, _TEXT, Field(max_length=32)]
-Text100 = Annotated[str, _TEXT, Field(max_length=100)]
 Text128 = Annotated[str, _TEXT, Field(max_length=128)]
 Text255 = Annotated[str, _TEXT, Field(max_length=255)]
+# Codes moreover have no invisible character: two that look alike are alike. Of labels they are removed.
+Code16 = Annotated[str, _CODE, Field(max_length=16), AfterValidator(_is_seen)]
+Code32 = Annotated[str, _CODE, Field(max_length=32), AfterValidator(_is_seen)]
+Code100 = Annotated[str, _CODE, Field(max_length=100), AfterValidator(_is_seen)]
+Code128 = Annotated[str, _CODE, Field(max_length=128), AfterValidator(_is_seen)]
+Label255 = Annotated[str, _TEXT, Field(max_length=255), BeforeValidator(_seen)]
 UriReference = Annotated[str, Field(min_length=1, max_length=255, pattern="^[!-~]+$")]
 
 # Left alone, pydantic also reads "1790000000" or a time with a space; the contract is RFC 3339 only.
@@ -98,7 +131,7 @@ def problems(error: ValidationError, *, depth: int = 1) -> tuple[tuple[str, str]
     becomes `?` when it does not look like a name (a number, an address). `value` is the message as a whole.
     `depth` is the number of parts of a location before the field: 1 in a message, whose model was chosen by its type.
     Types are those of https://docs.pydantic.dev/latest/errors/validation_errors/, and `same_student`,
-    `nothing_described` and `not_one_of_both`.
+    `nothing_described`, `not_one_of_both` and `invisible_character`.
     """
     details = error.errors(include_url=False, include_context=False, include_input=False)
     return tuple((_field(detail, depth), detail["type"]) for detail in details[:MOST_PROBLEMS])

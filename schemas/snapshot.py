@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.enrolment import AcademicYear, EnrolmentData, System, Uai, Version
-from schemas.envelope import Contract, Envelope, Text32, Text128, Time
+from schemas.envelope import Code32, Code128, Contract, Envelope, Time
 
 SnapshotId = Annotated[str, Field(max_length=100, pattern="^[A-Za-z0-9][A-Za-z0-9:._+-]*$")]
 Count = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
@@ -43,9 +43,9 @@ class UnknownRow(Contract):
         }
     )
 
-    student_id: Text32 | None = None
+    student_id: Code32 | None = None
     """The student, when all of their enrolments are unknown."""
-    enrolment_id: Text128 | None = None
+    enrolment_id: Code128 | None = None
     """The enrolment, when only that one is."""
     reason: Annotated[str, Field(max_length=40, pattern="^[a-z][a-z_]*$")]
     """Why, in a word that can be counted, e.g. `ambiguous_year`."""
@@ -67,7 +67,7 @@ class Scope(Contract):
     """Codes UAI of the establishments."""
     academic_years: Annotated[tuple[AcademicYear, ...], Field(min_length=1)]
     """The years in which the academic years start."""
-    etapes: Annotated[tuple[Text32, ...], Field(min_length=1)] | None = None
+    etapes: Annotated[tuple[Code32, ...], Field(min_length=1)] | None = None
     """Étape codes (globs: `*`, `?`, `[XY]`); every étape when absent."""
 
 

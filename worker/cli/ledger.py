@@ -51,9 +51,7 @@ def copy_ledger(
     """Copy the whole ledger to another database: to move it, or as a backup while workers run."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     if has_password(target):
-        raise SettingsError(
-            "--to: everybody on this machine sees a password in an address; put it in ~/.pgpass"
-        )
+        raise SettingsError("--to: everybody on this machine sees a password in an address; put it in ~/.pgpass")
     with opened(prepare(path)) as source, Progress(*columns, console=errors, disable=not errors.is_terminal) as bars:
         tasks = {}
 

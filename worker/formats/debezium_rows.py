@@ -8,7 +8,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 from pydantic import AliasChoices, AliasGenerator, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from schemas.envelope import Text32, Text255
+from schemas.envelope import Code32, Label255
 
 _DIGITS = re.compile(r"[0-9]{1,19}(\.0*)?")
 _MOST_BYTES, _MOST_DIGITS = 16, 38  # those of Oracle's NUMBER
@@ -61,9 +61,9 @@ def _tidy(value: object) -> object:
 
 Number = Annotated[int, BeforeValidator(_number), Field(ge=0, le=2**63 - 1)]
 Year = Annotated[Number, Field(ge=1900, le=2200)]
-Code = Annotated[Text32, BeforeValidator(_tidy)]
-MaybeCode = Annotated[Text32 | None, BeforeValidator(_tidy)]
-MaybeLabel = Annotated[Text255 | None, BeforeValidator(_tidy)]
+Code = Annotated[Code32, BeforeValidator(_tidy)]
+MaybeCode = Annotated[Code32 | None, BeforeValidator(_tidy)]
+MaybeLabel = Annotated[Label255 | None, BeforeValidator(_tidy)]
 _Place = Annotated[str | None, Field(max_length=100, pattern="^[ -~]*$")]
 
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 import schemas
 from schemas import EnrolmentRow, SnapshotRow, UnknownRow
-from schemas.envelope import Text32
+from schemas.envelope import Code32
 from worker.domain import apogee
 from worker.domain.errors import SettingsError, SourceIncomplete
 from worker.domain.snapshots import SnapshotScope
@@ -62,7 +62,7 @@ class _Key(BaseModel):
 
     cod_anu: _Number
     cod_ind: _Number
-    cod_etp: Text32
+    cod_etp: Code32
     cod_vrs_vet: _Number
     num_occ_iae: _Number
 

@@ -1,14 +1,20 @@
 import json
+import sys
+import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker
 from pydantic import TypeAdapter, ValidationError
 
 import schemas
 from schemas import generate
+from schemas.envelope import Code16, Code32, Code100, Code128, Label255
 from worker.domain.errors import InvalidMessage
 from worker.formats.cloudevents import parse
 
@@ -195,3 +201,33 @@ def test_errors_of_the_models_hide_their_input() -> None:
     with pytest.raises(ValidationError) as caught:
         schemas.EVENTS.validate_json(json.dumps(ACCEPTED[0] | {"email": "prenom.martin@example.fr"}))
     assert "martin" not in str(caught.value)
+
+
+INVISIBLE = ("\u200b", "\u202e", "\u00ad", "\ufe0f", "\u3164", "\u2066", "\U000e0041", "\U0001d173")
+
+
+def every_invisible() -> list[str]:
+    """Unicode's whole category Cf."""
+    return [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cf"]
+
+
+@pytest.mark.parametrize("model", [Code16, Code32, Code100, Code128])
+def test_hostile_code_with_an_invisible_character_is_refused_wherever_it_stands(model: type) -> None:
+    code: TypeAdapter[str] = TypeAdapter(model)
+    for character in (*INVISIBLE, *every_invisible()):
+        for text in (f"{character}L1", f"L{character}1", f"L1{character}"):
+            with pytest.raises(ValidationError):
+                code.validate_json(orjson.dumps(text))
+
+
+def test_invisible_characters_are_removed_from_labels() -> None:
+    label = TypeAdapter(Label255)
+    for character in (*INVISIBLE, *every_invisible()):
+        assert label.validate_json(orjson.dumps(f"Licence{character} 1 é")) == "Licence 1 é"
+    with pytest.raises(ValidationError):
+        label.validate_json(orjson.dumps("\u200b"))
+
+
+@given(st.text("ABCÉéœ01-_ ß", min_size=1, max_size=16).filter(lambda text: text == text.strip()))
+def test_a_code_that_is_seen_is_accepted_as_it_is(text: str) -> None:
+    assert TypeAdapter(Code16).validate_json(orjson.dumps(text)) == text
