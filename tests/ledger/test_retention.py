@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from tests.support import scenes
 from tests.support.builders import ETAPE, NOW, POLICY, STUDENT, UAI, memberships, merged, recorder, told, workbook
 from tests.support.scenes import DAY, FORMER, HOUR, OTHER, Scene, Setup
+from worker.domain.accounts import FoundAccount
 from worker.domain.changes import (
     EnrolmentChange,
     EtapeChange,
@@ -107,8 +108,9 @@ def departed(scene: Scene) -> None:
     scene.tell(told(login=LOGIN), maths, stays, merged(FORMER, STUDENT), numbered(STUDENT), numbered(OTHER, person=7))
     DirectoryState(scene.ledger, "ldap").write([entry("A", STUDENT, gone=True), entry("B", OTHER), entry("C", FORMER)])
     scene.settle()
-    accounts: dict[str, int | None] = {STUDENT: int(STUDENT), LOGIN: int(STUDENT), OTHER: int(OTHER)}
-    workbook(scene.ledger).accounts.remember(accounts, NOW)
+    accounts = {STUDENT: int(STUDENT), LOGIN: int(STUDENT), OTHER: int(OTHER)}
+    found = {key: FoundAccount(user_id=user_id) for key, user_id in accounts.items()}
+    workbook(scene.ledger).accounts.remember(found, NOW)
     image(scene, Unknown(students=frozenset({STUDENT, "29900077"}), enrolments=frozenset({told().enrolment_id})))
     scene.now += HOUR
     over: dict[str, Any] = {"version": 2, "changed_at": scene.now, "status": Status.RESIGNED}

@@ -20,6 +20,7 @@ from tests.support.builders import (
     told,
     workbook,
 )
+from worker.domain.accounts import FoundAccount
 from worker.domain.changes import Change, EnrolmentChange, Received
 from worker.domain.cohorts import Gap
 from worker.domain.drift import People
@@ -268,9 +269,29 @@ def login_under_the_former_number(scene: Scene) -> None:
 
 def looked_up_and_not_found(scene: Scene) -> None:
     scene.tell(told())
-    workbook(scene.ledger).accounts.remember({STUDENT: None}, scene.now)
+    workbook(scene.ledger).accounts.remember({STUDENT: FoundAccount(reason=Reason.NO_ACCOUNT)}, scene.now)
     scene.park(Reason.NO_ACCOUNT)
     scene.now += 60
+
+
+def looked_up_and_found_under_almost_that_name(scene: Scene) -> None:
+    scene.tell(told())
+    near = FoundAccount(reason=Reason.NEAR_MATCH, near_id=31)
+    workbook(scene.ledger).accounts.remember({STUDENT: near}, scene.now)
+    scene.park(Reason.NEAR_MATCH)
+
+
+def a_member_whose_account_lost_its_name(scene: Scene) -> None:
+    a_member(scene)
+    workbook(scene.ledger).accounts.remember({STUDENT: FoundAccount(reason=Reason.NO_ACCOUNT)}, scene.now)
+
+
+def a_member_whose_login_changed(scene: Scene) -> None:
+    scene.policy = EVERYWHERE
+    scene.tell(told(login="exemple", component="MED"))
+    scene.settle("sante")
+    scene.now += HOUR
+    scene.tell(told(login="exemple2", component="MED", version=2, changed_at=scene.now, origin="enrolments[0]@2"))
 
 
 def of_another_component(scene: Scene) -> None:

@@ -25,6 +25,7 @@ import httpx
 
 from tools.bench import Figure, Quantity, scaled
 from tools.bench.parts import PLATFORM, TOKEN, Moodle, record, served, settings
+from worker.domain.accounts import FoundAccount
 from worker.domain.guard import Guard
 from worker.ledger import Ledger, WorkQueue
 from worker.ledger.status import read_status
@@ -145,7 +146,8 @@ def _round(
         stack.callback(ledger.close)
         record(ours, ledger, university.initial())
         if known:
-            WorkQueue(ledger, PLATFORM, "bench", lease=1, guard=Guard()).accounts.remember(moodle.accounts, time.time())
+            found = {key: FoundAccount(user_id=user_id) for key, user_id in moodle.accounts.items()}
+            WorkQueue(ledger, PLATFORM, "bench", lease=1, guard=Guard()).accounts.remember(found, time.time())
         number = sum(map(len, truth.values()))
         one_by_one = sorted(moodle.accounts.values())[:NAIVE_CALLS]
         done = {ONE_BY_ONE: _fixed(moodle, {"naive": one_by_one}, size=1, connections=1)}

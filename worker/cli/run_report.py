@@ -76,6 +76,11 @@ def _owned_sentences(platform: PlatformReport, guard: GuardReport) -> Iterator[s
             f"{platform.name}: {platform.unclean} members whose account Moodle doesn't return (unclean accounts): "
             "they stay; an administrator of Moodle must mend them"
         )
+    if platform.unconfirmed:
+        yield (
+            f"{platform.name}: {platform.unconfirmed} members whose account has their name no more: they stay until "
+            "it is known whose it is; an administrator of Moodle gives it its name back, or takes it out"
+        )
     yield f"{platform.name}: {guard_sentence(guard)}"
 
 

@@ -69,6 +69,8 @@ class CohortReport:
     """Unmatched members: those whom we can't tie to a student."""
     unclean: int = 0
     """Members whose account Moodle doesn't return, so that nobody knows whose it is: they stay."""
+    unconfirmed: int = 0
+    """Members whose account has their name no more, while nobody else's is known to be theirs: they stay."""
     drift: Mapping[Drift, int] = field(default_factory=dict)
 
 
@@ -126,6 +128,8 @@ class PlatformReport:
     """Whether unmatched members are removed, rather than kept and reported."""
     unclean: int = 0
     """Members whose account Moodle doesn't return: they stay."""
+    unconfirmed: int = 0
+    """Members whose account has their name no more: they stay until it is known whose it is, or who they are."""
     guard: GuardReport | None = None
     added: int = 0
     removed: int = 0

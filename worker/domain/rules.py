@@ -260,6 +260,11 @@ def can_be_asked(field: AccountField, key: str) -> bool:
     return field is not AccountField.USERNAME or bool(CLEAN_USERNAME.fullmatch(key))
 
 
+def is_called_by_login(platform: PlatformPolicy) -> bool:
+    """Return whether students' accounts are called by their login on this platform."""
+    return "{login}" in platform.account_template
+
+
 def account_key(platform: PlatformPolicy, student_id: str, login: str | None) -> str | None:
     """Return what a student's account is called on a platform, or None when that takes a login that is unknown.
 

@@ -51,6 +51,10 @@ class Cause(StrEnum):
     """Moodle differed from what we had left there."""
     ADOPTED = "adopted"
     """The cohort had this member when it became ours."""
+    CHANGED_HANDS = "changed_hands"
+    """The account of a member turned out to be another person's, or the member to have another account."""
+    LOGIN = "login"
+    """The student's login changed: whether their account is still theirs is looked up anew."""
     UNDONE = "undone"
     """A person undid a removal."""
     REJECTED = "rejected"
@@ -128,6 +132,8 @@ class Drift(StrEnum):
     """A known student is there who isn't desired."""
     GONE_ACCOUNT = "gone_account"
     """A member is no longer there because their account was deleted."""
+    CHANGED_HANDS = "changed_hands"
+    """A member's account is another person's by now, or theirs is another one."""
     RENAMED = "renamed"
     """A cohort of ours has another name or idnumber."""
     VANISHED = "vanished"
@@ -180,6 +186,10 @@ class Reason(StrEnum):
     """Moodle would refuse a look-up of this name, and of every other in the same call."""
     UNCLEAN_ACCOUNT = "unclean_account"
     """The account exists, but Moodle refuses to return it, because of what it stored of it."""
+    NEAR_MATCH = "near_match"
+    """No account has exactly this name, but Moodle found one that differs by case, accents or spaces."""
+    UNCONFIRMED = "unconfirmed"
+    """The member's login changed: whether the account is still theirs is being looked up."""
     OBSERVE = "observe"
     """The platform is in observe mode: this is what would be done."""
     TIMEOUT = "timeout"
@@ -193,6 +203,7 @@ OF_ACCOUNTS = frozenset(
         Reason.NO_LOGIN,
         Reason.BAD_ACCOUNT_NAME,
         Reason.UNCLEAN_ACCOUNT,
+        Reason.NEAR_MATCH,
     }
 )
 """Reasons that end when the account, or another name of it, becomes known."""

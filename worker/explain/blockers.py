@@ -71,6 +71,18 @@ def what_next(gap: BlockedMembership, blocked_by: Sequence[Finding], now: Instan
         yield found(Why.OVERDUE, at=gap.row.due_by)
 
 
+def about_account(code: Why, policy: PlatformPolicy, account: AccountFact) -> Finding:
+    """Return what a look-up of an account has found."""
+    return found(
+        code,
+        platform=policy.name,
+        field=policy.account_field.value,
+        key=account.key,
+        looked_up_at=account.looked_up_at,
+        near=account.near_id,
+    )
+
+
 def _ownership(gap: BlockedMembership) -> Iterator[Finding]:
     cohort = gap.cohort
     if cohort.state in BLOCKED:
@@ -112,16 +124,11 @@ def _platform(gap: BlockedMembership) -> Iterator[Finding]:
 
 
 def _last_attempt(gap: BlockedMembership) -> Iterator[Finding]:
-    row, account = gap.row, gap.account
-    field = gap.policy.account_field.value
+    row = gap.row
     if row.reason in OF_ACCOUNTS:
-        yield found(
-            Why(row.reason),
-            platform=gap.cohort.platform,
-            field=field,
-            key=account.key,
-            looked_up_at=account.looked_up_at,
-        )
+        yield about_account(Why(row.reason), gap.policy, gap.account)
+    elif row.reason == Reason.UNCONFIRMED:
+        yield found(Why.UNCONFIRMED, user_id=row.user_id)
     elif row.reason == Reason.TIMEOUT:
         yield found(Why.TIMEOUT)
     elif row.reason is not None and row.reason != Reason.OBSERVE:

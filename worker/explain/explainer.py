@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
 from worker.domain.instants import Instant
-from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, canonical
-from worker.explain.blockers import BlockedMembership, blockers, what_next
+from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, canonical, is_called_by_login
+from worker.explain.blockers import BlockedMembership, about_account, blockers, what_next
 from worker.explain.enrolments import EnrolmentVerdict, admits, confirmation, judge, routes
 from worker.explain.findings import Answer, CohortKey, Explanation, Finding, JudgedEnrolment, Why, found
 from worker.explain.history import History
@@ -97,7 +97,7 @@ class _Explainer:
         number = with_login.get(self._view.survivor)
         if number is not None:
             yield found(Why.LOGIN, login=number.login, at=number.login_at)
-        elif any("{login}" in platform.account_template for platform in self._platforms):
+        elif any(map(is_called_by_login, self._platforms)):
             former = min(with_login, default=None)
             yield found(Why.LOGIN_UNKNOWN, number=self._view.survivor, former=former)
 
@@ -166,9 +166,17 @@ class _Explainer:
         if platform.mode is Mode.MANUAL:
             state, findings = found(Why.PLATFORM_MANUAL, platform=platform.name), history
         else:
-            state = found(_STATES[row.desired, row.observed] if row is not None else Why.NEVER_MEMBER)
+            state = self._state(platform, row)
             findings = (*self._reasons(platform, key, rows), *history, *self._next(platform, cohort, row))
         return Answer(platform=key.platform, cohort=key.idnumber, name=name, state=state, findings=findings)
+
+    def _state(self, platform: PlatformPolicy, row: MembershipFact | None) -> Finding:
+        if row is None:
+            return found(Why.NEVER_MEMBER)
+        code = _STATES[row.desired, row.observed]
+        if code is Why.MEMBER and not self._account(platform).confirms(row.user_id):
+            return found(Why.MEMBER_UNCONFIRMED, user_id=row.user_id, field=platform.account_field.value)
+        return found(code)
 
     # Why it must be so.
 
@@ -216,6 +224,9 @@ class _Explainer:
         if cohort is None or row is None:
             yield found(Why.NOTHING_TO_DO)
         elif row.desired is row.observed:
+            account = self._account(platform)
+            if row.desired and account.reason is not None:
+                yield about_account(Why(account.reason), platform, account)
             yield found(Why.LOOK_IN_COURSE if row.desired else Why.NOTHING_TO_DO)
         else:
             gap = self._blocked(platform, cohort, row)
@@ -226,16 +237,19 @@ class _Explainer:
     def _blocked(self, platform: PlatformPolicy, cohort: CohortFact, row: MembershipFact) -> BlockedMembership:
         view = self._view
         platforms = {fact.name: fact for fact in view.platforms}
-        accounts = {fact.platform: fact for fact in view.accounts}
         decisions = {decision.hash: decision for decision in view.decisions}
         return BlockedMembership(
             policy=platform,
             cohort=cohort,
             row=row,
             platform=platforms.get(platform.name),
-            account=accounts.get(platform.name, AccountFact(platform=platform.name, key=None)),
+            account=self._account(platform),
             decision=decisions.get(row.approved or ""),
         )
+
+    def _account(self, platform: PlatformPolicy) -> AccountFact:
+        accounts = {fact.platform: fact for fact in self._view.accounts}
+        return accounts.get(platform.name, AccountFact(platform=platform.name, key=None))
 
 
 def _rules_differ(row: MembershipFact | None, *, desired: bool) -> bool:

@@ -48,6 +48,8 @@ class Why(StrEnum):
 
     # One cohort: how things stand.
     MEMBER = "member"
+    MEMBER_UNCONFIRMED = "member_unconfirmed"
+    """They are there by an account that isn't known any more to be theirs."""
     NOT_MEMBER = "not_member"
     TO_ADD = "to_add"
     TO_REMOVE = "to_remove"
@@ -97,6 +99,8 @@ class Why(StrEnum):
     NO_ACCOUNT = "no_account"
     AMBIGUOUS_ACCOUNT = "ambiguous_account"
     UNCLEAN_ACCOUNT = "unclean_account"
+    NEAR_MATCH = "near_match"
+    UNCONFIRMED = "unconfirmed"
     NO_LOGIN = "no_login"
     BAD_ACCOUNT_NAME = "bad_account_name"
     TIMEOUT = "timeout"

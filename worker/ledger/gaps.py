@@ -5,9 +5,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from worker.domain.cohorts import Gap, unmatched_key
 from worker.domain.instants import Instant
 from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Reason
-from worker.ledger.database import among
+from worker.ledger.database import among, select_in, upsert
 from worker.ledger.schema import cohort, gap, in_cohort, inherited, membership
 
 PROMISE_SECONDS = 24 * 3600
@@ -66,6 +67,50 @@ def retry_refused(connection: sa.Connection, platform: str, at: Instant) -> None
     connection.execute(refused.values(next_attempt_at=at))
     waiting = sa.and_(cohort.c.platform == platform, cohort.c.attempts > 0, cohort.c.next_attempt_at > at)
     connection.execute(sa.update(cohort).where(waiting).values(next_attempt_at=at))
+
+
+def unconfirm(
+    connection: sa.Connection,
+    student_id: str,
+    platforms: Collection[str],
+    next_attempt_at: Instant,
+    *,
+    origin: str,
+    since: Instant,
+    run: int | None,
+) -> None:
+    """Have it looked up anew, at that instant, whether a member's account is still theirs: their login changed."""
+    there = sa.update(membership).where(
+        membership.c.student_id == student_id,
+        membership.c.desired,
+        membership.c.observed,
+        membership.c.user_id.is_not(None),
+        in_cohort(cohort.c.platform.in_(platforms), cohort.c.state == CohortState.OWNED),
+    )
+    values = opened(cause=Cause.LOGIN, origin=origin, since=since, next_attempt_at=next_attempt_at, run=run)
+    connection.execute(there.values(observed=None, **values | {"reason": Reason.UNCONFIRMED.value}))
+
+
+def leave(connection: sa.Connection, former: Sequence[tuple[Gap, int]], now: Instant) -> None:
+    """Have accounts leave cohorts: of the members whose gaps these are, who turned out to have another account.
+
+    An account that a person keeps there stays.
+    """
+    keys = {unmatched_key(user_id) for _, user_id in former}
+    columns = sa.select(membership.c.cohort_id, membership.c.student_id).where(membership.c.desired)
+    kept = set(map(tuple, select_in(connection, columns, membership.c.student_id, keys)))
+    there = {"desired": False, "observed": True, "observed_at": now}
+    rows = [
+        opened(cause=Cause.CHANGED_HANDS, origin=member.origin, since=now, next_attempt_at=now)
+        | there
+        | {"cohort_id": member.cohort_id, "student_id": unmatched_key(user_id), "user_id": user_id}
+        for member, user_id in former
+        if (member.cohort_id, unmatched_key(user_id)) not in kept
+    ]
+    update = [
+        column.name for column in membership.c if not column.primary_key and column.name not in {"kept", "kept_at"}
+    ]
+    upsert(connection, membership, rows, update=update)
 
 
 def vanish(

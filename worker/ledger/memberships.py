@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from worker.domain.instants import Instant
-from worker.domain.rules import EnrolmentLike, Mapper, Mode, canonical
+from worker.domain.rules import EnrolmentLike, Mapper, Mode, account_key, canonical, is_called_by_login
 from worker.domain.states import Cause, Kept, Reason, Status
-from worker.ledger import gaps
+from worker.ledger import accounts, gaps
 from worker.ledger.database import select_in, upsert
 from worker.ledger.enrolments import EnrolmentFacts, EnrolmentKey, Trigger, Triggers
 from worker.ledger.identities import merged_into, survivors_of
 from worker.ledger.schema import cohort, enrolment, etape, gap, in_cohort, membership
+from worker.ledger.students import Relogins
 from worker.ledger.wanted_cohorts import WantedCohorts
 
 Key = tuple[int, str]
@@ -129,12 +130,30 @@ class MembershipProjector:
             rows.append(self._ended_row(key, trigger, now, year_closed=year_closed))
         return rows
 
-    def retry(self, connection: sa.Connection, students: Iterable[str], now: Instant) -> None:
-        """Retry what is parked of these students, whose login changed.
+    def relogin(self, connection: sa.Connection, relogins: Relogins, now: Instant) -> None:
+        """Retry what is parked of these students, and look up anew by which account those are there who are members.
 
         It waits like any addition, so that a burst of messages makes few calls.
         """
-        gaps.retry(connection, [*students], self._platforms, now + self._coalesce)
+        at = now + self._coalesce
+        gaps.retry(connection, [*relogins], self._platforms, at)
+        written = [p.name for p in self.mapper.policy.platforms if p.mode is Mode.AUTOMATIC and is_called_by_login(p)]
+        for number, (former, _, trigger) in relogins.items():
+            if written and former is not None:
+                gaps.unconfirm(
+                    connection, number, written, at,
+                    origin=trigger.origin, since=trigger.published_at, run=trigger.run,
+                )  # fmt: skip
+
+    def forget_accounts(self, connection: sa.Connection, relogins: Relogins, merged: Iterable[str] = ()) -> None:
+        """Forget what was found under the former and present logins of these students, and under merged numbers."""
+        called: list[tuple[str, str | None]] = [(number, None) for number in merged]
+        for number, (former, login, _) in relogins.items():
+            if former is not None:
+                called += [(number, former), (number, login)]
+        for platform in self.mapper.policy.platforms:
+            keys = {account_key(platform, number, login) for number, login in called}
+            accounts.forget_keys(connection, platform.name, {key for key in keys if key is not None})
 
     def begin_writing(self, connection: sa.Connection, now: Instant) -> None:
         """Apply at once what was only observed, on platforms that may be written from now on."""

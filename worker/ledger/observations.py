@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from worker.domain.cohorts import is_unmatched, unmatched_key
-from worker.domain.drift import CohortDiff, KnownMembership, People, compare
+from worker.domain.drift import CohortDiff, KnownMembership, MembershipDiff, People, compare
 from worker.domain.idnumbers import fold
 from worker.domain.instants import Instant
 from worker.domain.rules import PlatformPolicy, account_key
@@ -60,6 +60,7 @@ class ObservationReport:
     drift: defaultdict[str, Counter[Drift]] = field(default_factory=lambda: defaultdict(Counter))
     unmatched: Counter[str] = field(default_factory=Counter)
     unclean: Counter[str] = field(default_factory=Counter)
+    unconfirmed: Counter[str] = field(default_factory=Counter)
     members: int = 0
     cohorts: int = 0
 
@@ -72,6 +73,8 @@ class ObservationReport:
             self.unmatched[idnumber] = len(diff.unmatched)
         if diff.unclean:
             self.unclean[idnumber] = len(diff.unclean)
+        if diff.unconfirmed:
+            self.unconfirmed[idnumber] = diff.unconfirmed
 
     def note_cohorts(self, drift: Drift, idnumbers: Iterable[str]) -> None:
         """Count what happened to cohorts as a whole."""
@@ -81,6 +84,35 @@ class ObservationReport:
     def total(self) -> Counter[Drift]:
         """Add up the drift of all cohorts."""
         return sum(self.drift.values(), Counter[Drift]())
+
+
+@dataclass(slots=True)
+class Called:
+    """What students' accounts are called, on one platform."""
+
+    students: dict[str, str] = field(default_factory=dict)
+    """A student by each key."""
+    shared: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """All students of the keys that several have."""
+    former: dict[str, str] = field(default_factory=dict)
+    """By the keys of merged numbers, the number that lives on."""
+    survivors: dict[str, str] = field(default_factory=dict)
+    """What merged numbers have become."""
+
+    def add(self, key: str | None, number: str, survivor: str | None) -> None:
+        """Note a student's key."""
+        if survivor is not None:
+            self.survivors[number] = survivor
+            if key is not None:
+                self.former[key] = survivor
+        elif key is not None:
+            first = self.students.setdefault(key, number)
+            if first != number:
+                self.shared[key] |= {first, number}
+
+    def owner(self, key: str) -> str | None:
+        """Return whose the account with this key is: whoever is called so now comes before who was."""
+        return self.students.get(key, self.former.get(key))
 
 
 class Observer:
@@ -106,23 +138,22 @@ class Observer:
         with self._ledger.read() as connection:
             return {user_id for (user_id,) in stream(connection, present.where(membership.c.user_id.is_not(None)))}
 
-    def students(self) -> dict[str, str]:
+    def called(self) -> Called:
         """Return every student we have heard of, by the key of their account; merged ones as their survivor."""
         return known_students(self._ledger, self._platform)
 
-    def unplaced(self) -> dict[str, str]:
-        """Return the account keys, by student, of those who must be in our cohorts and were never put there."""
-        wanted = (
+    def wanted(self) -> set[str]:
+        """Return the account keys of those who must be in our cohorts."""
+        desired = (
             sa.select(membership.c.student_id, student.c.login)
             .join(cohort)
             .join(student, student.c.student_id == membership.c.student_id, isouter=True)
-            .where(self._ours, membership.c.desired, membership.c.user_id.is_(None))
+            .where(self._ours, membership.c.desired)
             .distinct()
         )
         with self._ledger.read() as connection:
-            rows = connection.execute(wanted).all()
-        keys = {row.student_id: account_key(self._platform, row.student_id, row.login) for row in rows}
-        return {number: key for number, key in keys.items() if key is not None}
+            keys = {account_key(self._platform, number, login) for number, login in stream(connection, desired)}
+        return {key for key in keys if key is not None}
 
     def write(self, reading: PlatformReading, now: Instant) -> ObservationReport:
         """Write a reading, and return what it showed that we did not know."""
@@ -201,10 +232,9 @@ class Observer:
 
     def _members(self, connection: sa.Connection, compared: Sequence["_Compared"], now: Instant) -> None:
         write_confirmed(connection, [row for each in compared for row in each.confirmed()], now)
-        opened = self._opened(now)
-        by_cause = opened | {"cause": sa.bindparam("b_cause")}
-        for drifted, values in ((False, {}), (True, by_cause)):
-            seen = [row for each in compared for row in each.seen(drifted=drifted)]
+        opened = self._opened(now) | {"cause": sa.bindparam("b_cause")}
+        for opens, values in ((False, {}), (True, opened)):
+            seen = [row for each in compared for row in each.seen(opens=opens)]
             if seen:
                 connection.execute(_SEEN.values(observed_at=now, **values), seen)
         blank = dict.fromkeys(_NEW) | opened | {"desired": False, "observed": True, "observed_at": now}
@@ -237,9 +267,9 @@ class _Compared:
     inherited: set[int]
     """Those of them whom it had when it became ours."""
 
-    def cause(self, user_id: int | None) -> str:
+    def cause(self, user_id: int | None, otherwise: Cause = Cause.DRIFT) -> str:
         """Return why a member with this account, whom the reading shows, is to leave."""
-        return (Cause.ADOPTED if user_id in self.inherited else Cause.DRIFT).value
+        return (Cause.ADOPTED if user_id in self.inherited else otherwise).value
 
     def confirmed(self) -> Iterator[dict[str, Any]]:
         """Return the memberships for which the reading shows that a call of ours succeeded, for `write_confirmed`."""
@@ -249,51 +279,50 @@ class _Compared:
                 user_id = one.user_id if one.present else before.user_id
                 yield {"b_cohort": self.cohort_id, "b_student": one.student_id, "b_user": user_id}
 
-    def seen(self, *, drifted: bool) -> Iterator[dict[str, Any]]:
-        """Return what the reading showed of known memberships, as parameters of `_SEEN`."""
+    def seen(self, *, opens: bool) -> Iterator[dict[str, Any]]:
+        """Return what the reading showed of the memberships whose gap it opens, or not, as parameters of `_SEEN`."""
         for one in self.diff.seen:
-            if (one.drift is not None) is drifted:
+            if self._opens(one) is opens:
                 unmatched = is_unmatched(one.student_id)  # whose account is known from nowhere else
                 user_id = self.known[one.student_id].user_id if unmatched else one.user_id
+                cause = Cause.CHANGED_HANDS if one.drift is Drift.CHANGED_HANDS else Cause.DRIFT
                 yield {
                     "b_cohort": self.cohort_id,
                     "b_student": one.student_id,
                     "b_seen": one.present,
                     "b_user": user_id,
-                } | ({"b_cause": self.cause(user_id)} if drifted else {})
+                } | ({"b_cause": self.cause(user_id, cause)} if opens else {})
+
+    def _opens(self, one: MembershipDiff) -> bool:
+        return one.drift is not None and one.present is not self.known[one.student_id].desired
 
     def new(self, *, unmatched: bool) -> Iterator[dict[str, Any]]:
         """Return the members who have no membership yet and are to leave."""
         for student_id, user_id in self.diff.extras:
-            yield self._new(student_id, user_id)
+            yield self._new(student_id, user_id, self.cause(user_id))
+        for student_id, user_id in self.diff.misplaced:
+            yield self._new(student_id, user_id, self.cause(user_id, Cause.CHANGED_HANDS))
         for user_id in self.diff.unmatched if unmatched else ():
-            yield self._new(unmatched_key(user_id), user_id)
+            yield self._new(unmatched_key(user_id), user_id, self.cause(user_id))
 
-    def _new(self, student_id: str, user_id: int) -> dict[str, Any]:
-        return {
-            "cohort_id": self.cohort_id,
-            "student_id": student_id,
-            "user_id": user_id,
-            "cause": self.cause(user_id),
-        }
+    def _new(self, student_id: str, user_id: int, cause: str) -> dict[str, Any]:
+        return {"cohort_id": self.cohort_id, "student_id": student_id, "user_id": user_id, "cause": cause}
 
 
-def known_students(ledger: Ledger, platform: PlatformPolicy) -> dict[str, str]:
-    """Return every student we have heard of, by the key of their account; merged ones as their survivor."""
+def known_students(ledger: Ledger, platform: PlatformPolicy) -> Called:
+    """Return every student we have heard of, by the key of their account."""
     known = sa.select(student.c.student_id, student.c.login, student.c.survivor)
     only_enrolled = sa.select(enrolment.c.student_id, sa.null(), sa.null()).distinct()
-    keys: dict[str, str] = {}
+    called = Called()
     with ledger.read() as connection:
         for statement in (
-            known.where(student.c.survivor.is_not(None)),  # whoever has a login now comes after who had it
             known.where(student.c.survivor.is_(None)),
             only_enrolled.where(~sa.exists().where(student.c.student_id == enrolment.c.student_id)),
+            known.where(student.c.survivor.is_not(None)),
         ):
             for number, login, survivor in stream(connection, statement):
-                key = account_key(platform, number, login)
-                if key is not None:
-                    keys[key] = survivor or number
-    return keys
+                called.add(account_key(platform, number, login), number, survivor)
+    return called
 
 
 def _compare(connection: sa.Connection, cohorts: Sequence[sa.Row[Any]], reading: PlatformReading) -> list[_Compared]:

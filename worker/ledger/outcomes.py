@@ -38,16 +38,18 @@ class Parked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOutcome:
-    """What became of the gaps of a call; `closed` are removals that needed none."""
+    """What became of gaps; `closed` are removals, and `confirmed` additions, that needed no call."""
 
     applied: Sequence[Applied]
     closed: Sequence[Gap]
+    confirmed: Sequence[Gap]
     parked: Sequence[Parked]
 
     @property
     def cohort_ids(self) -> set[int]:
         """All cohorts that it is about."""
-        gaps = [*(done.gap for done in self.applied), *self.closed, *(item.gap for item in self.parked)]
+        gaps = [*(done.gap for done in self.applied), *self.closed, *self.confirmed]
+        gaps += [item.gap for item in self.parked]
         return {gap.cohort_id for gap in gaps}
 
     def called_in(self, cohort_ids: AbstractSet[int]) -> list[Gap]:
@@ -60,6 +62,7 @@ class CallOutcome:
         return CallOutcome(
             applied=[done for done in self.applied if done.gap.cohort_id not in cohort_ids],
             closed=[gap for gap in self.closed if gap.cohort_id not in cohort_ids],
+            confirmed=[gap for gap in self.confirmed if gap.cohort_id not in cohort_ids],
             parked=[item for item in self.parked if item.gap.cohort_id not in cohort_ids],
         )
 
@@ -78,6 +81,13 @@ def close(connection: sa.Connection, closed: Sequence[Gap], now: Instant) -> Non
     """Write that these members are gone, without a call of ours."""
     gone = at_membership.values(observed=False, observed_at=now, user_id=sa.bindparam("b_user"), **RELEASED)
     _execute_each(connection, gone, [key(gap) | {"b_user": _account_left(gap, gap.user_id)} for gap in closed])
+
+
+def confirm(connection: sa.Connection, confirmed: Sequence[Gap], now: Instant) -> None:
+    """Write that these members are there as before, by the account that they had."""
+    there = at_membership.where(membership.c.desired, membership.c.reason == Reason.UNCONFIRMED)
+    values = there.values(observed=True, observed_at=now, attempts=0, reason=None)
+    _execute_each(connection, values, [key(gap) for gap in confirmed])
 
 
 def apply(connection: sa.Connection, applied: Sequence[Applied], now: Instant, *, platform: str) -> None:

@@ -59,10 +59,11 @@ class Recorder:
             described = descriptions.record(connection, batch, self._uais)
             named = persons.named(connection, batch)
             merged = students.record_merges(connection, named.changes, self._uais)
-            renamed = students.record_logins(connection, named.changes, self._uais)
+            relogins = students.record_logins(connection, named.changes, self._uais)
             folded = enrolments.fold_batch(connection, named.changes)
             touched = Touched.of_steps(described.touched, merged.touched, folded.touched)
-            self._projector.retry(connection, renamed, now)  # before there are new ones, which it would go through
+            self._projector.forget_accounts(connection, relogins, merged.touched)
+            self._projector.relogin(connection, relogins, now)  # before there are new ones, which it would go through
             changed = self._projector.memberships(connection, touched, now, folded.latest)
             enrolments.save(connection, folded, now)  # not before, or what is in memory would be read again
             self._projector.cohorts.rename(connection, described.etapes, described.components)
@@ -82,13 +83,14 @@ class Recorder:
             if runs.is_given_up(connection, run):
                 raise runs.given_up(run)
             described = descriptions.record(connection, rows, self._uais)
-            renamed = students.record_logins(connection, rows, self._uais)
+            relogins = students.record_logins(connection, rows, self._uais, run=run)
             folded = snapshots.record(connection, snapshot, run=run, now=now)
             touched = Touched.of_steps(described.touched, folded.touched)
             lifted = snapshots.lift_undone(connection, snapshot, touched, run=run)
             snapshots.remember(connection, snapshot, run=run, now=now)
             changed = self._refold(connection, Touched.of_steps(touched, lifted), now)
-            self._projector.retry(connection, renamed, now)
+            self._projector.forget_accounts(connection, relogins)
+            self._projector.relogin(connection, relogins, now)
             self._projector.cohorts.rename(connection, described.etapes, described.components)
         return SnapshotCounts(applied=folded.applied, ended=folded.ended, memberships=changed)
 

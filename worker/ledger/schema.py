@@ -287,6 +287,8 @@ account = Table(
     Column("key", Text, primary_key=True, comment="username or idnumber, as the platform's template writes it"),
     Column("user_id", BigInteger, comment="null: no account, or several"),
     Column("looked_up_at", Float, nullable=False),
+    Column("reason", Text, comment="states.Reason why the last look-up found none that can be used; null: it did"),
+    Column("near_id", BigInteger, comment="account that Moodle found although its name is another"),
 )
 
 platform = Table(

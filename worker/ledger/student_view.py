@@ -128,6 +128,14 @@ class AccountFact:
     key: str | None
     user_id: int | None = None
     looked_up_at: Instant | None = None
+    reason: str | None = None
+    """Why the last look-up found none that can be used."""
+    near_id: int | None = None
+    """An account that Moodle found although its name is another."""
+
+    def confirms(self, user_id: int | None) -> bool:
+        """Whether this account is the student's, as far as is known; before any look-up it is believed."""
+        return self.looked_up_at is None or (self.reason is None and self.user_id == user_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,9 @@ holder that dies in between leaves a gap, never a false certainty.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -17,7 +17,7 @@ from worker.domain.errors import LeaseLost
 from worker.domain.guard import Guard
 from worker.domain.idnumbers import HasIdnumber
 from worker.domain.instants import Instant
-from worker.domain.states import BLOCKED, Action, CohortState, Limit
+from worker.domain.states import BLOCKED, Action, CohortState, Limit, Reason
 from worker.ledger import clock_skew, cohorts, gaps, outcomes
 from worker.ledger.accounts import Accounts
 from worker.ledger.availability import Availability
@@ -147,27 +147,25 @@ class WorkQueue:
     def mark_in_flight(self, items: Collection[tuple[Gap, int]], now: Instant) -> list[tuple[Gap, int]]:
         """Write that a call is about to close these gaps for these accounts, and renew the leases.
 
-        Returns those that are still to be closed; the others are not to be sent. Raises LeaseLost as `renew` does.
+        Returns those that are still to be closed; the others are not to be sent. A member who may be there by another
+        account is to leave with that one. Raises LeaseLost as `renew` does.
         """
         with self._ledger.write() as connection:
             self._renew(connection, {item.cohort_id for item, _ in items}, now)
-            desired = {
-                (row.cohort_id, row.student_id): row.desired
-                for row in select_in(
-                    connection,
-                    sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.desired),
-                    membership.c.student_id,
-                    {item.student_id for item, _ in items},
-                )
-            }
+            known = _known(connection, [item for item, _ in items])
             current = [
-                (item, user_id)
-                for item, user_id in items
-                if desired.get((item.cohort_id, item.student_id)) is item.desired
+                (item, user_id) for item, user_id in items if known.get(_key(item), _NONE).desired is item.desired
             ]
+            former = [(item, known[_key(item)].account_besides(user_id)) for item, user_id in current if item.desired]
+            gaps.leave(connection, [(item, user_id) for item, user_id in former if user_id is not None], now)
             if current:
                 connection.execute(
-                    at_membership.values(observed=None, observed_at=now, user_id=sa.bindparam("b_user")),
+                    at_membership.values(
+                        observed=None,
+                        observed_at=now,
+                        user_id=sa.bindparam("b_user"),
+                        reason=sa.case((membership.c.reason == Reason.UNCONFIRMED, None), else_=membership.c.reason),
+                    ),
                     [outcomes.key(item) | {"b_user": user_id} for item, user_id in current],
                 )
         return current
@@ -188,17 +186,19 @@ class WorkQueue:
         *,
         applied: Sequence[Applied] = (),
         closed: Sequence[Gap] = (),
+        confirmed: Sequence[Gap] = (),
         parked: Sequence[Parked] = (),
         now: Instant,
     ) -> None:
         """Write the outcome of a call. Where what is desired has changed meanwhile, the gap stays by itself.
 
-        `closed` are removals that needed no call: nothing was applied, so nothing is journalled.
+        `closed` are removals that needed no call, `confirmed` members whose account is as it was: nothing was applied,
+        so nothing is journalled.
 
         No outcome is written for cohorts that others have taken over, since theirs may be the later one: what a call
         has changed, or may have, is unknown again, hence done again by them. Then it raises LeaseLost.
         """
-        outcome = CallOutcome(applied=applied, closed=closed, parked=parked)
+        outcome = CallOutcome(applied=applied, closed=closed, confirmed=confirmed, parked=parked)
         if not outcome.cohort_ids:
             return
         with self._ledger.write() as connection:
@@ -206,6 +206,7 @@ class WorkQueue:
             outcomes.doubt(connection, outcome.called_in(lost), now)
             ours = outcome.outside(lost)
             outcomes.close(connection, ours.closed, now)
+            outcomes.confirm(connection, ours.confirmed, now)
             outcomes.apply(connection, ours.applied, now, platform=self._platform)
             outcomes.park(connection, ours.parked, now)
         if lost:
@@ -262,6 +263,33 @@ class WorkQueue:
         """Release the claimed cohorts."""
         with self._ledger.write() as connection:
             self._leases.release(connection)
+
+
+class _Known(NamedTuple):
+    """What is known of a membership before a call; the names are those of the columns."""
+
+    desired: bool | None
+    observed: bool | None
+    user_id: int | None
+
+    def account_besides(self, user_id: int) -> int | None:
+        """Return another account by which the member is there, or may be."""
+        return None if self.user_id == user_id or self.observed is False else self.user_id
+
+
+_NONE = _Known(desired=None, observed=None, user_id=None)
+
+
+def _known(connection: sa.Connection, items: Iterable[Gap]) -> dict[tuple[int, str], _Known]:
+    columns = sa.select(
+        membership.c.cohort_id, membership.c.student_id, *(membership.c[name] for name in _Known._fields)
+    )
+    rows = select_in(connection, columns, membership.c.student_id, {item.student_id for item in items})
+    return {(cohort_id, number): _Known._make(known) for cohort_id, number, *known in map(tuple, rows)}
+
+
+def _key(item: Gap) -> tuple[int, str]:
+    return item.cohort_id, item.student_id
 
 
 def _gap(row: sa.Row[Any], now: Instant) -> Gap:

@@ -1,6 +1,6 @@
 """The functions that we use, in batches. Reading and writing are separate classes: see `MoodleWriter`."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import structlog
 
 from worker.domain.errors import MoodleDenied, MoodleReadOnly, MoodleRefusesAll, MoodleRejected, MoodleUnavailable
+from worker.domain.idnumbers import fold
 from worker.domain.rules import AccountField, Mode
 from worker.moodle.batch_size import BatchSize
-from worker.moodle.halving import halving
+from worker.moodle.halving import MOST_ALIKE, halving
 from worker.moodle.refusals import HIDDEN, LOOK_UP, TOO_MANY_FIELDS, UNCLEAN
 from worker.moodle.transport import ENVELOPE_FIELDS, TRUNCATION_FIELDS, Reply, Transport
 
@@ -23,6 +24,8 @@ LOOKED_UP = 200
 """Accounts looked up in one call: about 4 ms each."""
 CREATE = 100
 """Cohorts created in one call: 0.12 s measured."""
+ALONE = 3
+"""Members who are looked up alone, to see whether Moodle shows anybody."""
 SIGHT = 5
 """Members on whom the right to see accounts is tried."""
 ALL_UNCLEAN = (
@@ -83,6 +86,8 @@ class FoundAccounts:
     """Ids by key; a key without an account is left out."""
     unclean: frozenset[str]
     """Keys of accounts that Moodle can't show: one of their stored values breaks its own rules."""
+    near: dict[str, list[int]]
+    """Ids of the accounts that Moodle returned for keys without an account: theirs is written otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +175,8 @@ class MoodleReader:
                 found.setdefault(str(user.get(account_field.value, "")), []).append(user["id"])
 
         unclean = self._look_up(keys, ask)
-        return FoundAccounts(ids={key: found[key] for key in keys if key in found}, unclean=unclean)
+        ids = {key: found.pop(key) for key in keys if key in found}
+        return FoundAccounts(ids=ids, unclean=unclean, near=_near(set(keys) - ids.keys() - unclean, found))
 
     def account_keys(self, account_field: AccountField, user_ids: Collection[int]) -> FoundKeys:
         """Read the usernames or idnumbers of these accounts. Raises MoodleDenied when all of them are unclean."""
@@ -245,12 +251,24 @@ class MoodleReader:
                 refused = halving(some, ask)
             except MoodleRefusesAll as error:
                 if error.code == UNCLEAN:
-                    raise MoodleDenied("unclean_accounts", f"{self.platform}: {ALL_UNCLEAN}") from None
-                if error.code != HIDDEN or self._refuses_any_key():
+                    self._check_shows_somebody(some)
+                elif error.code != HIDDEN or self._refuses_any_key():
                     raise
-                refused = halving(some, ask, of_items={HIDDEN})
+                refused = halving(some, ask, of_items={error.code})
             unclean.update(key for key, code in refused.items() if code == UNCLEAN)
         return frozenset(unclean)
+
+    def _check_shows_somebody(self, unclean: Sequence[object]) -> None:
+        """Tell some unclean accounts from a site all of whose accounts are: raises MoodleDenied for that."""
+        if len(unclean) < MOST_ALIKE:
+            return
+        for user_id in self._some_members()[:ALONE]:
+            try:
+                if self._read(LOOK_UP, field="id", values=[user_id]):
+                    return
+            except MoodleRejected:
+                continue
+        raise MoodleDenied("unclean_accounts", f"{self.platform}: {ALL_UNCLEAN}")
 
     def _refuses_any_key(self) -> bool:
         try:
@@ -465,6 +483,16 @@ class MoodleWriter(MoodleReader):
             elif user_id not in members[cohort_id]:
                 refused[cohort_id, user_id] = UNKNOWN_USER
         return refused
+
+
+def _near(keys: Iterable[str], found: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Return what was found for these keys under other spellings, as the site's database compares them."""
+    by_fold: dict[str, list[int]] = {}
+    for key, ids in found.items():
+        by_fold.setdefault(fold(key), []).extend(ids)
+    if not by_fold:
+        return {}
+    return {key: by_fold[fold(key)] for key in keys if fold(key) in by_fold}
 
 
 @contextmanager

@@ -32,6 +32,7 @@ def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: Exit
 
     While calls run, the spare lane prepares the next one: no connection waits for the ledger.
     """
+    nights = settings.reconcile.confirm_accounts_nights
     backoff = Backoff(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
     for policy in settings.policy().platforms:
         platform = settings.platforms[policy.name]
@@ -47,7 +48,10 @@ def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: Exit
             # Renewed before each call, and longer than a call can last: no cohort is taken over during one.
             lease = 2 * platform.limits.timeout_seconds + 30
             queue = WorkQueue(ledger, policy.name, holder, lease=lease, guard=settings.guard(policy.name))
-            yield holder, Lane(policy, queue, reader, writer, backoff=backoff, stop=stop)
+            yield (
+                holder,
+                Lane(policy, queue, reader, writer, backoff=backoff, confirm_nights=nights, stop=stop),
+            )
 
 
 def is_dead(holder: str) -> bool:
@@ -90,6 +94,7 @@ def reconciliation(
                 guard=settings.guard(policy.name),
                 reader=reader,
                 remove_unmatched=platform.strangers is Strangers.REMOVE,
+                confirm_nights=settings.reconcile.confirm_accounts_nights,
             )
         )
     return Reconciliation(

@@ -16,6 +16,7 @@ from worker.ledger.database import exposed_files
 from worker.ledger.status import read_status
 from worker.moodle import MoodleReader
 from worker.runtime import topics
+from worker.runtime.accounts import account_sentences
 from worker.runtime.collisions import collisions
 from worker.runtime.ledger import open_ledger
 from worker.runtime.platforms import transport
@@ -122,6 +123,8 @@ def _ledger(settings: Settings, ledger: Ledger) -> Iterator[CheckResult]:
         sentences = [*blocked_sentences(platform.blocked), *collisions(policy, by_name[platform.name], ledger)]
         for sentence in sentences:
             yield CheckResult(level=Level.WARNING, subject=f"{platform.name} cohorts", sentence=sentence)
+        for sentence in account_sentences(ledger, platform.name):
+            yield CheckResult(level=Level.WARNING, subject=f"{platform.name} accounts", sentence=sentence)
 
 
 def _platform(name: str, platform: PlatformSettings) -> Iterator[CheckResult]:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
+from worker.domain.accounts import CONFIRM_NIGHTS
 from worker.domain.states import Payment, Status
 from worker.settings.section import Section
 
@@ -66,6 +67,8 @@ class ReconcileSettings(Section):
 
     wait_minutes: float = Field(60.0, ge=0)
     """Minutes that a reconciliation waits for gaps to be closed before it reports what is left."""
+    confirm_accounts_nights: int = Field(CONFIRM_NIGHTS, ge=1, le=31)
+    """Nights within which Moodle is asked again whose each known account is, a part of them a night, 2,000 at least."""
 
 
 class RetentionSettings(Section):

@@ -1,32 +1,34 @@
 """Which Moodle account is whose: the one place where accounts are looked up, for converging, adoption and the night."""
 
 from collections.abc import Collection, Iterable, Mapping
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from worker.domain.drift import People
+from worker.domain.accounts import FoundAccount
 from worker.domain.errors import MoodleDenied
-from worker.domain.instants import Instant
 from worker.domain.rules import AccountField, PlatformPolicy, account_key, can_be_asked
-from worker.ledger.observations import Observer
-from worker.moodle import MoodleReader
+from worker.domain.states import Reason
+from worker.moodle import FoundAccounts, MoodleReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookUp:
     """What Moodle has under some keys, usernames or idnumbers."""
 
-    accounts: Mapping[str, int]
-    """Ids of the accounts that alone have their key, by key."""
-    ambiguous: frozenset[str]
-    """Keys of several accounts."""
-    unclean: frozenset[str]
-    """Keys of unclean accounts, whose ids Moodle doesn't return."""
+    found: Mapping[str, FoundAccount] = field(default_factory=dict)
+    """By each key that was asked for."""
+
+    @property
+    def accounts(self) -> dict[str, int]:
+        """The accounts that alone have their key, by key."""
+        return {key: each.user_id for key, each in self.found.items() if each.user_id is not None}
 
     @property
     def is_empty(self) -> bool:
         """Whether no key has any account."""
-        return not (self.accounts or self.ambiguous or self.unclean)
+        return all(each.reason is Reason.NO_ACCOUNT for each in self.found.values())
+
+
+NONE = FoundAccount(reason=Reason.NO_ACCOUNT)
 
 
 def accounts_hidden(platform: str) -> MoodleDenied:
@@ -49,57 +51,29 @@ def keys_of(platform: PlatformPolicy, students: Iterable[tuple[str, str | None]]
 def look_up(reader: MoodleReader, field: AccountField, keys: Collection[str | None]) -> LookUp:
     """Ask Moodle for the accounts with these keys; those that it would refuse, and None, aren't asked for."""
     asked = sorted(key for key in keys if key is not None and can_be_asked(field, key))
-    found = reader.users(field, asked)
-    return LookUp(
-        accounts={key: ids[0] for key, ids in found.ids.items() if len(ids) == 1},
-        ambiguous=frozenset(key for key, ids in found.ids.items() if len(ids) > 1),
-        unclean=found.unclean,
-    )
+    shown = reader.users(field, asked)
+    return LookUp(found={key: _judged(key, shown) for key in asked})
+
+
+def _judged(key: str, shown: FoundAccounts) -> FoundAccount:
+    if key in shown.unclean:
+        return FoundAccount(reason=Reason.UNCLEAN_ACCOUNT)
+    match shown.ids.get(key, []):
+        case [user_id]:
+            return FoundAccount(user_id=user_id)
+        case []:
+            near = shown.near.get(key)
+            return FoundAccount(reason=Reason.NEAR_MATCH, near_id=near[0]) if near else NONE
+        case _:
+            return FoundAccount(reason=Reason.AMBIGUOUS_ACCOUNT)
+
+
+def check_sight(reader: MoodleReader) -> None:
+    """Tell a missing right from missing accounts, once none was found: raises MoodleDenied for the former."""
+    if reader.sees_people() is False:
+        raise accounts_hidden(reader.platform)
 
 
 def by_student(keys: Mapping[str, str | None], accounts: Mapping[str, int]) -> dict[str, int]:
     """Return the accounts of students: `keys` by student, `accounts` by key."""
     return {student: accounts[key] for student, key in keys.items() if key is not None and key in accounts}
-
-
-def identify(
-    platform: PlatformPolicy,
-    reader: MoodleReader,
-    observer: Observer,
-    members: Mapping[int, set[int]],
-    now: Instant,
-) -> People:
-    """Identify the members of our cohorts, and find which accounts that we left there have been deleted.
-
-    Remembered accounts aren't asked for again; what is found is remembered.
-    """
-    field = platform.account_field
-    accounts = observer.accounts.all()
-    found = dict(look_up(reader, field, set(observer.unplaced().values()) - accounts.keys()).accounts)
-    present = set().union(*members.values())
-    unmatched = present - set(accounts.values()) - set(found.values())
-    missing = observer.left() - present
-    shown = reader.account_keys(field, sorted(unmatched | missing))
-    found |= {key: user_id for user_id, key in shown.keys.items() if key and user_id in unmatched}
-    observer.accounts.remember(found, now)
-    accounts |= found
-    return people(
-        observer.students(),
-        accounts,
-        # Asked by its number, Moodle returns a deleted account too, under another name.
-        gone={user_id for user_id in missing - shown.unclean if accounts.get(shown.keys.get(user_id, "")) != user_id},
-        unclean=unmatched & shown.unclean,
-    )
-
-
-def people(
-    students: Mapping[str, str], accounts: Mapping[str, int], *, gone: AbstractSet[int], unclean: AbstractSet[int]
-) -> People:
-    """Tie students to accounts; both are given by key."""
-    pairs = [(student, accounts[key]) for key, student in students.items() if key in accounts]
-    return People(
-        accounts=dict(pairs),
-        students={user_id: student for student, user_id in pairs},
-        gone=gone,
-        unclean=unclean,
-    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
+from worker.domain.accounts import FoundAccount
 from worker.domain.departure import Departure, departure
 from worker.domain.drift import CohortDiff, compare
 from worker.domain.errors import MoodleRejected
@@ -21,7 +22,8 @@ from worker.ledger.accounts import Accounts
 from worker.ledger.adoption import KnownStudents, WantedCohort
 from worker.ledger.observations import known_students
 from worker.moodle import MoodleReader, RemoteCohort
-from worker.sync.accounts import accounts_hidden, people
+from worker.sync.accounts import check_sight
+from worker.sync.people import single, tie
 
 EVERYTHING = "*"
 """The glob that chooses every cohort."""
@@ -105,7 +107,7 @@ class Survey:
 
     candidates: tuple[AdoptionCandidate, ...]
     others: tuple[NotAdopted, ...]
-    accounts: Mapping[str, int]
+    accounts: Mapping[str, FoundAccount]
     """Accounts of known students that were found, by key."""
 
 
@@ -121,11 +123,14 @@ def survey(
     now = time.time()
     users = set().union(*members.values())
     shown = reader.account_keys(platform.account_field, sorted(users))
-    if users and not any(shown.keys.values()) and reader.sees_people() is False:
-        raise accounts_hidden(platform.name)
-    students = known_students(ledger, platform)
-    accounts = {key: user_id for user_id, key in shown.keys.items() if key in students}
-    tied = people(students, accounts, gone=frozenset(), unclean=shown.unclean)
+    if users and not any(shown.keys.values()):
+        check_sight(reader)
+    called = known_students(ledger, platform)
+    bearers: defaultdict[str, set[int]] = defaultdict(set)
+    for user_id, key in shown.keys.items():
+        bearers[key].add(user_id)
+    alone = single(bearers)
+    tied = tie(called, bearers, alone, gone=frozenset(), unclean=shown.unclean)
     known = adoption.members(ledger, [match.wanted.id for match in matches], now)
     diffs = {
         match.wanted.id: compare(
@@ -148,7 +153,8 @@ def survey(
                 is_movable=match.remote.id in movable,
             )
         )
-    return Survey(candidates=tuple(candidates), others=tuple(others), accounts=accounts)
+    found = {key: FoundAccount(user_id=user_id) for key, user_id in alone.items() if called.owner(key) is not None}
+    return Survey(candidates=tuple(candidates), others=tuple(others), accounts=found)
 
 
 def adopt(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from worker.domain.accounts import CONFIRM_NIGHTS
 from worker.domain.errors import MoodleError, MoodleRejected
 from worker.domain.guard import Guard
 from worker.domain.instants import Instant
@@ -18,8 +19,8 @@ from worker.ledger.availability import Availability
 from worker.ledger.observations import ObservationReport, Observer
 from worker.ledger.proposals import PlannedCohort, PlannedPlatform
 from worker.moodle import MoodleReader, RemoteCohort, owner
-from worker.sync.accounts import identify
 from worker.sync.foreign import Fingerprint, differences, fingerprints
+from worker.sync.people import identify
 
 log = structlog.get_logger()
 
@@ -34,6 +35,8 @@ class ReconciledPlatform:
     """None where nothing can be read: a manual platform without a token."""
     remove_unmatched: bool
     """Whether unmatched members are removed."""
+    confirm_nights: int = CONFIRM_NIGHTS
+    """Nights within which every account is confirmed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +128,10 @@ class PlatformRun:
         if self.policy.mode is Mode.MANUAL:
             return Observation(fingerprints=foreign)
         members_of_ours = {number: users for number, users in members.items() if number in ours}
-        people = identify(self.policy, reading.reader, self._observer, members_of_ours, self._clock())
+        people = identify(
+            self.policy, reading.reader, self._observer, members_of_ours, self._clock(),
+            nights=self._platform.confirm_nights,
+        )  # fmt: skip
         seen = observations.PlatformReading(
             at=reading.at, ours=ours, cohorts=cohorts, members=members_of_ours, people=people
         )
@@ -162,7 +168,7 @@ class PlatformRun:
         )  # fmt: skip
         total = {
             what: sum(getattr(each, what) for each in details)
-            for what in ("added", "removed", "waiting", "held", "parked", "strangers", "unclean")
+            for what in ("added", "removed", "waiting", "held", "parked", "strangers", "unclean", "unconfirmed")
         }
         return replace(
             report,
@@ -194,7 +200,7 @@ def _details(
     """Report the cohorts to which something happened, or has yet to."""
     planned = {cohort.idnumber: cohort for cohort in plan.cohorts if cohort.state not in BLOCKED}
     drift = {idnumber: counts for idnumber, counts in found.drift.items() if counts.total()}
-    for idnumber in sorted({*planned, *drift, *found.unmatched, *found.unclean, *applied}):
+    for idnumber in sorted({*planned, *drift, *found.unmatched, *found.unclean, *found.unconfirmed, *applied}):
         done = Counter(applied.get(idnumber, {}))
         report = CohortReport(
             idnumber=idnumber,
@@ -202,6 +208,7 @@ def _details(
             removed=done[Action.REMOVE],
             strangers=found.unmatched[idnumber],
             unclean=found.unclean[idnumber],
+            unconfirmed=found.unconfirmed[idnumber],
             drift=dict(drift.get(idnumber, {})),
         )
         yield _with_plan(report, planned[idnumber]) if idnumber in planned else report

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
 
+from worker.domain.accounts import CONFIRM_NIGHTS
 from worker.domain.cohorts import Gap
 from worker.domain.errors import MoodleRefusesAll, MoodleUnavailable
 from worker.domain.instants import Instant
@@ -32,6 +33,8 @@ class LaneContext:
     backoff: Backoff
     clock: Callable[[], Instant]
     log: FilteringBoundLogger
+    confirm_nights: int = CONFIRM_NIGHTS
+    """Nights within which every account is confirmed: those that are older are looked up again."""
     suspects: Suspects = field(default_factory=Suspects)
 
     @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from worker import telemetry
+from worker.domain.accounts import CONFIRM_NIGHTS
 from worker.domain.errors import LeaseLost, MoodleDenied, MoodleError, MoodleRefusesAll, MoodleUnavailable
 from worker.domain.instants import Instant
 from worker.domain.plan import plan
@@ -46,7 +47,7 @@ class Lane:
     """One thread's worth of converging on one platform: its lanes share the connections.
 
     `writer` is None on a platform in observe mode: then everything but the writing happens. `backoff` is that of
-    parked memberships. No call is begun once `stop` is set.
+    parked memberships; accounts are believed for `confirm_nights`. No call is begun once `stop` is set.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Lane:
         writer: MoodleWriter | None,
         *,
         backoff: Backoff,
+        confirm_nights: int = CONFIRM_NIGHTS,
         stop: threading.Event | None = None,
         clock: Callable[[], Instant] = time.time,
     ) -> None:
@@ -69,7 +71,7 @@ class Lane:
         self._log = log.bind(platform=platform.name)
         context = LaneContext(
             platform=platform, queue=queue, reader=reader, writer=self._writer, backoff=backoff, clock=clock,
-            log=self._log,
+            log=self._log, confirm_nights=confirm_nights,
         )  # fmt: skip
         self._cohorts = CohortProvider(context)
         self._accounts = AccountResolver(context)
@@ -91,8 +93,9 @@ class Lane:
         try:
             cohorts = self._cohorts.ready(work)
             gaps = [gap for gap in work.gaps if gap.cohort_id in cohorts]
-            accounts = self._accounts.resolve(gaps)
-            self._members.apply(plan(gaps, accounts, self._accounts.staying(gaps)), work, cohorts)
+            resolved = self._accounts.resolve(gaps)
+            staying = self._accounts.staying(resolved.gaps)
+            self._members.apply(plan(resolved.gaps, resolved.accounts, staying), work, cohorts)
             self._queue.availability.answered(self._clock())
             telemetry.LAST_SUCCESS.labels(self._platform.name).set(self._clock())
         except MoodleError as error:

@@ -18,6 +18,15 @@ def upgrade() -> None:
         ),
         sa.Column("user_id", sa.BigInteger(), nullable=True, comment="null: no account, or several"),
         sa.Column("looked_up_at", sa.Float(), nullable=False),
+        sa.Column(
+            "reason",
+            sa.Text(),
+            nullable=True,
+            comment="states.Reason why the last look-up found none that can be used; null: it did",
+        ),
+        sa.Column(
+            "near_id", sa.BigInteger(), nullable=True, comment="account that Moodle found although its name is another"
+        ),
         sa.PrimaryKeyConstraint("platform", "key", name=op.f("account_pk")),
     )
     op.create_table(
