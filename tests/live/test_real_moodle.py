@@ -1,7 +1,7 @@
 """The client and the converging against a real Moodle: `pytest tests/live` with MOODLE_URL and MOODLE_TOKEN.
 
 It needs a site that isn't in use, with the service account of the runbook and some hundred accounts. It leaves empty
-cohorts named LIVE-…, which our service account could not delete.
+cohorts named LIVE-…, which our service account could not delete. What needs an administrator is in `test_accounts.py`.
 """
 
 import os
@@ -66,17 +66,26 @@ def people() -> dict[str, int]:
 class Bench:
     """A ledger, and one lane to the site."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, platform: PlatformPolicy = PLATFORM) -> None:
+        self.platform = platform
+        policy = replace(POLICY, platforms=(platform,))
         self.etape = f"LIVE-{uuid.uuid4().hex[:8]}"
         self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
-        self.recorder = Recorder(self.ledger, Mapper(POLICY), coalesce=0, removal_delay=0)
+        self.recorder = Recorder(self.ledger, Mapper(policy), coalesce=0, removal_delay=0)
         self.wire = wire()
         self.reader = MoodleReader(self.wire)
         self.writer = MoodleWriter(self.wire, Mode.AUTOMATIC, instance=self.ledger.instance)
         book = WorkQueue(self.ledger, "live", "lane", lease=150, guard=Guard(enabled=False))
-        self.lane = Lane(PLATFORM, book, self.reader, self.writer, backoff=Backoff(first=300, most=86_400))
+        self.lane = Lane(platform, book, self.reader, self.writer, backoff=Backoff(first=300, most=86_400))
 
-    def say(self, *usernames: str, status: Status = Status.ACTIVE, version: int = 1, etape: str | None = None) -> None:
+    def say(
+        self,
+        *usernames: str,
+        status: Status = Status.ACTIVE,
+        version: int = 1,
+        etape: str | None = None,
+        login: str | None = None,
+    ) -> None:
         etape = etape or self.etape
         now = time.time()
         self.recorder.record(
@@ -89,7 +98,7 @@ class Bench:
                         version=version,
                         changed_at=now,
                         student_id=username[:32],
-                        login=username,
+                        login=login or username,
                         status=status,
                         payment=Payment.PAID,
                         academic_year=2026,
@@ -253,7 +262,7 @@ def reconcile(bench: Bench) -> PlatformReport:
     report = Reconciliation(
         bench.ledger,
         bench.recorder,
-        [ReconciledPlatform(policy=PLATFORM, guard=Guard(), reader=bench.reader, remove_unmatched=False)],
+        [ReconciledPlatform(policy=bench.platform, guard=Guard(), reader=bench.reader, remove_unmatched=False)],
         Runs(bench.ledger, "live", lease=900, is_dead=lambda _: False),
         latest=None,
         wait_seconds=60,
