@@ -1,15 +1,17 @@
 """What a hostile or broken producer sends is undone by what is true and comes later."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ledger.test_runs import SCOPE
-from tests.support.builders import ETAPE, NOW, STUDENT, memberships, merged, recorder, told
+from tests.support.builders import ETAPE, FOREIGN_UAI, NOW, STUDENT, UAI, memberships, merged, recorder, told
 from tests.support.scenes import Scene
 from worker.domain.changes import EnrolmentChange, PersonEnrolled
 from worker.domain.errors import InvalidMessage
-from worker.domain.snapshots import Snapshot
+from worker.domain.snapshots import Snapshot, SnapshotScope
 from worker.domain.states import Status
 from worker.formats.cloudevents import MOST_AHEAD_SECONDS, arrived
 from worker.ledger import Ledger
@@ -78,3 +80,21 @@ def test_a_time_in_the_past_stays_what_it_is(change: EnrolmentChange, since: flo
 def test_a_time_of_another_day_is_refused(change: EnrolmentChange) -> None:
     with pytest.raises(InvalidMessage, match="time: in_the_future"):
         arrived(change, NOW - MOST_AHEAD_SECONDS - 1)
+
+
+def test_what_is_known_within_a_scope_is_counted_whatever_its_form(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    scene.tell(
+        told(enrolment_id="1", etape="L1"), told(enrolment_id="2", etape="L2"), told(enrolment_id="3", etape="M1"),
+        told(enrolment_id="1", etape="L1", system="supann"), told(enrolment_id="4", academic_year=2025, etape="L1"),
+        told(enrolment_id="5", etape="L1", uai=FOREIGN_UAI), told(enrolment_id="6", status=Status.DELETED),
+        told(enrolment_id="7", etape="L1", status=Status.RESIGNED),
+        told(enrolment_id="8", etape="L1", changed_at=NOW + 9),
+    )  # fmt: skip
+    here = SnapshotScope(uais=frozenset({UAI}), academic_years=frozenset({2026}))
+    known = recorder(ledger).enrolled
+    assert known(here, NOW) == {2026: 4}
+    assert known(replace(here, etapes=("*",)), NOW) == {2026: 4}
+    assert known(replace(here, etapes=("L*",)), NOW + 9) == {2026: 4}
+    assert known(replace(here, academic_years=frozenset({2025, 2026})), NOW) == {2025: 1, 2026: 4}
+    assert known(replace(here, uais=frozenset({"0000000X"})), NOW) == {}

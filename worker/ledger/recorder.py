@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from worker.domain.changes import Received, Tombstone
 from worker.domain.instants import Instant
 from worker.domain.rules import Mapper
-from worker.domain.snapshots import AcceptedSnapshot, Snapshot
+from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope
 from worker.domain.states import Cause
 from worker.ledger import descriptions, enrolments, persons, runs, snapshots, students
 from worker.ledger.database import Ledger, chunks, upsert
@@ -98,6 +98,11 @@ class Recorder:
         """Return the snapshot that was accepted last."""
         with self._ledger.read() as connection:
             return snapshots.last(connection)
+
+    def enrolled(self, scope: SnapshotScope, at: Instant) -> Mapping[int, int]:
+        """Count by year the enrolments within a scope that hadn't ended and were known by then, at any source."""
+        with self._ledger.read() as connection:
+            return snapshots.enrolled(connection, scope, at)
 
     def apply_policy(self, *, now: Instant) -> int:
         """Project everything again if it was done under another policy; return the number of changed memberships.

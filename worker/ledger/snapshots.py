@@ -4,7 +4,7 @@ Nothing that was learnt after that instant is touched. What the ledger already h
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -207,6 +207,28 @@ def _unknown_students(connection: sa.Connection, snapshot: Snapshot) -> set[str]
     rows = select_in(connection, of_scope, enrolment.c.enrolment_id, snapshot.unknown.enrolments)
     numbers: set[str] = {*snapshot.unknown.students, *(row.student_id for row in rows)}
     return with_all_numbers(connection, numbers)
+
+
+def enrolled(connection: sa.Connection, scope: SnapshotScope, at: Instant) -> Counter[int]:
+    """Count by year the enrolments within a scope that haven't ended, as far as they were known at that instant."""
+    year, etape = enrolment.c.academic_year, enrolment.c.etape
+    within = (
+        sa.select(enrolment.c.uai, enrolment.c.enrolment_id, year, etape)
+        .where(
+            enrolment.c.uai.in_(scope.uais),
+            year.in_(scope.academic_years),
+            enrolment.c.status.not_in([status.value for status in _ENDED]),
+            enrolment.c.changed_at <= at,
+        )
+        .distinct()  # one enrolment may be known from several sources
+        .subquery()
+    )
+    by_etape = sa.select(within.c.academic_year, within.c.etape, sa.func.count().label("rows"))
+    found: Counter[int] = Counter()
+    for row in connection.execute(by_etape.group_by(within.c.academic_year, within.c.etape)):
+        if scope.covers_etape(row.etape):
+            found[row.academic_year] += row.rows
+    return found
 
 
 def last(connection: sa.Connection) -> AcceptedSnapshot | None:

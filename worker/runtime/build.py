@@ -97,12 +97,13 @@ def reconciliation(
                 confirm_nights=settings.reconcile.confirm_accounts_nights,
             )
         )
+    writer = recorder(settings, ledger)
     return Reconciliation(
         ledger,
-        recorder(settings, ledger),
+        writer,
         platforms,
         Runs(ledger, PROCESS_ID, lease=RUN_LEASE_SECONDS, is_dead=is_dead),
-        latest=latest_snapshot(settings) if with_snapshot else None,
+        latest=latest_snapshot(settings, writer.enrolled) if with_snapshot else None,
         wait_seconds=settings.reconcile.wait_minutes * 60,
         pause=stop.wait,
         progress=progress,

@@ -17,8 +17,10 @@ def formats(settings: Settings) -> dict[str, Format]:
     return {topic: debezium if topic in captured else native for topic in settings.kafka.topics}
 
 
-def latest_snapshot(settings: Settings) -> Callable[[Instant, AcceptedSnapshot | None], Snapshot]:
-    """Build what reads the topic for the newest acceptable snapshot."""
+def latest_snapshot(
+    settings: Settings, known: snapshots.Known = snapshots.nothing_known
+) -> Callable[[Instant, AcceptedSnapshot | None], Snapshot]:
+    """Build what reads the topic for the newest acceptable snapshot; `known` counts what the ledger has of a scope."""
 
     def latest(now: Instant, accepted: AcceptedSnapshot | None) -> Snapshot:
         return snapshots.latest(
@@ -32,6 +34,7 @@ def latest_snapshot(settings: Settings) -> Callable[[Instant, AcceptedSnapshot |
                 max_age_seconds=settings.snapshot.max_age_hours * 3600,
                 max_shrink_percent=settings.snapshot.max_shrink_percent,
             ),
+            known=known,
         )
 
     return latest

@@ -5,6 +5,16 @@
 
 from worker.snapshots.publisher import CollectedSnapshot, Publisher, collect, new_id
 from worker.snapshots.reader import latest
-from worker.snapshots.validation import AcceptanceCriteria, AcceptanceLimits
+from worker.snapshots.validation import AcceptanceCriteria, AcceptanceLimits, Known, nothing_known
 
-__all__ = ["AcceptanceCriteria", "AcceptanceLimits", "CollectedSnapshot", "Publisher", "collect", "latest", "new_id"]
+__all__ = [
+    "AcceptanceCriteria",
+    "AcceptanceLimits",
+    "CollectedSnapshot",
+    "Known",
+    "Publisher",
+    "collect",
+    "latest",
+    "new_id",
+    "nothing_known",
+]

@@ -24,6 +24,7 @@ from worker.snapshots.validation import (
     AcceptanceLimits,
     Contents,
     Fault,
+    Known,
     SnapshotCandidate,
     announced_fault,
     fault,
@@ -43,6 +44,7 @@ def latest(
     uais: frozenset[str],
     years: frozenset[int],
     limits: AcceptanceLimits,
+    known: Known,
 ) -> Snapshot:
     """Read the topic to its end and return its newest acceptable snapshot.
 
@@ -53,7 +55,7 @@ def latest(
 
     Raises SnapshotRefused with the reason for each, and BrokerError when the topic can't be read.
     """
-    criteria = AcceptanceCriteria(now=now, accepted=accepted, uais=uais, years=years, limits=limits)
+    criteria = AcceptanceCriteria(now=now, accepted=accepted, uais=uais, years=years, limits=limits, known=known)
     try:
         return newest(
             lambda: kafka.read_to_end({**AT_THE_END, **properties}, topic),
@@ -278,7 +280,7 @@ class _Selected:
         return (
             fault(self._candidate, criteria, first_offsets)
             or self._contents.fault()
-            or self._contents.shrinkage(criteria.accepted, criteria.limits)
+            or self._contents.shrinkage(criteria, self._taken_at)
         )
 
     def snapshot(self, *, passed_over: Sequence[Refusal], ignored: int) -> Snapshot:

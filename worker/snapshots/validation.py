@@ -5,7 +5,7 @@ messages, and `Contents` the rows. Each returns the first fault it finds, or Non
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -21,11 +21,18 @@ CLOCK_SKEW_SECONDS = 60.0
 MOST_SHOWN = 5
 
 Fault = tuple[SnapshotFault, str]
+Known = Callable[[SnapshotScope, Instant], Mapping[int, int]]
+"""Counts by year the enrolments that are known to be within a scope, and were so at that instant."""
+
+
+def nothing_known(_scope: SnapshotScope, _taken_at: Instant) -> Mapping[int, int]:
+    """Count nothing: there is no ledger to compare with."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptanceLimits:
-    """How old a snapshot may be, and how many rows fewer than the last accepted one it may have in a year."""
+    """How old a snapshot may be, and how many rows fewer than are known it may have in a year."""
 
     max_age_seconds: float
     max_shrink_percent: float
@@ -44,6 +51,7 @@ class AcceptanceCriteria:
     uais: frozenset[str]
     years: frozenset[int]
     limits: AcceptanceLimits
+    known: Known = nothing_known
 
 
 class SnapshotCandidate:
@@ -261,21 +269,31 @@ class Contents:
             return SnapshotFault.CONTRADICTORY, f"enrolments occur twice with different contents ({self.differing})"
         return None
 
-    def shrinkage(self, accepted: AcceptedSnapshot | None, limits: AcceptanceLimits) -> Fault | None:
-        """Return a year that lost too many rows since the last accepted snapshot, if the two can be compared.
+    def shrinkage(self, criteria: AcceptanceCriteria, taken_at: Instant) -> Fault | None:
+        """Return a year that has too few rows.
 
-        They can when both are of one system and the same étapes, and the new one covers every university of the old
-        one. Only years that both cover count.
+        They are compared with those of the last accepted snapshot, if it is of the same system and étapes and this one
+        covers all its universities: messages don't change that figure. Otherwise with what is known of enrolments
+        within the scope, whatever its form: absence ends them.
         """
-        if accepted is None or accepted.system != self.system or accepted.scope.etapes != self.scope.etapes:
-            return None
-        if not accepted.scope.uais <= self.scope.uais:
-            return None
-        for year in sorted(accepted.scope.academic_years & self.scope.academic_years):
-            before, after = accepted.rows_by_year.get(year, 0), self.by_year[year]
+        accepted = criteria.accepted
+        if accepted is not None and self._is_comparable(accepted):
+            return self._too_few(accepted.rows_by_year, f"of {accepted.id}", criteria.limits)
+        return self._too_few(criteria.known(self.scope, taken_at), "that are known", criteria.limits)
+
+    def _is_comparable(self, accepted: AcceptedSnapshot) -> bool:
+        return (
+            accepted.system == self.system
+            and accepted.scope.etapes == self.scope.etapes
+            and accepted.scope.uais <= self.scope.uais
+        )
+
+    def _too_few(self, known: Mapping[int, int], whose: str, limits: AcceptanceLimits) -> Fault | None:
+        for year in sorted(known.keys() & self.scope.academic_years):
+            before, after = known[year], self.by_year[year]
             if (before - after) * 100 > before * limits.max_shrink_percent:
                 percent = (before - after) * 100 / before
-                lost = f"the year {year} has {after} rows, {percent:.1f} % fewer than the {before} of {accepted.id}: "
+                lost = f"the year {year} has {after} rows, {percent:.1f} % fewer than the {before} {whose}: "
                 most = f"at most {limits.max_shrink_percent:g} % is allowed"
                 return SnapshotFault.SHRUNK, f"{lost}{most}; if that is right, raise snapshot.max_shrink_percent once"
         return None

@@ -529,6 +529,30 @@ def test_a_snapshot_that_did_not_shrink_or_cannot_be_compared_is_accepted(
     assert len(judged(sent(rows(89)), replace(TERMS, accepted=before, limits=limits)).rows) == 89
 
 
+OTHER_FORMS = [
+    accepted({2026: 1000}, system="supann"),
+    accepted({2026: 1000}, scope=replace(SCOPE, etapes=("L*",))),
+    accepted({2026: 1000}, scope=replace(SCOPE, uais=frozenset({UAI, FOREIGN_UAI}))),
+    None,
+]
+
+
+@pytest.mark.parametrize("before", OTHER_FORMS, ids=["system", "étapes", "universities", "none before"])
+def test_hostile_scope_of_another_form_is_compared_with_what_is_known_in_it(before: AcceptedSnapshot | None) -> None:
+    asked = []
+
+    def known(scope: SnapshotScope, taken_at: float) -> dict[int, int]:
+        asked.append((scope, taken_at))
+        return {2026: 1000, 2024: 5}
+
+    terms = replace(TERMS, accepted=before, known=known)
+    fault, sentence = refused(sent(rows(1), scope=replace(SCOPE, etapes=("*",))), terms)
+    assert fault is SnapshotFault.SHRUNK
+    assert sentence.startswith("the year 2026 has 1 rows, 99.9 % fewer than the 1000 that are known")
+    assert asked == [(replace(SCOPE, etapes=("*",)), TAKEN_AT)]
+    assert len(judged(sent(rows(900)), terms).rows) == 900
+
+
 def test_a_shrunk_snapshot_does_not_hide_the_one_before() -> None:
     full = sent(rows(100), "apogee-1", taken_at=TAKEN_AT)
     poor = sent(rows(50), "apogee-2", taken_at=TAKEN_AT + 60)

@@ -79,6 +79,7 @@ def latest(
         uais=frozenset(uais),
         years=frozenset({YEAR}),
         limits=LIMITS,
+        known=snapshots.nothing_known,
     )
 
 
