@@ -3,7 +3,9 @@
 import sqlalchemy as sa
 
 from worker.domain.cohorts import BlockedCohort
+from worker.domain.instants import Instant
 from worker.domain.states import BLOCKED, Blockage, CohortState
+from worker.ledger.database import Ledger
 from worker.ledger.schema import cohort, membership
 
 _BLOCKED = sa.or_(
@@ -23,6 +25,15 @@ def idnumbers(connection: sa.Connection, platform: str) -> list[tuple[str, str |
     wanted = sa.select(membership.c.cohort_id).where(membership.c.cohort_id == cohort.c.id, membership.c.desired)
     rows = sa.select(cohort).where(cohort.c.platform == platform, wanted.exists()).order_by(cohort.c.idnumber)
     return [(row.idnumber, row.etape, row.moodle_idnumber == row.idnumber) for row in connection.execute(rows)]
+
+
+def try_again(ledger: Ledger, platform: str, now: Instant) -> None:
+    """Let the cohorts of a platform be created that something was in the way of: Moodle says whether it still is."""
+    in_the_way = sa.and_(cohort.c.platform == platform, cohort.c.state.in_(BLOCKED))
+    with ledger.write() as connection:
+        connection.execute(
+            sa.update(cohort).where(in_the_way).values(state=CohortState.WANTED.value, next_attempt_at=now)
+        )
 
 
 def read(connection: sa.Connection, platform: str) -> tuple[BlockedCohort, ...]:

@@ -8,6 +8,7 @@ from worker.domain.cohorts import BlockedCohort
 from worker.domain.idnumbers import fold
 from worker.domain.rules import Mode
 from worker.domain.states import Blockage, CohortState, RunState
+from worker.ledger.blocked import try_again
 from worker.sandbox.moodle.server import Fault
 
 
@@ -185,6 +186,20 @@ def test_once_the_blocker_is_gone_the_next_night_creates_the_cohort(mariadb: Wor
     assert of(report).blocked == ()
     assert of(report).added == 1
     assert mariadb.members()["C2ABC"] == {"s1"}
+
+
+def test_a_person_who_does_not_wait_for_the_night_has_it_tried_at_once(mariadb: World) -> None:
+    theirs = mariadb.moodle.create_cohort(name="Chorale", idnumber="C2abc")
+    mariadb.enrol("s1", "C2ABC")
+    mariadb.a_minute_later()
+    try_again(mariadb.ledger, "ecampus", mariadb.now)
+    mariadb.turns()
+    assert blocked(mariadb) == {"C2ABC": (Blockage.FOREIGN, "C2abc")}
+    mariadb.moodle.delete_cohort(theirs)
+    try_again(mariadb.ledger, "ecampus", mariadb.now)
+    mariadb.turns()
+    assert mariadb.members() == {"C2ABC": {"s1"}}
+    assert blocked(mariadb) == {}
 
 
 def test_once_one_blocker_is_gone_the_next_one_is_named(mariadb: World) -> None:
