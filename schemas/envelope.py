@@ -43,8 +43,13 @@ def _is_seen(code: str) -> str:
     return code
 
 
-def _seen(label: object) -> object:
-    return label if not isinstance(label, str) or label.isascii() else _UNSEEN.sub("", label)
+def visible(label: str) -> str:
+    """Return a label without its invisible characters."""
+    return label if label.isascii() else _UNSEEN.sub("", label)
+
+
+def _visible(label: object) -> object:
+    return visible(label) if isinstance(label, str) else label
 
 
 _RFC3339 = r"^20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$"
@@ -57,7 +62,7 @@ Code16 = Annotated[str, _CODE, Field(max_length=16), AfterValidator(_is_seen)]
 Code32 = Annotated[str, _CODE, Field(max_length=32), AfterValidator(_is_seen)]
 Code100 = Annotated[str, _CODE, Field(max_length=100), AfterValidator(_is_seen)]
 Code128 = Annotated[str, _CODE, Field(max_length=128), AfterValidator(_is_seen)]
-Label255 = Annotated[str, _TEXT, Field(max_length=255), BeforeValidator(_seen)]
+Label255 = Annotated[str, _TEXT, Field(max_length=255), BeforeValidator(_visible)]
 UriReference = Annotated[str, Field(min_length=1, max_length=255, pattern="^[!-~]+$")]
 
 # Left alone, pydantic also reads "1790000000" or a time with a space; the contract is RFC 3339 only.

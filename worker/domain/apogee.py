@@ -6,6 +6,7 @@ or A (en attente), and other codes have no documented meaning.
 
 import re
 
+from schemas.envelope import visible
 from worker.domain.states import Payment, Status
 
 STATUSES = {"E": Status.ACTIVE, "C": Status.PENDING, "A": Status.CANCELLED, "R": Status.RESIGNED}
@@ -28,7 +29,8 @@ def enrolment_id(*, year: int, person: int, etape: str, version: int, occurrence
 def label(text: str | None) -> str | None:
     """Return a label that fits the contract, so that no label makes an enrolment invalid.
 
-    Control characters, which get pasted into forms, become a space; a label that is too long is cut.
+    Control characters, which get pasted into forms, become a space; invisible ones are removed; a label that is too
+    long is cut.
     """
-    plain = _NO_TEXT.sub(" ", text or "").strip()
+    plain = visible(_NO_TEXT.sub(" ", text or "")).strip()
     return plain[:LABEL_LENGTH].strip() or None

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import DescribedEtape
+from schemas.envelope import visible
 from worker.domain import apogee
 
 NASTY = st.text(st.sampled_from("aé \t\n\r\x00\x85\u00a0\u2028\u2029\ufeff\u3000"), max_size=600)
@@ -17,5 +18,5 @@ def test_every_label_fits_the_contract_or_is_none(text: str | None) -> None:
 
 
 @given(st.text(st.characters(categories=["L", "N", "P"]), max_size=255))
-def test_what_the_contract_accepts_stays_as_it_is(text: str) -> None:
-    assert apogee.label(text) == (text or None)
+def test_what_is_visible_stays_as_it_is(text: str) -> None:
+    assert apogee.label(text) == (visible(text) or None)
