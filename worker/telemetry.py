@@ -68,6 +68,12 @@ BLOCKED = Gauge(
     "Cohorts that students belong to and that wait for a person: `foreign`, `colliding`, `refused`, `misnamed`.",
     ["platform", "why"],
 )
+DELETED = Gauge(
+    "cohorts_deleted_cohorts",
+    "Cohorts of ours that somebody deleted on Moodle, with all synchronisations of courses, and that no person has "
+    "acknowledged.",
+    ["platform"],
+)
 PLATFORM_UP = Gauge(
     "cohorts_platform_up", "1 if the last round of calls to the platform succeeded, 0 if not.", ["platform"]
 )

@@ -327,6 +327,42 @@ def test_check_warns_of_an_idnumber_that_several_cohorts_carry(install: Install,
     assert "L1DROI; make them unique" in sentence
 
 
+# A cohort that somebody deleted
+
+
+def test_a_deleted_cohort_is_said_first_by_every_command_until_a_person_acknowledges_it(
+    install: Install, moodle: SandboxMoodle
+) -> None:
+    installation = install({"ecampus": platform(moodle)})
+    welcome(moodle, range(3))
+    worker = installation.worker()
+    installation.publish(enrolment(rank) for rank in range(3))
+    eventually(lambda: lawyers(moodle) == numbers(range(3)))
+    assert worker.terminate() == 0
+    (cohort,) = moodle.cohorts()
+    moodle.delete_cohort(cohort.id)
+    night = lines_of(installation, "reconcile", "--without-snapshot")
+    assert lawyers(moodle) == numbers(range(3))
+    (again,) = moodle.cohorts()
+    assert night[1].startswith("ecampus: COHORT DELETED ON MOODLE: L1DROI")
+    assert night[1].endswith(f"3 members lost; made again (id {again.id})")
+    assert night[2].startswith("ecampus: EVERY COURSE HAS LOST ITS SYNCHRONISATION with it")
+    assert "1 vanished" in "\n".join(night)
+    for command in (["status"], ["plan"]):
+        assert lines_of(installation, *command)[:2] == night[1:3]
+    asked = lines_of(installation, "explain", number(0))
+    (title,) = [line for line in asked if line.startswith("ecampus, cohorte L1DROI")]
+    assert asked[asked.index(title) + 1].startswith("  ATTENTION : quelqu'un a supprimé cette cohorte sur Moodle")
+    assert json.loads("".join(lines_of(installation, "status", "--json")))["platforms"][0]["deleted"][0]["lost"] == 3
+
+    assert lines_of(installation, "acknowledge", "ecampus", "M*", code=1) == []
+    assert lines_of(installation, "acknowledge", "nowhere", "L1*", code=2) == []
+    assert lines_of(installation, "acknowledge", "ecampus", "L1*") == [
+        "1 deleted cohorts of ecampus acknowledged: L1DROI"
+    ]
+    assert not any("DELETED" in line for line in lines_of(installation, "status"))
+
+
 # Adopting
 
 

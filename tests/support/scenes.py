@@ -29,7 +29,7 @@ from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Ro
 from worker.domain.snapshots import Snapshot, SnapshotScope
 from worker.domain.states import Action, Cause, CohortState, Payment, PlatformState, Reason, Status
 from worker.explain import Explanation, explain
-from worker.ledger import Ledger, Recorder, adoption, decisions, proposals, student_view
+from worker.ledger import Ledger, Recorder, adoption, decisions, deletions, proposals, student_view
 from worker.ledger.observations import ObservationReport, Observer, PlatformReading
 from worker.ledger.schema import cohort, membership
 from worker.ledger.work_queue import Applied, Parked
@@ -394,6 +394,19 @@ def inherited_with_an_adopted_cohort(scene: Scene) -> None:
     queue = workbook(scene.ledger, guard=Guard())
     assert all(gap.desired for gap in queue.claim(scene.now, limit=100).gaps)
     queue.release()
+
+
+def deleted_and_made_again(scene: Scene) -> None:
+    """Delete the cohort, find that it is gone, and make and fill it again."""
+    a_member(scene)
+    scene.now += HOUR
+    scene.look({}, [STUDENT])
+    scene.settle()
+
+
+def deleted_made_again_and_seen_to(scene: Scene) -> None:
+    deleted_and_made_again(scene)
+    deletions.acknowledge(scene.ledger, "ecampus", [ETAPE], by="cemu", now=scene.now)
 
 
 def only_observed(scene: Scene) -> None:

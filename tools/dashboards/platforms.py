@@ -47,6 +47,15 @@ def page() -> Dashboard:
         )
         .with_panel(
             graph(
+                "Cohortes supprimées sur Moodle",
+                "Cohorts of ours that somebody deleted, with the synchronisation of every course that used them, until "
+                "`cohorts acknowledge`.",
+                {f"max by (platform) (cohorts_deleted_cohorts{{{P}}})": "{{platform}}"},
+                stacked=True,
+            )
+        )
+        .with_panel(
+            graph(
                 "Cohortes en attente d'une personne",
                 "Cohorts with students that can't be created, aren't ours, or can't get their new idnumber.",
                 {f"max by (platform, why) (cohorts_blocked_cohorts{{{P}}})": "{{platform}} {{why}}"},

@@ -58,6 +58,10 @@ FAMILIES = {
         "adopt": "List the existing cohorts whose idnumber is one of ours, and whom they would lose; with --apply, "
         "adopt them.",
     },
+    "worker.cli.acknowledge": {
+        "acknowledge": "Say that the courses of cohorts that were deleted on Moodle are seen to: they are no longer "
+        "reported.",
+    },
     "worker.cli.messages": {
         "publish": "Validate a file of messages, then publish all of them; if one line is invalid, nothing is sent.",
         "dead-letters": "List dead letters, the messages that could not be read, and replay them.",

@@ -20,6 +20,7 @@ from worker.cli.base import (
     say_json,
     when,
 )
+from worker.cli.deleted import deleted_sentences
 from worker.cli.run_report import guard_sentence
 from worker.domain.cohorts import blocked_sentences
 from worker.domain.states import Limit
@@ -151,6 +152,8 @@ def _reasons(people: People) -> str:
 def _print_plan(
     platform: PlannedPlatform, cohorts: Iterable[PlannedCohort], settings: Settings, *, decidable: bool
 ) -> None:
+    for sentence in deleted_sentences(platform.name, platform.deleted, settings):
+        say(sentence)
     table = Table("cohort", "members", "join", "parked", "leave", "", "hash", title=platform.name)
     for cohort in cohorts:
         table.add_row(
@@ -213,6 +216,7 @@ def _plan_json(platform: PlannedPlatform, cohorts: Iterable[PlannedCohort], *, s
         },
         "cohorts": [_cohort_json(cohort, students=students) for cohort in cohorts],
         "blocked": [asdict(cohort) for cohort in platform.blocked],
+        "deleted": [asdict(cohort) for cohort in platform.deleted],
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from worker.cli.base import ago, say, say_json, when
+from worker.cli.deleted import deleted_sentences
 from worker.domain.cohorts import blocked_sentences
 from worker.domain.instants import Instant
 from worker.domain.report import REPORTS, GuardReport, PlatformReport, Report, SnapshotReport
@@ -17,19 +18,24 @@ def print_report(report: Report, settings: Settings, *, as_json: bool) -> None:
         return
     duration = "" if report.ended_at is None else f", {report.ended_at - report.started_at:.0f} s"
     say(f"reconciliation {report.run}: {report.state}, began {when(report.started_at, settings)}{duration}")
-    # An error names the refusals, if these are why.
-    for sentence in [report.error] if report.error else [f"passed over: {refusal}" for refusal in report.refusals]:
+    for sentence in _sentences(report, settings):
         say(sentence)
+
+
+def _sentences(report: Report, settings: Settings) -> Iterator[str]:
+    """Yield what a report says, the worst first."""
     for platform in report.platforms:
-        for sentence in _incomplete_sentences(platform, settings):
-            say(sentence)
+        yield from deleted_sentences(platform.name, platform.deleted, settings)
+    # An error names the refusals, if these are why.
+    yield from [report.error] if report.error else [f"passed over: {refusal}" for refusal in report.refusals]
+    for platform in report.platforms:
+        yield from _incomplete_sentences(platform, settings)
     if report.snapshot is not None:
-        say(_snapshot_sentence(report.snapshot, report.started_at))
+        yield _snapshot_sentence(report.snapshot, report.started_at)
     for platform in report.platforms:
-        for sentence in _platform_sentences(platform):
-            say(sentence)
+        yield from _platform_sentences(platform)
     if any(platform.held for platform in report.platforms):
-        say("`cohorts held` shows the removals that wait for a person")
+        yield "`cohorts held` shows the removals that wait for a person"
 
 
 def _snapshot_sentence(snapshot: SnapshotReport, started_at: Instant) -> str:

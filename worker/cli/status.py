@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, out, prepare, say, say_json
+from worker.cli.deleted import deleted_sentences
 from worker.domain.cohorts import blocked_sentences
 from worker.domain.instants import Instant
 from worker.domain.rules import Mode
@@ -29,6 +30,9 @@ def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
     if as_json:
         say_json(asdict(current))
         return
+    for platform in current.platforms:
+        for sentence in deleted_sentences(platform.name, platform.deleted, settings):
+            say(sentence)
     out.print(_table(current.platforms, settings, now))
     for platform in current.platforms:
         _print_platform(platform, settings.platforms[platform.name], now)

@@ -34,6 +34,8 @@ class Tone(StrEnum):
 class Task(StrEnum):
     """What waits for a person, the most urgent first."""
 
+    DELETED = "deleted"
+    """Cohorts of ours were deleted on Moodle: their courses have lost everybody, and only people can mend that."""
     OURS = "ours"
     """Our journal has entries about a cohort that isn't ours: this must never happen."""
     GUARD_OFF = "guard_off"
@@ -50,7 +52,7 @@ class Task(StrEnum):
     """Removals are held."""
 
 
-_LOUD = frozenset({Task.OURS, Task.GUARD_OFF, Task.REFUSED, Task.FAILED, Task.ABANDONED})
+_LOUD = frozenset({Task.DELETED, Task.OURS, Task.GUARD_OFF, Task.REFUSED, Task.FAILED, Task.ABANDONED})
 _OF_STATES = {RunState.REFUSED: Task.REFUSED, RunState.FAILED: Task.FAILED, RunState.ABANDONED: Task.ABANDONED}
 _ENDED = frozenset({RunState.DONE, RunState.PARTIAL})
 
@@ -78,6 +80,8 @@ def _waiting(report: Report) -> Iterator[Waiting]:
     if report.state in _OF_STATES:
         yield Waiting(task=_OF_STATES[report.state])
     for platform in report.platforms:
+        if platform.deleted:
+            yield Waiting(task=Task.DELETED, platform=platform)
         if any(change.journalled for change in platform.foreign_changes):
             yield Waiting(task=Task.OURS, platform=platform)
         if platform.guard is not None and not platform.guard.enabled:

@@ -77,6 +77,25 @@ class BlockedCohort:
         return f"{self.idnumber}, {self.students} student{'s' if self.students != 1 else ''}: {what}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletedCohort:
+    """A cohort of ours that somebody deleted on Moodle, until a person says that its courses have been seen to.
+
+    With it, Moodle deleted the synchronisation of every course with it; the one that is made again has none.
+    """
+
+    idnumber: str
+    name: str | None
+    etape: str | None
+    deleted_at: Instant
+    """When it was noticed."""
+    lost: int
+    """Members whom we knew to be in it."""
+    state: CohortState
+    moodle_id: int | None
+    """Moodle's id of the one that was made again; None while there is none."""
+
+
 def blocked_sentences(blocked: Sequence[BlockedCohort]) -> Iterator[str]:
     """Yield a sentence for each of the first cohorts that wait for a person, and one for all others."""
     yield from map(str, blocked[:BLOCKED_SHOWN])

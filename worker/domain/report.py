@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from pydantic import TypeAdapter
 
-from worker.domain.cohorts import BlockedCohort
+from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.errors import Refusal
 from worker.domain.instants import Instant
 from worker.domain.states import Drift, PlatformState, RunState
@@ -139,6 +139,8 @@ class PlatformReport:
     foreign: int = 0
     """Cohorts that aren't ours."""
     foreign_changes: tuple[ForeignChange, ...] = ()
+    deleted: tuple[DeletedCohort, ...] = ()
+    """The cohorts of ours that somebody deleted on Moodle, whenever it was noticed, until a person acknowledges it."""
     blocked: tuple[BlockedCohort, ...] = ()
     """The cohorts that wait for a person: foreign, colliding, refused, or without their new idnumber."""
     details: tuple[CohortReport, ...] = ()

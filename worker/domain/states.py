@@ -163,13 +163,17 @@ class PlatformState(StrEnum):
 
 
 class Action(StrEnum):
-    """What was done on Moodle, or decided by a person."""
+    """What was done or found on Moodle, or decided by a person."""
 
     ADD = "add"
     REMOVE = "remove"
     CREATE_COHORT = "create_cohort"
     RENAME_COHORT = "rename_cohort"
     ADOPT_COHORT = "adopt_cohort"
+    COHORT_DELETED = "cohort_deleted"
+    """Somebody else deleted a cohort of ours, and we noticed."""
+    ACKNOWLEDGE = "acknowledge"
+    """A person said that the courses of a deleted cohort have been seen to."""
     APPROVE = "approve"
     REJECT = "reject"
     UNDO = "undo"

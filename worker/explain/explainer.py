@@ -168,7 +168,14 @@ class _Explainer:
         else:
             state = self._state(platform, row)
             findings = (*self._reasons(platform, key, rows), *history, *self._next(platform, cohort, row))
-        return Answer(platform=key.platform, cohort=key.idnumber, name=name, state=state, findings=findings)
+        return Answer(
+            platform=key.platform,
+            cohort=key.idnumber,
+            name=name,
+            state=state,
+            findings=findings,
+            alarm=None if cohort is None else _alarm(cohort),
+        )
 
     def _state(self, platform: PlatformPolicy, row: MembershipFact | None) -> Finding:
         if row is None:
@@ -250,6 +257,20 @@ class _Explainer:
     def _account(self, platform: PlatformPolicy) -> AccountFact:
         accounts = {fact.platform: fact for fact in self._view.accounts}
         return accounts.get(platform.name, AccountFact(platform=platform.name, key=None))
+
+
+def _alarm(cohort: CohortFact) -> Finding | None:
+    """Return that a cohort was deleted on Moodle, until a person has acknowledged it."""
+    if cohort.deleted_at is None:
+        return None
+    return found(
+        Why.COHORT_DELETED,
+        platform=cohort.platform,
+        cohort=cohort.idnumber,
+        at=cohort.deleted_at,
+        lost=cohort.lost,
+        id=cohort.moodle_id,
+    )
 
 
 def _rules_differ(row: MembershipFact | None, *, desired: bool) -> bool:

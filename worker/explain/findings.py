@@ -59,6 +59,10 @@ class Why(StrEnum):
     COHORT_UNKNOWN = "cohort_unknown"
     NOTHING_LEADS = "nothing_leads"
 
+    # What comes before that.
+    COHORT_DELETED = "cohort_deleted"
+    """Somebody deleted it on Moodle, and no person has said that its courses are seen to."""
+
     # Why it must be so.
     BECAUSE = "because"
     WOULD_LEAD = "would_lead"
@@ -78,6 +82,8 @@ class Why(StrEnum):
     # What was done and seen on Moodle.
     COHORT_CREATED = "cohort_created"
     COHORT_ADOPTED = "cohort_adopted"
+    DELETION_FOUND = "deletion_found"
+    COURSES_SEEN_TO = "courses_seen_to"
     ADDED = "added"
     REMOVED = "removed"
     DECIDED = "decided"
@@ -162,6 +168,8 @@ class Answer:
     name: str | None
     state: Finding
     findings: tuple[Finding, ...] = ()
+    alarm: Finding | None = None
+    """What matters more than the state: the first line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,4 +189,5 @@ class Explanation:
         """Return every code that occurs in it."""
         groups = [self.about, *(enrolment.findings for enrolment in self.enrolments)]
         groups += [(answer.state, *answer.findings) for answer in self.answers]
+        groups += [(answer.alarm,) for answer in self.answers if answer.alarm is not None]
         return {finding.code for group in groups for finding in group}

@@ -12,9 +12,13 @@ ENTRIES = 10
 _DONE = {
     Action.CREATE_COHORT.value: Why.COHORT_CREATED,
     Action.ADOPT_COHORT.value: Why.COHORT_ADOPTED,
+    Action.COHORT_DELETED.value: Why.DELETION_FOUND,
+    Action.ACKNOWLEDGE.value: Why.COURSES_SEEN_TO,
     Action.ADD.value: Why.ADDED,
     Action.REMOVE.value: Why.REMOVED,
 }
+_BY_A_PERSON = {Action.ADOPT_COHORT.value, Action.ACKNOWLEDGE.value}
+"""Actions of which the journal's detail says who took them."""
 
 
 class History:
@@ -51,13 +55,13 @@ class History:
         approvers = {decision.hash: decision.decided_by for decision in decisions if decision.verdict == Action.APPROVE}
         done = [entry for entry in self._journal(key) if entry.action in _DONE]
         for entry in done[-ENTRIES:]:
-            of_cohort = entry.student_id is None
+            by_person = entry.student_id is None and entry.action in _BY_A_PERSON
             yield found(
                 _DONE[entry.action],
                 at=entry.at,
                 number=None if entry.student_id == self._view.survivor else entry.student_id,
                 user_id=entry.user_id,
-                by=_person(entry.detail) if of_cohort else approvers.get(entry.approved or ""),
+                by=_person(entry.detail) if by_person else approvers.get(entry.approved or ""),
                 hash=entry.approved,
                 run=entry.run,
             )

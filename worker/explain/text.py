@@ -66,6 +66,8 @@ class _Writer:
         where: dict[str, Value] = {"platform": answer.platform, "cohort": answer.cohort, "name": answer.name}
         yield ""
         yield self._fill(self._headings[_heading(answer)], where)
+        if answer.alarm is not None:
+            yield f"  {self._sentence(answer.alarm)}"
         yield f"  {self._sentence(answer.state)}"
         yield from (f"  - {self._sentence(finding)}" for finding in answer.findings)
 

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from worker.domain.cohorts import Gap, unmatched_key
 from worker.domain.instants import Instant
 from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Reason
+from worker.ledger import deletions
 from worker.ledger.database import among, select_in, upsert
 from worker.ledger.schema import cohort, gap, in_cohort, inherited, membership
 
@@ -119,8 +120,9 @@ def vanish(
     """Write that these cohorts were deleted on Moodle: nobody is in them, and they are created again if wanted.
 
     A gap that was open already keeps its cause and its promise, and is retried at once. For a member who was there, a
-    gap opens now.
+    gap opens now. The deletion is journalled, and noted until a person acknowledges it.
     """
+    deletions.note(connection, cohort_ids, now, run=run)
     recreated = sa.update(cohort).where(cohort.c.id.in_(cohort_ids))
     connection.execute(
         recreated.values(

@@ -10,12 +10,12 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from worker.domain.cohorts import BlockedCohort
+from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.guard import Guard, Judgement
 from worker.domain.instants import Instant
 from worker.domain.report import GuardReport
 from worker.domain.states import PARKING, Cause, CohortState, Limit
-from worker.ledger import blocked
+from worker.ledger import blocked, deletions
 from worker.ledger.guard import approved, judged, members_by_cohort
 from worker.ledger.schema import cohort, gap, in_cohort, membership
 
@@ -83,6 +83,8 @@ class PlannedPlatform:
     judgement: Judgement
     blocked: tuple[BlockedCohort, ...]
     """The cohorts of which nothing is done, or that aren't renamed, until a person acts."""
+    deleted: tuple[DeletedCohort, ...]
+    """The cohorts that somebody deleted on Moodle, until a person acknowledges it."""
 
     @property
     def hash(self) -> str | None:
@@ -114,6 +116,7 @@ def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant
         name=platform,
         judgement=judgement,
         blocked=blocked.read(connection, platform),
+        deleted=deletions.read(connection, platform),
         cohorts=tuple(
             PlannedCohort(
                 cohort_id=cohort_id,

@@ -209,6 +209,8 @@ cohort = Table(
     Column("blocker_id", BigInteger, comment="Moodle's id of the cohort that has its idnumber, or one alike"),
     Column("blocker", Text, comment="idnumber of that cohort"),
     Column("unread", Boolean, nullable=False, server_default=false(), comment="found with members, not yet read"),
+    Column("deleted_at", Float, comment="when its deletion on Moodle was noticed; null once a person acknowledged it"),
+    Column("lost", Integer, comment="members who were lost with it then"),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_attempt_at", Float, nullable=False, server_default="0"),
     Column("lease_holder", Text),
@@ -329,7 +331,7 @@ journal = Table(
     Column("user_id", BigInteger),
     Column("cause", Text),
     Column("origin", Text),
-    Column("detail", Text, comment="for a cohort: its name, or who adopted it; for a decision: who took it"),
+    Column("detail", Text, comment="for a cohort: its name, its loss or who adopted it; for a decision: who took it"),
     Column("run", Integer, index=True, comment="the reconciliation that it follows from"),
     Column("approved", Text, index=True, comment="hash of the approved plan that it belongs to"),
 )

@@ -7,10 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.domain.cohorts import BlockedCohort
+from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.instants import Instant
 from worker.domain.states import OF_DECISIONS, PARKING, Cause, CohortState, PlatformState, Status
-from worker.ledger import blocked
+from worker.ledger import blocked, deletions
 from worker.ledger.database import Ledger
 from worker.ledger.gaps import PROMISE_SECONDS
 from worker.ledger.guard import approved
@@ -61,6 +61,8 @@ class PlatformStatus:
     """Publication of the oldest change whose removal is held; it was held when it was due, minutes later."""
     blocked: tuple[BlockedCohort, ...]
     """The cohorts that wait for a person."""
+    deleted: tuple[DeletedCohort, ...]
+    """The cohorts that somebody deleted on Moodle, until a person acknowledges it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,7 @@ def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformSta
         late={seconds: sum(getattr(row, f"late_{seconds:.0f}") for row in applicable) for seconds in PROMISES},
         oldest_held=min((row.oldest for row in rows if row.state == HELD), default=None),
         blocked=blocked.read(connection, name),
+        deleted=deletions.read(connection, name),
     )
 
 

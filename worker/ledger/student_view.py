@@ -76,6 +76,8 @@ class CohortFact:
     refusal: str | None
     blocker_id: int | None
     blocker: str | None
+    deleted_at: Instant | None
+    lost: int | None
     attempts: int
     next_attempt_at: Instant
     lease_holder: str | None

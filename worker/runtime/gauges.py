@@ -26,6 +26,7 @@ _SHOWN = (
     telemetry.OLDEST_HELD,
     telemetry.COHORTS,
     telemetry.BLOCKED,
+    telemetry.DELETED,
     telemetry.MEMBERSHIPS,
     telemetry.GUARD_ENABLED,
     telemetry.PLATFORM_UP,
@@ -81,6 +82,7 @@ def _platform(platform: PlatformStatus) -> Iterator[Sample]:
     why = Counter(cohort.why for cohort in platform.blocked)
     for kind in Blockage:
         yield telemetry.BLOCKED, (name, kind), why[kind]
+    yield telemetry.DELETED, (name,), len(platform.deleted)
     yield telemetry.MEMBERSHIPS, (name,), platform.memberships
     yield telemetry.PLATFORM_UP, (name,), platform.state is PlatformState.UP
     yield telemetry.PLATFORM_DENIED, (name,), platform.state is PlatformState.DENIED

@@ -14,7 +14,7 @@ from worker.domain.instants import Instant
 from worker.domain.report import CohortReport, ForeignChange, PlatformReport
 from worker.domain.rules import Mode, PlatformPolicy
 from worker.domain.states import BLOCKED, Action
-from worker.ledger import Ledger, observations, proposals, runs
+from worker.ledger import Ledger, deletions, observations, proposals, runs
 from worker.ledger.availability import Availability
 from worker.ledger.observations import ObservationReport, Observer
 from worker.ledger.proposals import PlannedCohort, PlannedPlatform
@@ -106,8 +106,11 @@ class PlatformRun:
     def report(self, observation: Observation, started_at: Instant) -> PlatformReport:
         """Report what was found and done on the platform in the run, which began then."""
         stopped = self._availability.stopped() if self.policy.mode is Mode.AUTOMATIC else None
+        with self._ledger.read() as connection:
+            deleted = deletions.read(connection, self.policy.name)
         bare = PlatformReport(
             name=self.policy.name,
+            deleted=deleted,
             mode=self.policy.mode.value,
             error=observation.error,
             stopped=stopped,

@@ -37,7 +37,9 @@ from tests.support.scenes import (
     by_hand_from_now_on,
     by_hand_only,
     creation_refused,
+    deleted_and_made_again,
     deleted_at_the_source,
+    deleted_made_again_and_seen_to,
     drifted,
     ended,
     enrolled_and_due,
@@ -698,6 +700,29 @@ SITUATIONS = [
         english="Their removal was undone on 1 September 2026 at 10:10 by scol: the membership is kept",
     ),
     # What a reconciliation found on Moodle.
+    Situation(
+        name="deleted by hand on Moodle, and made again",
+        setup=deleted_and_made_again,
+        also=frozenset({Why.COHORT_DELETED}),
+        answer=(
+            Why.MEMBER, Why.BECAUSE, Why.DRIFTED, Why.COHORT_CREATED, Why.ADDED, Why.DELETION_FOUND, Why.COHORT_CREATED,
+            Why.ADDED, Why.SEEN, Why.LOOK_IN_COURSE,
+        ),
+        french="« Cohorte XINFO1 »\n  ATTENTION : quelqu'un a supprimé cette cohorte sur Moodle (constaté le 1er "
+        "septembre 2026 à 09:10, 1 membres perdus). Elle a été refaite (id 1)",
+        english='"Cohorte XINFO1"\n  WARNING: somebody deleted this cohort on Moodle (noticed on 1 September 2026 at '
+        "09:10, 1 members lost). It was made again (id 1), and its members come back, but NO COURSE",
+    ),
+    Situation(
+        name="deleted by hand on Moodle, made again, and its courses seen to",
+        setup=deleted_made_again_and_seen_to,
+        answer=(
+            Why.MEMBER, Why.BECAUSE, Why.DRIFTED, Why.COHORT_CREATED, Why.ADDED, Why.DELETION_FOUND, Why.COHORT_CREATED,
+            Why.ADDED, Why.COURSES_SEEN_TO, Why.SEEN, Why.LOOK_IN_COURSE,
+        ),
+        french="Les cours de la cohorte supprimée ont été repris, selon cemu, le 1er septembre 2026 à 09:10.",
+        english="The courses of the deleted cohort were seen to, according to cemu, on 1 September 2026 at 09:10.",
+    ),
     Situation(
         name="taken out by hand on Moodle",
         setup=drifted(desired=True),

@@ -14,7 +14,7 @@ from worker.domain.errors import Refusal, SnapshotFault
 from worker.domain.report import ForeignChange, ForeignEvent, GuardReport, PlatformReport, Report
 from worker.domain.rules import Mapper
 from worker.domain.states import Blockage, Channel, Drift, Reason, RunState, Status
-from worker.ledger import Ledger, Recorder, decisions, status
+from worker.ledger import Ledger, Recorder, decisions, deletions, status
 from worker.ledger.runs import Runs
 from worker.runtime import gauges
 
@@ -144,6 +144,16 @@ def test_cohorts_that_wait_for_a_person_are_counted_by_reason_for_as_long_as_som
     scene.tell(told(version=2, changed_at=scene.now, status=Status.RESIGNED))
     refresh(scene)
     assert metric("blocked_cohorts", platform="ecampus", why=why) == 0
+
+
+def test_deleted_cohorts_are_counted_until_a_person_acknowledges_them(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    scenes.deleted_and_made_again(scene)
+    refresh(scene)
+    assert metric("deleted_cohorts", platform="ecampus") == 1
+    deletions.acknowledge(ledger, "ecampus", ["*"], by="cemu", now=scene.now)
+    refresh(scene)
+    assert metric("deleted_cohorts", platform="ecampus") == 0
 
 
 def test_a_reason_that_is_over_is_shown_no_more(ledger: Ledger) -> None:

@@ -12,7 +12,7 @@ from jinja2.runtime import Macro
 
 from worker.console import report_page
 from worker.console.report_page import Task, render
-from worker.domain.cohorts import BlockedCohort
+from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.errors import Refusal, SnapshotFault
 from worker.domain.report import (
     REPORTS,
@@ -25,7 +25,7 @@ from worker.domain.report import (
     SnapshotReport,
 )
 from worker.domain.rules import Mode
-from worker.domain.states import Blockage, Drift, Language, RunState
+from worker.domain.states import Blockage, CohortState, Drift, Language, RunState
 
 PARIS = ZoneInfo("Europe/Paris")
 FR, EN = Language.FR, Language.EN
@@ -64,6 +64,19 @@ BLOCKED = replace(
         BlockedCohort(idnumber="L1DROI", why=Blockage.FOREIGN, students=1, blocker="L1DROI", blocker_id=8, code=None),
     ),
 )
+DELETED = replace(
+    ECAMPUS,
+    deleted=(
+        DeletedCohort(
+            idnumber="L1STAP", name="L1 STAPS", etape="L1STAP", lost=212,
+            deleted_at=instant("2026-08-31T14:05:00+02:00"), state=CohortState.OWNED, moodle_id=57,
+        ),
+        DeletedCohort(
+            idnumber="M1PHY", name=None, etape=None, deleted_at=instant("2026-09-01T02:31:00+02:00"), lost=0,
+            state=CohortState.FOREIGN, moodle_id=None,
+        ),
+    ),
+)  # fmt: skip
 UNREAD = PlatformReport(name="collegium", mode="automatic", error="Moodle did not answer within 60 s")
 PRELUDE = PlatformReport(name="prelude", mode="manual")
 
@@ -148,6 +161,7 @@ def test_every_state_has_its_headline(language: Language) -> None:
         (report_of(ECAMPUS, PRELUDE), "good"),
         (report_of(HELD), "attention"),
         (report_of(BLOCKED), "attention"),
+        (report_of(DELETED), "bad"),
         (report_of(ECAMPUS, UNREAD, state=RunState.PARTIAL), "attention"),
         (report_of(replace(ECAMPUS, waiting=3), state=RunState.PARTIAL), "attention"),
         (report_of(state=RunState.RUNNING), "running"),
@@ -166,6 +180,7 @@ def test_only_a_run_that_left_nothing_to_a_person_says_that_nobody_has_anything_
     for report in (
         report_of(HELD),
         report_of(BLOCKED),
+        report_of(DELETED),
         report_of(UNREAD, state=RunState.PARTIAL),
         report_of(state=RunState.REFUSED),
         report_of(state=RunState.RUNNING),
@@ -273,9 +288,34 @@ def test_a_night_without_drift_says_so() -> None:
 
 
 def test_a_night_that_leaves_something_to_a_person_is_not_said_to_have_gone_well() -> None:
-    for report in (report_of(HELD), report_of(BLOCKED)):
+    for report in (report_of(HELD), report_of(BLOCKED), report_of(DELETED)):
         assert shown(report, FR, "h1") == "La nuit est terminée, mais demande votre attention."
         assert shown(report, EN, "h1") == "The night is done, but needs your attention."
+
+
+def test_a_deleted_cohort_comes_before_everything_else_with_what_was_lost_and_what_to_do() -> None:
+    worst = report_of(replace(DELETED, guard=replace(GUARD, enabled=False), held=3), UNREAD, state=RunState.FAILED)
+    assert report_page.waiting(worst)[0].task is Task.DELETED
+    head = shown(report_of(DELETED), FR, "header")
+    assert "ecampus : 2 cohortes ont été supprimées sur Moodle, et 212 membres perdus. Tous les cours" in head
+    page = shown(report_of(DELETED), FR)
+    assert (
+        "L1STAP « L1 STAPS » (étape L1STAP) : suppression constatée le lundi 31 août 2026 à 14 h 05, 212 membres "
+        "perdus ; refaite (id 57), ses membres y reviennent, mais elle n'est synchronisée avec aucun cours."
+    ) in page
+    assert "M1PHY : suppression constatée le mardi 1er septembre 2026 à 2 h 31, 0 membre perdu ; pas refaite" in page
+    assert "cohorts acknowledge ecampus L1STAP" in page
+    assert "L1STAP “L1 STAPS” (étape L1STAP): deletion noticed on Monday 31 August 2026 at 14:05" in shown(
+        report_of(DELETED), EN
+    )
+
+
+def test_of_very_many_deleted_cohorts_the_page_names_the_first() -> None:
+    many = tuple(replace(DELETED.deleted[0], idnumber=f"D{number}") for number in range(30))
+    page = shown(report_of(replace(ECAMPUS, deleted=many)), FR)
+    assert "D19 «" in page
+    assert "D20 «" not in page
+    assert "et 10 autres cohortes" in page
 
 
 def test_cohorts_that_cannot_be_created_are_a_task_and_each_says_what_is_in_its_way() -> None:
@@ -501,12 +541,15 @@ def test_html_in_an_idnumber_stays_text(language: Language) -> None:
                 ),
             ),
             foreign_changes=(ForeignChange(moodle_id=1, idnumber=EVIL, what=ForeignEvent.CREATED, journalled=0),),
+            deleted=(replace(DELETED.deleted[0], idnumber=EVIL, name=EVIL, etape=EVIL),),
         )
     )
     evil = replace(evil, error=EVIL, refusals=(refusal(EVIL),), snapshot=replace(SNAPSHOT, id=EVIL, system=EVIL))
     html = render(evil, language, PARIS)
     assert {tag for tag, _ in _Page(html).tags}.isdisjoint({"script", "img"})
-    assert exact(html).count(EVIL) == 16, "shown as it is: the platform's name five times, eleven other things once"
+    assert exact(html).count(EVIL) == 22, (
+        "shown as it is: the platform's name seven times, a deleted idnumber twice, others once"
+    )
 
 
 @pytest.mark.parametrize("language", Language)
@@ -608,12 +651,17 @@ blocked = st.builds(
     BlockedCohort, idnumber=texts, why=st.sampled_from(Blockage), students=numbers, blocker=st.none() | texts,
     blocker_id=st.none() | numbers, code=st.none() | texts,
 )  # fmt: skip
+deleted = st.builds(
+    DeletedCohort, idnumber=texts, name=st.none() | texts, etape=st.none() | texts, deleted_at=when, lost=numbers,
+    state=st.sampled_from(CohortState), moodle_id=st.none() | numbers,
+)  # fmt: skip
 platforms = st.builds(
     PlatformReport, name=texts, mode=st.sampled_from([mode.value for mode in Mode]), error=st.none() | texts,
     read=st.booleans(), cohorts=numbers, members=numbers, drift=drifts, strangers=numbers,
     strangers_removed=st.booleans(), guard=st.none() | guards, added=numbers, removed=numbers, waiting=numbers,
     held=numbers, parked=numbers, foreign=numbers, foreign_changes=st.lists(foreign, max_size=2).map(tuple),
     details=st.lists(cohorts, max_size=2).map(tuple), blocked=st.lists(blocked, max_size=2).map(tuple),
+    deleted=st.lists(deleted, max_size=2).map(tuple),
 )  # fmt: skip
 snapshots = st.builds(
     SnapshotReport, id=texts, taken_at=when, system=texts, rows=numbers,
