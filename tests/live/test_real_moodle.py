@@ -75,8 +75,13 @@ class Bench:
         self.wire = wire()
         self.reader = MoodleReader(self.wire)
         self.writer = MoodleWriter(self.wire, Mode.AUTOMATIC, instance=self.ledger.instance)
-        book = WorkQueue(self.ledger, "live", "lane", lease=150, guard=Guard(enabled=False))
-        self.lane = Lane(platform, book, self.reader, self.writer, backoff=Backoff(first=300, most=86_400))
+        self._platform = platform
+        self.guard_by(Guard(enabled=False))
+
+    def guard_by(self, guard: Guard) -> None:
+        """Converge under this guard from now on."""
+        book = WorkQueue(self.ledger, "live", "lane", lease=150, guard=guard)
+        self.lane = Lane(self._platform, book, self.reader, self.writer, backoff=Backoff(first=300, most=86_400))
 
     def say(
         self,
