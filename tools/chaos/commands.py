@@ -203,7 +203,7 @@ FAULTS = (
         for when, step, brief in (
             ("in the snapshot's transaction", "worker.ledger.snapshots:remember", False),
             ("once the snapshot is recorded", "worker.ledger.recorder:Recorder.record_snapshot", True),
-            ("in the middle of reading Moodle", "worker.moodle.client:MoodleReader.cohorts", False),
+            ("in the middle of reading Moodle", "worker.moodle.reader:MoodleReader.cohorts", False),
             ("once what was observed is recorded", "worker.ledger.observations:Observer.write", False),
         )
     ),

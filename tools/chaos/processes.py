@@ -13,7 +13,7 @@ STEPS: Mapping[str, tuple[str, str]] = {  # steps that need free cohorts come fi
     "between the ledger's transaction and the offsets": ("worker.kafka:RecordConsumer.commit", "before"),
     "between a dead letter and the ledger's transaction": ("worker.kafka:RecordProducer.send", "after"),
     "before it has read anything": ("worker.kafka:RecordConsumer.poll", "before"),
-    "between claiming cohorts and anything else": ("worker.moodle.client:MoodleReader.users", "before"),
+    "between claiming cohorts and anything else": ("worker.moodle.reader:MoodleReader.users", "before"),
     "between the intention and the call": ("worker.ledger.work_queue:WorkQueue.mark_in_flight", "after"),
     "between settling and giving the lease back": ("worker.ledger.work_queue:WorkQueue.release", "before"),
 }

@@ -1,17 +1,9 @@
 """Moodle's web services as they really behave: the only part that speaks HTTP to a platform."""
 
 from worker.moodle.batch_size import BatchSize
-from worker.moodle.client import (
-    IDNUMBER_TAKEN,
-    FoundAccounts,
-    MoodleReader,
-    MoodleWriter,
-    Outcome,
-    RemoteCohort,
-    SiteInfo,
-    owner,
-)
+from worker.moodle.reader import FoundAccounts, MoodleReader, RemoteCohort, SiteInfo, owner
 from worker.moodle.transport import CallLimits, Transport
+from worker.moodle.writer import IDNUMBER_TAKEN, MoodleWriter, Outcome
 
 __all__ = [
     "IDNUMBER_TAKEN",

@@ -26,7 +26,7 @@ from worker import __version__
 from worker.domain.errors import MoodleDenied, MoodleError, MoodleReadOnly, MoodleRejected, MoodleUnavailable
 from worker.domain.rules import AccountField, Mode
 from worker.moodle import BatchSize, CallLimits, MoodleReader, MoodleWriter, Outcome, Transport
-from worker.moodle.client import UNKNOWN_COHORT, UNKNOWN_USER
+from worker.moodle.writer import UNKNOWN_COHORT, UNKNOWN_USER
 from worker.sandbox.moodle.server import Cost, Fault, SandboxMoodle
 
 TOKEN = "0123456789abcdef0123456789abcdef"

@@ -12,7 +12,7 @@ from worker.domain.plan import Plan
 from worker.domain.states import Action, Channel, Reason
 from worker.ledger.work_queue import Applied, Parked, Work
 from worker.moodle import BatchSize, Outcome
-from worker.moodle.client import UNKNOWN_COHORT, UNKNOWN_USER, Pair
+from worker.moodle.writer import UNKNOWN_COHORT, UNKNOWN_USER, Pair
 from worker.sync.converge.cohorts import CohortProvider
 from worker.sync.converge.context import OBSERVE_RETRY_SECONDS, LaneContext
 from worker.sync.converge.suspects import Of, changes
