@@ -3,10 +3,11 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -28,7 +29,10 @@ YEARS = (YEAR - 1, YEAR)
 CHANGES, CHANGES_SINCE, PARTITIONS = 3_000, 900, 6
 TAKEN_BEFORE = 14 * 3600.0  # seconds since the source was read: what it tells of afterwards lies between
 # Who has no account is looked up again in the night, not before.
-PATIENT = {"converge": {"removal_delay_seconds": 2.0, "park_seconds": 36_000.0, "park_most_seconds": 86_400.0}}
+PATIENT: Mapping[str, Mapping[str, Any]] = {
+    "converge": {"removal_delay_seconds": 2.0, "park_seconds": 36_000.0, "park_most_seconds": 86_400.0},
+    "reconcile": {"confirm_accounts_nights": 1},
+}
 KILLS, CALLS = 20, 40  # killed when so many calls were made, at most
 QUIET = 400.0  # seconds until all is in step, once nothing more is killed
 Pairs = set[tuple[str, str]]
@@ -112,11 +116,32 @@ class Hands:
         for _, username in self._random.sample(members, 40):
             if user_id := self.moodle.user_ids.get(username):
                 self.moodle.delete_user(user_id)
+        self.swap(members, but, busy)
         for number, code in enumerate(some[4:9]):
             self.moodle.rename_cohort(self.id_of(code), f"Renommée à la main {number}")
         for code in (some[9], quiet):
             self.moodle.delete_cohort(self.id_of(code))
         self.moodle.edit_cohort(self.id_of(some[11]), idnumber="DEPLACEE")
+
+    def swap(self, members: list[tuple[str, str]], but: set[str], busy: set[str]) -> None:
+        """Give two accounts each other's usernames: each is then where the other belongs."""
+        places: defaultdict[str, set[str]] = defaultdict(set)
+        for code, username in members:
+            places[username].add(code)
+        one, two = self._random.sample(
+            [
+                username
+                for username, codes in sorted(places.items())
+                if username in self.moodle.user_ids and not codes & but and username.removeprefix("e") not in busy
+            ],
+            2,
+        )
+        first, second = self.moodle.user_ids[one], self.moodle.user_ids[two]
+        self.moodle.change_user(first, username="nobody")
+        self.moodle.change_user(second, username=one)
+        self.moodle.change_user(first, username=two)
+        self.added |= {(code, two.removeprefix("e")) for code in places[one]}
+        self.added |= {(code, one.removeprefix("e")) for code in places[two]}
 
     def id_of(self, idnumber: str) -> int:
         """Return Moodle's id of a cohort that people didn't make."""
