@@ -15,7 +15,10 @@ from tests.support.servers.postgres import Postgres, real_postgres
 from tests.support.servers.slapd import Slapd, real_slapd
 from worker.sandbox.broker import EmbeddedBroker
 
-hypothesis.settings.register_profile("unit", max_examples=20)  # of 100: what `make unit` asks for
+# No test says how long something may take: beside a busy neighbour it takes longer.
+hypothesis.settings.register_profile("whole", deadline=None)
+hypothesis.settings.register_profile("unit", deadline=None, max_examples=20)  # of 100: what `make unit` asks for
+hypothesis.settings.load_profile("whole")
 
 REAL = {"kafka": pytest.mark.kafka, "postgres_url": pytest.mark.postgres, "slapd": pytest.mark.slapd}
 
