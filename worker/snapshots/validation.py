@@ -274,10 +274,13 @@ class Contents:
 
         They are compared with those of the last accepted snapshot, if it is of the same system and étapes and this one
         covers all its universities: messages don't change that figure. Otherwise with what is known of enrolments
-        within the scope, whatever its form: absence ends them.
+        within the scope, whatever its form: absence ends them. The first of all is compared with nothing: what messages
+        said until then nobody has counted.
         """
         accepted = criteria.accepted
-        if accepted is not None and self._is_comparable(accepted):
+        if accepted is None:
+            return None
+        if self._is_comparable(accepted):
             return self._too_few(accepted.rows_by_year, f"of {accepted.id}", criteria.limits)
         return self._too_few(criteria.known(self.scope, taken_at), "that are known", criteria.limits)
 
