@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.envelope import visible
 from tests.support.installation import (
     UAI,
     YEAR,
@@ -114,7 +115,7 @@ def test_what_others_write_touches_no_cohort_of_others_and_steers_no_terminal(
     shown(installation, "status")
     shown(installation, "plan", "--students")
     for language in ("fr", "en"):
-        assert r"\u202e" in shown(installation, "explain", number(1), "--lang", language)
+        assert visible(MISLEADING) in shown(installation, "explain", number(1), "--lang", language)
     moodle.create_cohort(name="new", idnumber=f"new {STEERING}\nforged: all is well")
     shown(installation, "reconcile", "--without-snapshot", codes=(0, 7))
     for form in ([], ["--json"], ["--html", "-"], ["--html", "-", "--lang", "en"]):
