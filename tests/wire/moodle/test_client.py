@@ -612,7 +612,7 @@ def test_batches_follow_the_time_that_calls_take(moodle: SandboxMoodle, connect:
 
 
 def test_waiting_for_a_turn_is_not_taken_for_slowness(moodle: SandboxMoodle, connect: Connect) -> None:
-    limits = CallLimits(calls_per_second=4.0, batch_seconds=0.1)
+    limits = CallLimits(calls_per_second=0.5, batch_seconds=5.0)  # two seconds would be slow, and one is not
     writer = writing(connect(moodle.url, limits))
     for _ in range(2):
         writer.add([(1, user) for user in range(4, 14)])
