@@ -130,7 +130,7 @@ def publish_evenly(stage: Stage, show: Show, messages: Payloads, *, seconds: flo
     with show.progress() as progress:
         for start in progress.track(range(0, len(messages), size), description="publishing"):
             stage.publish(messages[start : start + size])
-            time.sleep(POLL_SECONDS)
+            time.sleep(seconds * size / len(messages))
 
 
 def _interspersed(messages: Payloads, poison: Payloads) -> Payloads:

@@ -105,6 +105,11 @@ class University:
         cancelled = enrolled(replace(row, status="cancelled", revision=row.revision + 1_000))
         return ((cancelled.key, payload) for payload in poisoned(cancelled))
 
+    def go_on(self, *, since: float, day: float) -> None:
+        """Let the days to come begin at that instant, and last so many seconds each."""
+        self.day = day
+        self._opening = since - self._days * day
+
     def september_day(self, changes: int = 3_000) -> Iterator[Message]:
         """Let a day with so many changes pass, at least one of each kind; yields its messages in order of arrival.
 
