@@ -106,6 +106,16 @@ NIGHT_READ = Gauge(
     "1 if the last reconciliation read the platform to the end, 0 if not; absent for a platform without a token.",
     ["platform"],
 )
+NIGHT_LEFT = Gauge(
+    "cohorts_reconciliation_left",
+    "Changes that could have been on the platform at the end of the last reconciliation, and weren't.",
+    ["platform"],
+)
+PLATFORM_READ = Gauge(
+    "cohorts_platform_read_timestamp_seconds",
+    "When the last reading of the platform to the end began; absent before the first.",
+    ["platform"],
+)
 NIGHT_COHORTS = Gauge(
     "cohorts_reconciliation_cohorts", "Cohorts that the last reconciliation found, by kind.", ["platform", "kind"]
 )

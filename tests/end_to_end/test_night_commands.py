@@ -56,6 +56,12 @@ def json_of(installation: Installation, *arguments: str, code: int = 0) -> Any: 
     return json.loads(done.stdout)
 
 
+def status_of(installation: Installation) -> dict[str, Any]:
+    """Return how the first platform stands."""
+    first: dict[str, Any] = json_of(installation, "status")["platforms"][0]
+    return first
+
+
 def rows(ranks: Iterable[int]) -> Iterator[bytes]:
     """Return the rows of a snapshot with these students alone."""
     return (orjson.dumps(enrolment(rank).value["data"]) for rank in ranks)
@@ -274,9 +280,58 @@ def test_a_platform_that_is_down_makes_a_night_partial(install: Install, moodle:
         installation.publish_snapshot(rows(EVERYBODY))
         text = said_by(installation, "reconcile", code=7)
         assert "reconciliation 1: partial" in text
-        assert re.search(r"collegium: FAILED: .*HTTP 502", text.splitlines()[1])  # first of all
+        assert re.search(r"collegium: NOT READ since .*: .*HTTP 502", text.splitlines()[1])  # first of all
         assert lawyers(moodle) == numbers(EVERYBODY)
         assert lawyers(down) == set()
+
+
+def test_a_platform_that_denies_makes_nights_partial_until_it_is_put_right(
+    law: Installation, moodle: SandboxMoodle
+) -> None:
+    welcome(moodle, range(21))
+    law.publish([enrolment(20)])
+    moodle.fault = Fault.ACCOUNT_SUSPENDED
+    worker = law.worker()
+    eventually(lambda: status_of(law)["state"] == "denied")
+    since = status_of(law)["since"]
+    assert worker.terminate() == 0
+    text = said_by(law, "reconcile", "--without-snapshot", code=7).splitlines()
+    assert "reconciliation 1: partial" in text[0]
+    began = datetime.fromtimestamp(since, PARIS).isoformat(" ", "minutes")
+    assert text[1].startswith(f"ecampus: NOT READ since {began}: ")
+    assert "suspended" in text[1]
+    assert "last read: never; once it answers, run `cohorts reconcile --without-snapshot`" in text[2]
+    assert text[3] == "ecampus: 1 change(s) LEFT; `cohorts status` says what they wait for"
+    moodle.fault = None
+    assert status_of(law)["next_attempt_at"] > datetime.now(UTC).timestamp() + 60
+    assert "ecampus was denied: " in said_by(law, "retry", "ecampus")
+    assert status_of(law)["next_attempt_at"] <= datetime.now(UTC).timestamp()
+    said_by(law, "reconcile", "--without-snapshot")
+    assert lawyers(moodle) == numbers(range(21))
+    assert [run["state"] for run in json_of(law, "runs")] == ["done", "partial"]
+    assert "answered all the time" in said_by(law, "retry", "ecampus")
+
+
+def test_a_worker_that_is_started_again_retries_at_once(law: Installation, moodle: SandboxMoodle) -> None:
+    welcome(moodle, range(21))
+    law.publish([enrolment(20)])
+    moodle.fault = Fault.INVALID_TOKEN
+    worker = law.worker()
+    eventually(lambda: status_of(law)["state"] == "denied")
+    assert worker.terminate() == 0
+    moodle.fault = None
+    law.worker()
+    eventually(lambda: lawyers(moodle) == numbers(range(21)))
+    assert status_of(law)["state"] == "up"
+
+
+def test_what_cannot_be_retried_is_told(install: Install, moodle: SandboxMoodle) -> None:
+    by_hand = platform(moodle, mode="manual") | {"url": "https://prelude.invalid"}
+    installation = install({"ecampus": platform(moodle), "prelude": by_hand})
+    told = said_by(installation, "retry", "collegium", code=2)
+    assert "no platform is called collegium" in told
+    assert "ecampus, prelude" in told
+    assert "managed by hand" in said_by(installation, "retry", "prelude", code=2)
 
 
 def test_a_night_without_kafka_ends_with_its_code_and_counts_as_failed(law: Installation) -> None:

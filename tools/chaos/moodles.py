@@ -10,7 +10,7 @@ from tools.chaos.campaign import Fault
 from tools.chaos.world import PLATFORM, RECOVERY, World
 from worker.sandbox.moodle.server import Chaos, SandboxMoodle
 from worker.sandbox.moodle.server import Fault as Failure
-from worker.sync.converge.lane import UNAVAILABLE
+from worker.sync.outage import UNAVAILABLE
 
 OUTAGE = 10.0
 """Seconds that stand for an outage of ten minutes: the workers of the campaign wait for seconds, not minutes."""

@@ -82,6 +82,22 @@ def page() -> Dashboard:
         )
         .with_panel(
             number(
+                "Âge de la dernière lecture complète",
+                "How long ago the last reading of the platform to its end began.",
+                f"time() - max by (platform) (cohorts_platform_read_timestamp_seconds{{{P}}})",
+                legend="{{platform}}", unit="s", none="Aucune", steps=((None, GREEN), (25 * HOURS, RED)), width=8,
+            )
+        )
+        .with_panel(
+            number(
+                "Changements non faits",
+                "Changes that could have been on the platform at the end of the last reconciliation, and weren't.",
+                f"max by (platform) (cohorts_reconciliation_left{{{P}}})",
+                legend="{{platform}}", steps=NONE_IS_FINE, width=8,
+            )
+        )
+        .with_panel(
+            number(
                 "Cohortes non gérées modifiées",
                 "Cohorts that aren't ours and changed during the run: others changed them, as the journal proves.",
                 f"max by (platform) (cohorts_reconciliation_foreign_changes{{{P}}})",

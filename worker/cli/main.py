@@ -104,7 +104,7 @@ EXIT_CODES = {
     4: "the ledger cannot be opened, or its database failed",
     5: "a Moodle is unreachable or refuses, or its mode forbids this",
     6: "a snapshot or its source is refused; nothing was changed",
-    7: "partial: a platform could not be read, or gaps remain; the rest is done",
+    7: "partial: a platform could not be read or written, or gaps remain; the rest is done",
 }
 _EXITS: tuple[tuple[type[CohortsError], int], ...] = (
     (SettingsError, 2), (BrokerError, 3), (LedgerError, 4), (MoodleError, 5),

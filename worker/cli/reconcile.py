@@ -33,7 +33,7 @@ def reconcile(
     """Apply the newest snapshot, read every Moodle back, close the gaps, and report. Run it once a night, from a timer.
 
     It closes gaps itself, so it doesn't need a running worker. Exit code 6: no snapshot could be accepted, and nothing
-    was changed; 7: partial, because a platform could not be read or gaps remain.
+    was changed; 7: partial, because a platform could not be read or written, or gaps remain.
     """
     settings = prepare(path)
     stop = threading.Event()

@@ -47,12 +47,18 @@ def _snapshot_sentence(snapshot: SnapshotReport, started_at: Instant) -> str:
 
 
 def _incomplete_sentences(platform: PlatformReport, settings: Settings) -> Iterator[str]:
-    """Say first what was not done, and why."""
+    """Say first what was not done, since when and why, and what to do."""
+    name, stopped = platform.name, platform.stopped
+    since = "" if stopped is None else f" since {when(stopped.since, settings)}"
     if platform.error is not None:
-        yield f"{platform.name}: FAILED: {platform.error}"
-    if platform.stopped is not None:
-        since = when(platform.stopped.since, settings)
-        yield f"{platform.name}: NOTHING IS WRITTEN THERE since {since}: {platform.stopped.sentence}"
+        last_read = "never" if platform.last_read is None else when(platform.last_read, settings)
+        yield f"{name}: NOT READ{since}: {platform.error}"
+        yield f"{name}: last read: {last_read}; once it answers, run `cohorts reconcile --without-snapshot`"
+    elif stopped is not None:
+        yield f"{name}: NOTHING IS WRITTEN THERE{since}: {stopped.sentence}"
+        yield f"{name}: once that is mended, `cohorts retry {name}` tries at once"
+    if platform.left:
+        yield f"{name}: {platform.left} change(s) LEFT; `cohorts status` says what they wait for"
 
 
 def _platform_sentences(platform: PlatformReport) -> Iterator[str]:

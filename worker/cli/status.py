@@ -52,7 +52,15 @@ def _table(platforms: Sequence[PlatformStatus], settings: Settings, now: Instant
 
 
 def _column_titles() -> list[str]:
-    return ["mode", "Moodle", "memberships", "cohorts, ours", *(f"gaps {state}" for state in GAP_STATES), "oldest gap"]
+    return [
+        "mode",
+        "Moodle",
+        "memberships",
+        "cohorts, ours",
+        *(f"gaps {state}" for state in GAP_STATES),
+        "oldest gap",
+        "read to the end",
+    ]
 
 
 def _column(platform: PlatformStatus, mode: Mode, now: Instant) -> dict[str, str]:
@@ -63,6 +71,7 @@ def _column(platform: PlatformStatus, mode: Mode, now: Instant) -> dict[str, str
         "cohorts, ours": f"{sum(platform.cohorts.values())}, {platform.cohorts['owned']}",
         **{f"gaps {state}": str(platform.gaps[state]) for state in GAP_STATES},
         "oldest gap": "" if platform.oldest is None else ago(now - platform.oldest),
+        "read to the end": "never" if platform.read_at is None else f"{ago(now - platform.read_at)} ago",
     }
 
 

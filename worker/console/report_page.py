@@ -46,6 +46,8 @@ class Task(StrEnum):
     """A platform could not be read, or not at the end."""
     STOPPED = "stopped"
     """Nothing can be written to a platform: it denies, or doesn't answer."""
+    LEFT = "left"
+    """Changes that could have been made on a platform, and weren't."""
     BLOCKED = "blocked"
     """Cohorts can't be created, aren't ours, or can't get their idnumber: students are missing in them."""
     HELD = "held"
@@ -80,20 +82,24 @@ def _waiting(report: Report) -> Iterator[Waiting]:
     if report.state in _OF_STATES:
         yield Waiting(task=_OF_STATES[report.state])
     for platform in report.platforms:
-        if platform.deleted:
-            yield Waiting(task=Task.DELETED, platform=platform)
-        if any(change.journalled for change in platform.foreign_changes):
-            yield Waiting(task=Task.OURS, platform=platform)
-        if platform.guard is not None and not platform.guard.enabled:
-            yield Waiting(task=Task.GUARD_OFF, platform=platform)
-        if platform.error is not None:
-            yield Waiting(task=Task.UNREAD, platform=platform)
-        elif platform.stopped is not None:
-            yield Waiting(task=Task.STOPPED, platform=platform)
-        if platform.blocked:
-            yield Waiting(task=Task.BLOCKED, platform=platform)
-        if platform.held:
-            yield Waiting(task=Task.HELD, platform=platform)
+        for task, waits in _of_platform(platform).items():
+            if waits:
+                yield Waiting(task=task, platform=platform)
+
+
+def _of_platform(platform: PlatformReport) -> dict[Task, bool]:
+    """Return whether each of the tasks waits on a platform."""
+    is_stopped = platform.stopped is not None
+    return {
+        Task.DELETED: bool(platform.deleted),
+        Task.OURS: any(change.journalled for change in platform.foreign_changes),
+        Task.GUARD_OFF: platform.guard is not None and not platform.guard.enabled,
+        Task.UNREAD: platform.error is not None,
+        Task.STOPPED: platform.error is None and is_stopped,
+        Task.LEFT: platform.left > 0 and not is_stopped,
+        Task.BLOCKED: bool(platform.blocked),
+        Task.HELD: platform.held > 0,
+    }
 
 
 def tone(report: Report) -> Tone:

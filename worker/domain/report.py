@@ -115,6 +115,10 @@ class PlatformReport:
     """Why it could not be read, or, with `read`, why its foreign cohorts could not be read again at the end."""
     stopped: Stopped | None = None
     """Why nothing could be written there at the end: it denies, or doesn't answer."""
+    last_read: Instant | None = None
+    """When the last complete reading of it began, this one included; None: there was none."""
+    left: int = 0
+    """Gaps that could have been closed and weren't, whoever made them: without held, parked and delayed ones."""
     read: bool = False
     """Whether Moodle was read; a manual platform without a token isn't."""
     cohorts: int = 0

@@ -146,7 +146,7 @@ class RunState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     PARTIAL = "partial"
-    """A platform could not be read, or gaps were left when the time was up."""
+    """A platform could not be read or written, or gaps were left that could have been closed."""
     REFUSED = "refused"
     """No snapshot could be accepted: nothing was changed."""
     FAILED = "failed"

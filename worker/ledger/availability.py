@@ -7,10 +7,13 @@ import sqlalchemy as sa
 
 from worker.domain.instants import Instant
 from worker.domain.report import Stopped
-from worker.domain.states import PlatformState
+from worker.domain.states import BLOCKED, PlatformState
 from worker.ledger import gaps
 from worker.ledger.database import Ledger, upsert
-from worker.ledger.schema import platform
+from worker.ledger.schema import cohort, in_cohort, membership, platform
+
+SOON_SECONDS = 600.0
+"""Longer than a gap waits because its platform failed."""
 
 
 class Availability:
@@ -32,6 +35,37 @@ class Availability:
         if known is None or known.state == PlatformState.UP:
             return None
         return Stopped(state=PlatformState(known.state), since=known.since, sentence=known.sentence or known.code or "")
+
+    def is_in_doubt(self, now: Instant) -> bool:
+        """Return whether it failed last, may be called again, and no gap will soon show whether it answers."""
+        with self._ledger.read() as connection:
+            known = connection.execute(self._row()).first()
+            if known is None or known.state == PlatformState.UP or known.next_attempt_at > now:
+                return False
+            soon = now + SOON_SECONDS
+            here = in_cohort(
+                cohort.c.platform == self._platform, cohort.c.state.not_in(BLOCKED), cohort.c.next_attempt_at <= soon
+            )
+            due = sa.select(membership.c.cohort_id).where(gaps.CLOSABLE, membership.c.next_attempt_at <= soon, here)
+            return connection.scalar(due.limit(1)) is None
+
+    def was_read(self, at: Instant) -> None:
+        """Write that a complete reading of the platform began at this instant."""
+        row = {
+            "name": self._platform,
+            "state": PlatformState.UP.value,
+            "since": at,
+            "attempts": 0,
+            "next_attempt_at": 0.0,
+        }
+        with self._ledger.write() as connection:
+            upsert(connection, platform, [row | {"read_at": at}], update=["read_at"])
+
+    def last_read(self) -> Instant | None:
+        """Return when the last complete reading of the platform began."""
+        with self._ledger.read() as connection:
+            known = connection.execute(self._row()).first()
+        return None if known is None else known.read_at
 
     def answered(self, now: Instant) -> None:
         """Write that the platform answers. What it refused before is tried again: it may have been its own fault."""

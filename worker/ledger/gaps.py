@@ -17,6 +17,11 @@ PROMISE_SECONDS = 24 * 3600
 FRESH, DRIFT = 0, 1
 """Priorities: what a message has announced goes before what was found in Moodle."""
 
+CLOSABLE = sa.and_(
+    gap, membership.c.held.is_(None), membership.c.reason.is_(None) | membership.c.reason.not_in(OF_ACCOUNTS)
+)
+"""A gap that can be closed: neither held nor parked until an account becomes known."""
+
 RELEASED = {"held": None, "approved": None, "approved_until": None}
 """An approval is for one removal: whoever is put back by hand isn't removed again by it."""
 
@@ -61,12 +66,16 @@ def retry(connection: sa.Connection, students: Sequence[str], platforms: Collect
 
 
 def retry_refused(connection: sa.Connection, platform: str, at: Instant) -> None:
-    """Retry at that instant what the platform refused with a code of its own, members and cohorts."""
+    """Retry at that instant what the platform refused with a code of its own, members and cohorts.
+
+    Cohorts that let others go first don't any more. A call whose outcome is unknown may still be running: it is waited
+    for.
+    """
     codes = membership.c.reason.not_in([reason.value for reason in Reason])  # none of ours; null is no match
     ours = in_cohort(cohort.c.platform == platform)
     refused = sa.update(membership).where(gap, codes, membership.c.next_attempt_at > at, ours)
     connection.execute(refused.values(next_attempt_at=at))
-    waiting = sa.and_(cohort.c.platform == platform, cohort.c.attempts > 0, cohort.c.next_attempt_at > at)
+    waiting = sa.and_(cohort.c.platform == platform, cohort.c.next_attempt_at > at)
     connection.execute(sa.update(cohort).where(waiting).values(next_attempt_at=at))
 
 

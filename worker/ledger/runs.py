@@ -9,17 +9,17 @@ from worker.domain.errors import RunInProgress
 from worker.domain.instants import Instant
 from worker.domain.report import REPORTS, Report
 from worker.domain.snapshots import AcceptedSnapshot
-from worker.domain.states import BLOCKED, OF_ACCOUNTS, Action, RunState
+from worker.domain.states import BLOCKED, Action, RunState
 from worker.ledger.database import Ledger
-from worker.ledger.gaps import PROMISE_SECONDS
-from worker.ledger.schema import cohort, gap, in_cohort, journal, membership, run, snapshot
+from worker.ledger.gaps import CLOSABLE, PROMISE_SECONDS
+from worker.ledger.schema import cohort, in_cohort, journal, membership, run, snapshot
 
 OVER = run.c.state.in_([RunState.DONE, RunState.PARTIAL, RunState.REFUSED])
-"""A night whose run is over; a run that failed or was abandoned is made again."""
-_OPEN = sa.and_(
-    gap, membership.c.held.is_(None), membership.c.reason.is_(None) | membership.c.reason.not_in(OF_ACCOUNTS)
-)
-"""A gap that can be closed: neither held nor parked."""
+"""How a run ends that was made to its end; one that failed or was abandoned is made again."""
+NIGHT_TRIES = 4
+"""Runs of one night at most, while each is partial: as many as deploy/ makes of a job that fails."""
+PARTIAL_RETRY_SECONDS = 1200.0
+"""When a partial run of a night is made again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Runs:
         self._is_dead = is_dead
 
     def begin(self, now: Instant, *, night: str | None = None) -> int | None:
-        """Begin a run and return its number; None when the run of that night is over or going on elsewhere.
+        """Begin a run and return its number; None when that night is over, for now, or its run going on elsewhere.
 
         Raises RunInProgress when another run is going on and no night is given. A run whose process died is marked as
         abandoned: what it left undone is in the ledger, and this one takes it up.
@@ -65,7 +65,7 @@ class Runs:
             dead = [row.id for row in running if row.lease_until <= now or self._is_dead(row.holder)]
             abandoned = sa.update(run).where(run.c.id.in_(dead))
             connection.execute(abandoned.values(state=RunState.ABANDONED.value, ended_at=now))
-            if night is not None and connection.scalar(sa.select(run.c.id).where(run.c.night == night, OVER)):
+            if night is not None and _is_over(connection, night, now):
                 return None
             other = next((row for row in running if row.id not in dead), None)
             if other is not None and night is not None:
@@ -84,7 +84,7 @@ class Runs:
                 "lease_until": now + self._lease,
             }
             number = int(connection.execute(sa.insert(run).values(**values).returning(run.c.id)).scalar_one())
-            left_over = sa.update(membership).where(_OPEN, membership.c.run.is_not(None))
+            left_over = sa.update(membership).where(CLOSABLE, membership.c.run.is_not(None))
             connection.execute(left_over.values(run=number))
             return number
 
@@ -153,44 +153,65 @@ def last_ends(ledger: Ledger) -> dict[RunState, End]:
     return {RunState(row.state): End(id=row.id, started_at=row.started_at, ended_at=row.ended_at) for row in rows}
 
 
-def is_over(ledger: Ledger, night: str) -> bool:
-    """Whether the run of this night is over."""
+def is_over(ledger: Ledger, night: str, now: Instant) -> bool:
+    """Whether this night needs no run now: it had one that was done or refused, a partial one lately, or enough."""
     with ledger.read() as connection:
-        return connection.scalar(sa.select(run.c.id).where(run.c.night == night, OVER)) is not None
+        return _is_over(connection, night, now)
+
+
+def _is_over(connection: sa.Connection, night: str, now: Instant) -> bool:
+    over = connection.execute(sa.select(run.c.state, run.c.ended_at).where(run.c.night == night, OVER)).all()
+    if not over:
+        return False
+    is_partial = all(row.state == RunState.PARTIAL for row in over)
+    try_again_at = max(row.ended_at for row in over) + PARTIAL_RETRY_SECONDS
+    return not is_partial or len(over) >= NIGHT_TRIES or now < try_again_at
 
 
 def left_over(ledger: Ledger, accepted: AcceptedSnapshot, now: Instant) -> bool:
-    """Whether the run that accepted this snapshot died or failed, and no other run ended since.
+    """Whether the run that accepted this snapshot died, failed or was partial, and no run was done since.
 
     Then the next run finishes its work, within the day for which the snapshot is valid.
     """
     if now >= accepted.taken_at + PROMISE_SECONDS:
         return False
     later = run.alias()
-    ended = sa.exists().where(later.c.id > run.c.id, later.c.state.in_([RunState.DONE, RunState.PARTIAL]))
+    done = sa.exists().where(later.c.id > run.c.id, later.c.state == RunState.DONE)
     unfinished = (
         sa.select(run.c.id)
         .join(snapshot, snapshot.c.run == run.c.id)
-        .where(snapshot.c.id == accepted.id, run.c.state.in_([RunState.ABANDONED, RunState.FAILED]), ~ended)
+        .where(
+            snapshot.c.id == accepted.id,
+            run.c.state.in_([RunState.ABANDONED, RunState.FAILED, RunState.PARTIAL]),
+            ~done,
+        )
     )
     with ledger.read() as connection:
         return connection.scalar(unfinished) is not None
 
 
-def open_gaps(ledger: Ledger, number: int, platforms: Collection[str], *, since: Instant) -> int:
-    """Count the gaps on these platforms that can be closed, neither held nor parked, whoever made them.
+def open_gaps(
+    ledger: Ledger, number: int, platforms: Collection[str], *, since: Instant, due_by: Instant | None = None
+) -> dict[str, int]:
+    """Count the gaps on each of these platforms that can be closed, neither held nor parked, whoever made them.
 
     They are those that the run with this number made, and those from before `since`, when it began, that don't wait
-    for a delay of ours.
+    for a delay of ours. With `due_by`, only those that are tried again by then.
     """
-    on_platforms = in_cohort(cohort.c.platform.in_(platforms), cohort.c.state.not_in(BLOCKED))
     of_the_run = membership.c.run == number
     earlier = sa.and_(
         membership.c.since <= since, sa.or_(membership.c.next_attempt_at <= since, membership.c.reason.is_not(None))
     )
-    open_ = sa.select(sa.func.count()).select_from(membership)
+    left = sa.select(sa.func.count()).select_from(membership).where(CLOSABLE, sa.or_(of_the_run, earlier))
+    writable: list[sa.ColumnElement[bool]] = [cohort.c.state.not_in(BLOCKED)]
+    if due_by is not None:
+        left = left.where(membership.c.next_attempt_at <= due_by)
+        writable.append(cohort.c.next_attempt_at <= due_by)
     with ledger.read() as connection:
-        return connection.scalar(open_.where(_OPEN, sa.or_(of_the_run, earlier), on_platforms)) or 0
+        return {
+            name: connection.scalar(left.where(in_cohort(cohort.c.platform == name, *writable))) or 0
+            for name in platforms
+        }
 
 
 def journalled(ledger: Ledger, platform: str, since: Instant, moodle_ids: Collection[int]) -> dict[int, int]:

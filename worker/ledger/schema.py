@@ -303,6 +303,7 @@ platform = Table(
     Column("next_attempt_at", Float, nullable=False),
     Column("code", Text, comment="Moodle's errorcode, or ours"),
     Column("sentence", Text, comment="what happened, for a person"),
+    Column("read_at", Float, comment="when the last complete reading of it began; null: there was none"),
 )
 
 proposal = Table(

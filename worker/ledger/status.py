@@ -43,6 +43,8 @@ class PlatformStatus:
     next_attempt_at: Instant
     code: str | None
     sentence: str | None
+    read_at: Instant | None
+    """When its last complete reading began."""
     memberships: int
     cohorts: Mapping[str, int]
     """Cohorts by `CohortState`."""
@@ -144,13 +146,15 @@ def _availability(connection: sa.Connection, name: str) -> dict[str, Any]:
     """Return how the platform answered last; up, where it was never called."""
     row = connection.execute(sa.select(platform).where(platform.c.name == name)).first()
     if row is None:
-        return {"state": PlatformState.UP, "since": None, "next_attempt_at": 0.0, "code": None, "sentence": None}
+        unknown = dict.fromkeys(("since", "code", "sentence", "read_at"))
+        return {"state": PlatformState.UP, "next_attempt_at": 0.0, **unknown}
     return {
         "state": PlatformState(row.state),
         "since": row.since,
         "next_attempt_at": row.next_attempt_at,
         "code": row.code,
         "sentence": row.sentence,
+        "read_at": row.read_at,
     }
 
 

@@ -259,6 +259,13 @@ class WorkQueue:
         with self._ledger.write() as connection:
             self._leases.hold_off(connection, cohort_ids, until)
 
+    def step_back(self, cohort_ids: Collection[int], until: Instant) -> None:
+        """Let other cohorts go before these claimed ones until then, or until the platform is retried."""
+        with self._ledger.write() as connection:
+            self._leases.require(connection, cohort_ids)
+            back = sa.update(cohort).where(cohort.c.id.in_(cohort_ids))
+            connection.execute(back.values(next_attempt_at=until))
+
     def release(self) -> None:
         """Release the claimed cohorts."""
         with self._ledger.write() as connection:

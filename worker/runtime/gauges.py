@@ -31,11 +31,13 @@ _SHOWN = (
     telemetry.GUARD_ENABLED,
     telemetry.PLATFORM_UP,
     telemetry.PLATFORM_DENIED,
+    telemetry.PLATFORM_READ,
     telemetry.RUN_ENDED,
     telemetry.RUN_SECONDS,
     telemetry.SNAPSHOT_TAKEN,
     telemetry.SNAPSHOT_ROWS,
     telemetry.NIGHT_READ,
+    telemetry.NIGHT_LEFT,
     telemetry.NIGHT_COHORTS,
     telemetry.NIGHT_FOREIGN,
     telemetry.NIGHT_MEMBERS,
@@ -86,6 +88,8 @@ def _platform(platform: PlatformStatus) -> Iterator[Sample]:
     yield telemetry.MEMBERSHIPS, (name,), platform.memberships
     yield telemetry.PLATFORM_UP, (name,), platform.state is PlatformState.UP
     yield telemetry.PLATFORM_DENIED, (name,), platform.state is PlatformState.DENIED
+    if platform.read_at is not None:
+        yield telemetry.PLATFORM_READ, (name,), platform.read_at
 
 
 def _runs(ledger: Ledger) -> Iterator[Sample]:
@@ -103,6 +107,7 @@ def _night(platform: PlatformReport) -> Iterator[Sample]:
     name = platform.name
     if platform.read or platform.error is not None:
         yield telemetry.NIGHT_READ, (name,), platform.error is None
+        yield telemetry.NIGHT_LEFT, (name,), platform.left
     if not platform.read:
         return
     yield telemetry.NIGHT_COHORTS, (name, "ours"), platform.cohorts

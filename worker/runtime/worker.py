@@ -139,7 +139,7 @@ class Worker:
             while not self._stop.is_set():
                 night, _ = due(time.time(), at, self._settings.zone)
                 pause = NIGHT_SECONDS
-                if not runs.is_over(ledger, night):
+                if not runs.is_over(ledger, night, time.time()):
                     try:
                         with ExitStack() as stack:
                             reconciliation(self._settings, ledger, stack, stop=self._stop).run(night)

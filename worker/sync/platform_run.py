@@ -19,6 +19,7 @@ from worker.ledger.availability import Availability
 from worker.ledger.observations import ObservationReport, Observer
 from worker.ledger.proposals import PlannedCohort, PlannedPlatform
 from worker.moodle import MoodleReader, RemoteCohort, owner
+from worker.sync import outage
 from worker.sync.foreign import Fingerprint, differences, fingerprints
 from worker.sync.people import identify
 
@@ -100,35 +101,49 @@ class PlatformRun:
         try:
             return self._observe(self._reading)
         except MoodleError as error:
-            log.warning("platform cannot be read", platform=self.policy.name, code=error.code)
-            return Observation(error=str(error))
+            return Observation(error=self._failed(error, self._reading.at))
 
-    def report(self, observation: Observation, started_at: Instant) -> PlatformReport:
-        """Report what was found and done on the platform in the run, which began then."""
-        stopped = self._availability.stopped() if self.policy.mode is Mode.AUTOMATIC else None
+    def report(self, observation: Observation, started_at: Instant, *, left: int) -> PlatformReport:
+        """Report what was found and done on the platform in the run, which began then; `left` are the gaps left."""
+        changes: tuple[ForeignChange, ...] = ()
+        error, is_read = observation.error, self._reading is not None and observation.error is None
+        if self._reading is not None and is_read:
+            began = self._clock()
+            try:
+                changes = tuple(self._foreign_changes(self._reading.reader, observation.fingerprints, started_at))
+            except MoodleError as failure:
+                error = self._failed(failure, began)
+        if is_read and error is None and not left:
+            self._availability.answered(self._clock())
         with self._ledger.read() as connection:
             deleted = deletions.read(connection, self.policy.name)
         bare = PlatformReport(
             name=self.policy.name,
             deleted=deleted,
             mode=self.policy.mode.value,
-            error=observation.error,
-            stopped=stopped,
+            error=error,
+            stopped=self._availability.stopped() if self.policy.mode is Mode.AUTOMATIC else None,
+            last_read=self._availability.last_read(),
+            read=is_read,
+            left=left,
+            foreign=len(observation.fingerprints),
+            foreign_changes=changes,
             strangers_removed=self._platform.remove_unmatched,
         )
-        if self._reading is None or observation.error is not None:
-            return bare
-        try:
-            changes = tuple(self._foreign_changes(self._reading.reader, observation.fingerprints, started_at))
-        except MoodleError as error:
-            changes, bare = (), replace(bare, error=str(error))
-        bare = replace(bare, read=True, foreign=len(observation.fingerprints), foreign_changes=changes)
         return bare if observation.found is None else self._with_details(bare, observation.found)
+
+    def _failed(self, error: MoodleError, began: Instant) -> str:
+        """Note that a reading that began then has failed; returns why. What is written waits as after any failure."""
+        log.warning("platform cannot be read", platform=self.policy.name, code=error.code)
+        if self.policy.mode is not Mode.MANUAL:
+            outage.note(self._availability, error, began=began, now=self._clock())
+        return str(error)
 
     def _observe(self, reading: _Reading) -> Observation:
         ours, (cohorts, members) = reading.ours, reading.contents.result()
         foreign = fingerprints(cohorts, members, ours.keys(), self._owner)
         if self.policy.mode is Mode.MANUAL:
+            self._availability.was_read(reading.at)
             return Observation(fingerprints=foreign)
         members_of_ours = {number: users for number, users in members.items() if number in ours}
         people = identify(
@@ -139,7 +154,7 @@ class PlatformRun:
             at=reading.at, ours=ours, cohorts=cohorts, members=members_of_ours, people=people
         )
         found = self._observer.write(seen, self._clock())
-        self._availability.answered(self._clock())
+        self._availability.was_read(reading.at)
         self._availability.end_pause(self._clock())
         return Observation(fingerprints=foreign, found=found)
 

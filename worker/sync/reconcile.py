@@ -95,9 +95,13 @@ class Reconciliation:
             if self._latest is not None:
                 report = self._take_snapshot(report, self._latest)
             observations = [(platform, self._observe(platform, report.run)) for platform in platforms]
-        left = self._wait(report, _written(observations))
-        reports = tuple(platform.report(observation, report.started_at) for platform, observation in observations)
-        whole = not left and not any(each.error or each.stopped for each in reports)
+        self._wait(report, _written(observations))
+        left = self._left(report, [each.policy.name for each in platforms if each.policy.mode is Mode.AUTOMATIC])
+        reports = tuple(
+            platform.report(observation, report.started_at, left=left.get(platform.policy.name, 0))
+            for platform, observation in observations
+        )
+        whole = not any(each.error or each.stopped or each.left for each in reports)
         return replace(report, state=RunState.DONE if whole else RunState.PARTIAL, platforms=reports)
 
     # The snapshot
@@ -110,7 +114,11 @@ class Reconciliation:
         except SnapshotRefused as error:
             if accepted is None or not runs.left_over(self._ledger, accepted, self._clock()):
                 raise
-            log.info("the run that recorded the snapshot died: this one goes on", run=report.run, snapshot=accepted.id)
+            log.info(
+                "the run that recorded the snapshot left something undone: this one goes on",
+                run=report.run,
+                snapshot=accepted.id,
+            )
             others = [refusal for refusal in error.refusals if refusal.fault is not SnapshotFault.NOT_NEWER]
             return replace(report, snapshot=_known(accepted), refusals=tuple(others))
         self._runs.renew(report.run, self._clock())
@@ -133,20 +141,23 @@ class Reconciliation:
         self._runs.renew(run, self._clock())
         return platform.observe()
 
-    def _wait(self, report: Report, platforms: Sequence[str]) -> int:
-        """Wait until the gaps that there are on these platforms are closed, held or parked; return how many are left.
+    def _left(self, report: Report, platforms: Sequence[str], *, due_by: Instant | None = None) -> dict[str, int]:
+        return runs.open_gaps(self._ledger, report.run, platforms, since=report.started_at, due_by=due_by)
+
+    def _wait(self, report: Report, platforms: Sequence[str]) -> None:
+        """Wait until the gaps that there are on these platforms are closed, held or parked, or can't be in time.
 
         Those that were made meanwhile, but not by this run, are left to the worker.
         """
         deadline = self._clock() + self._wait_seconds
         most = 0
         while True:
-            left = runs.open_gaps(self._ledger, report.run, platforms, since=report.started_at)
+            left = sum(self._left(report, platforms, due_by=deadline).values())
             most = max(most, left)
             self._progress(Progress("gaps", most - left, most))
             self._runs.renew(report.run, self._clock())
             if not left or self._clock() >= deadline or self._pause(1.0):
-                return left
+                return
 
 
 def _written(observations: Iterable[tuple[PlatformRun, Observation]]) -> list[str]:

@@ -244,7 +244,7 @@ def end(ledger: Ledger, state: RunState, at: float, **more: object) -> None:
 def test_what_a_nightly_job_has_recorded_is_told_by_whoever_is_asked_after_it(ledger: Ledger) -> None:
     scene = Scene(ledger)
     scene.image(told())
-    unread = PlatformReport(name="sante", mode="automatic", error="Moodle did not answer")
+    unread = PlatformReport(name="sante", mode="automatic", error="Moodle did not answer", left=9)
     nothing_to_read_with = PlatformReport(name="prelude", mode="manual")
     end(ledger, RunState.PARTIAL, NOW + HOUR, platforms=(night(4), unread, nothing_to_read_with))
     refresh(scene)
@@ -256,6 +256,9 @@ def test_what_a_nightly_job_has_recorded_is_told_by_whoever_is_asked_after_it(le
     assert metric("reconciliation_read", platform="ecampus") == 1
     assert metric("reconciliation_read", platform="sante") == 0
     assert metric("reconciliation_read", platform="prelude") is None
+    assert metric("reconciliation_left", platform="ecampus") == 0
+    assert metric("reconciliation_left", platform="sante") == 9
+    assert metric("reconciliation_left", platform="prelude") is None
     for name, labels, value in (
         ("reconciliation_cohorts", {"kind": "ours"}, 40),
         ("reconciliation_cohorts", {"kind": "others"}, 7),

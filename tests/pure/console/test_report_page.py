@@ -23,13 +23,15 @@ from worker.domain.report import (
     PlatformReport,
     Report,
     SnapshotReport,
+    Stopped,
 )
 from worker.domain.rules import Mode
-from worker.domain.states import Blockage, CohortState, Drift, Language, RunState
+from worker.domain.states import Blockage, CohortState, Drift, Language, PlatformState, RunState
 
 PARIS = ZoneInfo("Europe/Paris")
 FR, EN = Language.FR, Language.EN
 VOID = {"meta", "link", "br"}
+DAY = 86_400.0
 
 
 def instant(text: str) -> float:
@@ -78,6 +80,15 @@ DELETED = replace(
     ),
 )  # fmt: skip
 UNREAD = PlatformReport(name="collegium", mode="automatic", error="Moodle did not answer within 60 s")
+SUSPENDED = Stopped(
+    state=PlatformState.DENIED, since=CALM.started_at - DAY, sentence="wsaccessusersuspended: activate it"
+)
+DENIED = replace(
+    ECAMPUS,
+    waiting=75,
+    left=75,
+    stopped=SUSPENDED,
+)
 PRELUDE = PlatformReport(name="prelude", mode="manual")
 
 
@@ -164,6 +175,7 @@ def test_every_state_has_its_headline(language: Language) -> None:
         (report_of(DELETED), "bad"),
         (report_of(ECAMPUS, UNREAD, state=RunState.PARTIAL), "attention"),
         (report_of(replace(ECAMPUS, waiting=3), state=RunState.PARTIAL), "attention"),
+        (report_of(DENIED, state=RunState.PARTIAL), "attention"),
         (report_of(state=RunState.RUNNING), "running"),
         (report_of(state=RunState.REFUSED), "bad"),
         (report_of(state=RunState.FAILED), "bad"),
@@ -182,6 +194,8 @@ def test_only_a_run_that_left_nothing_to_a_person_says_that_nobody_has_anything_
         report_of(BLOCKED),
         report_of(DELETED),
         report_of(UNREAD, state=RunState.PARTIAL),
+        report_of(DENIED, state=RunState.PARTIAL),
+        report_of(replace(ECAMPUS, left=1), state=RunState.PARTIAL),
         report_of(state=RunState.REFUSED),
         report_of(state=RunState.RUNNING),
     ):
@@ -210,6 +224,36 @@ def test_the_head_sums_up_all_platforms_that_were_read() -> None:
         report, EN, "header"
     )
     assert "Continues by itself: 1 change to come and 4 additions parked" in shown(report, EN, "header")
+
+
+def test_a_platform_that_denies_is_the_first_thing_said_with_since_when_and_who_is_to_be_told() -> None:
+    report = report_of(DENIED, state=RunState.PARTIAL)
+    assert (
+        "La nuit est incomplète. ecampus : le service n'arrive pas à y écrire. Depuis le lundi 31 août 2026 à "
+        "2 h 30, la plateforme refuse l'accès au service : rien n'y est écrit. Prévenez l'équipe système, qui doit "
+        "intervenir sur la plateforme. 75 changements restent à faire : le service s'en chargera dès que la "
+        "plateforme répondra."
+    ) in shown(report, FR, "header")
+    assert "à venir" not in shown(report, FR, "header"), "nothing of it goes on by itself"
+    assert "75 changements attendent que la plateforme réponde" in shown(report, FR, "main")
+    assert "wsaccessusersuspended: activate it" in shown(report, FR, "main")
+    down = replace(DENIED, stopped=replace(SUSPENDED, state=PlatformState.UNAVAILABLE))
+    assert "hasn't answered as it should: nothing is written there. Tell the system engineers." in shown(
+        report_of(down, state=RunState.PARTIAL), EN, "header"
+    )
+
+
+def test_a_platform_that_could_not_be_read_says_when_it_was_last() -> None:
+    never = shown(report_of(UNREAD, state=RunState.PARTIAL), FR, "header")
+    assert "collegium n'a pas pu être lue, ou pas jusqu'au bout. Elle n'a encore jamais été lue en entier." in never
+    lately = replace(UNREAD, last_read=CALM.started_at - DAY)
+    assert "La dernière lecture complète date du lundi 31 août 2026 à 2 h 30." in shown(report_of(lately), FR, "header")
+
+
+def test_changes_that_could_have_been_made_are_said_although_everything_was_read() -> None:
+    report = report_of(replace(ECAMPUS, waiting=3, left=1), state=RunState.PARTIAL)
+    assert "ecampus : 1 changement n'a pas pu être fait." in shown(report, FR, "header")
+    assert "2 changes to come" in shown(report, EN, "header")
 
 
 # The snapshot
@@ -519,6 +563,7 @@ EVERYTHING = Report(
             details=(CohortReport(idnumber="L2DROI", added=1, drift=dict.fromkeys(Drift, 2)),),
         ),
         UNREAD,
+        DENIED,
         PRELUDE,
         replace(ECAMPUS, name="observed", mode="observe", parked=8, guard=replace(GUARD, enabled=False)),
     ),
@@ -655,11 +700,15 @@ deleted = st.builds(
     DeletedCohort, idnumber=texts, name=st.none() | texts, etape=st.none() | texts, deleted_at=when, lost=numbers,
     state=st.sampled_from(CohortState), moodle_id=st.none() | numbers,
 )  # fmt: skip
+outages = st.builds(
+    Stopped, state=st.sampled_from([PlatformState.DENIED, PlatformState.UNAVAILABLE]), since=when, sentence=texts
+)
 platforms = st.builds(
     PlatformReport, name=texts, mode=st.sampled_from([mode.value for mode in Mode]), error=st.none() | texts,
     read=st.booleans(), cohorts=numbers, members=numbers, drift=drifts, strangers=numbers,
     strangers_removed=st.booleans(), guard=st.none() | guards, added=numbers, removed=numbers, waiting=numbers,
-    held=numbers, parked=numbers, foreign=numbers, foreign_changes=st.lists(foreign, max_size=2).map(tuple),
+    held=numbers, parked=numbers, left=numbers, last_read=st.none() | when, stopped=st.none() | outages,
+    foreign=numbers, foreign_changes=st.lists(foreign, max_size=2).map(tuple),
     details=st.lists(cohorts, max_size=2).map(tuple), blocked=st.lists(blocked, max_size=2).map(tuple),
     deleted=st.lists(deleted, max_size=2).map(tuple),
 )  # fmt: skip

@@ -42,7 +42,8 @@ from worker.domain.rules import AccountField, Mode
 from worker.domain.states import CohortState, PlatformState
 from worker.ledger import status
 from worker.sandbox.moodle.server import Cost, Fault, SandboxMoodle
-from worker.sync.converge.lane import DENIED_RETRY_SECONDS, Lane
+from worker.sync.converge.lane import Lane
+from worker.sync.outage import DENIED_RETRY_SECONDS
 
 # --- Members ---
 

@@ -3,15 +3,16 @@
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.world import ADD, COALESCE, HOUR, REMOVAL_DELAY, REMOVE, Build, World, platform
+from tests.support.world import ADD, COALESCE, CREATE, HOUR, REMOVAL_DELAY, REMOVE, TIMEOUT, Build, World, platform
 from tests.wire.sync.test_reconcile import image, night
+from tests.wire.sync.test_refused_batches import refusing
 from worker.domain.rules import AccountField
-from worker.domain.states import PlatformState, RunState
+from worker.domain.states import PlatformState, Reason, RunState
 from worker.ledger.availability import Availability
 from worker.moodle import CallLimits, MoodleReader, Transport
 from worker.sandbox.moodle.server import Fault
 from worker.settings.platforms import Strangers
-from worker.sync.converge.lane import DENIED_RETRY_SECONDS
+from worker.sync.outage import DENIED_RETRY_SECONDS
 
 HANDFUL = 12
 LOOK_UP = "core_user_get_users_by_field"
@@ -135,15 +136,17 @@ def test_a_night_on_a_platform_that_prints_into_its_answers_heals_with_it(crowde
 def test_a_night_on_a_platform_that_cannot_be_written_is_partial_and_says_since_when(crowded: World) -> None:
     crowded.wait(COALESCE)
     crowded.resign("s000", "L1DROI")
-    crowded.now += REMOVAL_DELAY
     with crowded.faults(REMOVE, Fault.ACCOUNT_SUSPENDED):
-        report = night(crowded, image(crowded))
-        since = crowded.status().since
+        crowded.wait(REMOVAL_DELAY)
+        since = crowded.now
+        crowded.now += HOUR
+        report = night(crowded, image(crowded))  # it can be read, which is no end of it
     assert report.state is RunState.PARTIAL
     stopped = report.platforms[0].stopped
     assert stopped is not None
     assert (stopped.state, stopped.since) == (PlatformState.DENIED, since)
     assert "suspended" in stopped.sentence
+    assert report.platforms[0].left == 1
     report = night(crowded)
     assert (report.state, report.platforms[0].stopped) == (RunState.DONE, None)
     assert crowded.members() == crowded.truth()
@@ -169,15 +172,104 @@ def test_a_night_that_reads_a_platform_ends_its_pause(crowded: World) -> None:
     assert crowded.members() == crowded.truth()
 
 
-def test_a_person_ends_a_pause_at_once(crowded: World) -> None:
-    crowded.moodle.fault = Fault.INVALID_TOKEN
-    crowded.wait(COALESCE)
-    crowded.moodle.fault = None
+@pytest.mark.parametrize("fault", [Fault.INVALID_TOKEN, Fault.WRITE_REFUSED, Fault.DATABASE_DOWN])
+def test_a_person_ends_a_pause_at_once(crowded: World, fault: Fault) -> None:
+    with crowded.faults(ADD, fault):
+        crowded.wait(COALESCE)
+        for _ in range(10):
+            crowded.wait(HOUR)
     crowded.turns()
     assert crowded.members() != crowded.truth()
     Availability(crowded.ledger, "ecampus").end_pause(crowded.now)
     crowded.turns()
     assert crowded.members() == crowded.truth()
+
+
+def test_a_person_ends_the_pause_of_cohorts_that_were_refused(crowded: World) -> None:
+    crowded.wait(COALESCE)
+    crowded.accounts("new")
+    crowded.enrol("new", "L9DROI")
+    with crowded.faults(CREATE, Fault.WRITE_REFUSED):
+        for _ in range(10):
+            crowded.wait(HOUR)
+    Availability(crowded.ledger, "ecampus").end_pause(crowded.now)
+    crowded.turns()
+    assert crowded.members() == crowded.truth()
+
+
+def test_a_person_does_not_end_the_wait_for_a_call_that_may_still_be_running(crowded: World) -> None:
+    crowded.shorten_the_timeout()
+    with crowded.faults(ADD, Fault.APPLIED_THEN_LATE):
+        crowded.wait(COALESCE)
+    assert crowded.status().reasons == {Reason.TIMEOUT: 100}
+    calls = len(crowded.moodle.calls)
+    Availability(crowded.ledger, "ecampus").end_pause(crowded.now)
+    crowded.turns()
+    assert len(crowded.moodle.calls) == calls
+    crowded.wait(TIMEOUT)
+    assert crowded.members() == crowded.truth()
+
+
+# --- A platform that nothing is left to be written to ---
+
+
+def test_a_platform_that_answers_again_is_up_although_nothing_is_left_to_be_written(crowded: World) -> None:
+    crowded.wait(COALESCE)
+    crowded.enrol("s000", "L2DROI")
+    with crowded.faults(CREATE, Fault.INVALID_TOKEN):
+        crowded.wait(COALESCE)
+    crowded.resign("s000", "L2DROI")
+    assert crowded.gaps() == {}
+    crowded.moodle.fault = Fault.INVALID_TOKEN
+    crowded.wait(DENIED_RETRY_SECONDS)
+    since = crowded.status().since
+    crowded.wait(DENIED_RETRY_SECONDS)
+    assert (crowded.status().state, crowded.status().since) == (PlatformState.DENIED, since)
+    crowded.moodle.fault = None
+    crowded.wait(DENIED_RETRY_SECONDS)
+    assert crowded.status().state is PlatformState.UP
+
+
+def test_a_night_that_cannot_read_a_platform_says_since_when_and_stops_it(crowded: World) -> None:
+    crowded.wait(COALESCE)
+    read_at = crowded.now
+    assert night(crowded).state is RunState.DONE
+    crowded.now += 24 * HOUR
+    failed_at = crowded.now
+    crowded.moodle.fault = Fault.ACCOUNT_SUSPENDED
+    report = night(crowded)
+    found = report.platforms[0]
+    assert (report.state, found.read, found.last_read) == (RunState.PARTIAL, False, read_at)
+    assert crowded.status().state is PlatformState.DENIED
+    crowded.now += 24 * HOUR
+    stopped = night(crowded).platforms[0].stopped
+    assert stopped is not None
+    assert (stopped.state, stopped.since) == (PlatformState.DENIED, failed_at)
+    crowded.moodle.fault = None
+    found = night(crowded).platforms[0]
+    assert (found.error, found.stopped, found.last_read) == (None, None, crowded.now)
+    assert crowded.status().state is PlatformState.UP
+
+
+def test_a_night_counts_what_is_left_on_a_platform_that_it_cannot_read(crowded: World) -> None:
+    crowded.moodle.fault = Fault.MAINTENANCE_CLI
+    crowded.wait(COALESCE)
+    crowded.now += HOUR
+    report = night(crowded)
+    assert (report.state, report.platforms[0].left) == (RunState.PARTIAL, 100)
+
+
+def test_a_night_does_not_wait_for_what_is_tried_again_long_after(crowded: World) -> None:
+    crowded.wait(COALESCE)
+    crowded.accounts("new")
+    crowded.enrol("new", "L9DROI")
+    with refusing(crowded, CREATE, "invalidparameter"):
+        for _ in range(10):
+            crowded.wait(6 * HOUR)
+        began = crowded.now
+        report = night(crowded)
+    assert (report.state, report.platforms[0].left) == (RunState.PARTIAL, 1)
+    assert crowded.now < began + HOUR
 
 
 # --- A limit of fields that PHP doesn't grant ---

@@ -14,7 +14,8 @@ from worker.domain.states import PlatformState
 from worker.ledger import status
 from worker.ledger.schema import membership
 from worker.sandbox.moodle.server import Fault
-from worker.sync.converge.lane import DENIED_RETRY_SECONDS, STEP_BACK_SECONDS, UNAVAILABLE
+from worker.sync.converge.lane import STEP_BACK_SECONDS
+from worker.sync.outage import DENIED_RETRY_SECONDS, UNAVAILABLE
 
 CLASS = [f"c{number}" for number in range(100)]
 HANDFUL = 12

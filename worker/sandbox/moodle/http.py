@@ -55,8 +55,6 @@ ERRORS = {  # faults that Moodle itself reports, after which nothing is applied
     Fault.ACCOUNT_SUSPENDED: "wsaccessusersuspended",
     Fault.READ_REFUSED: "dmlreadexception",
     Fault.WRITE_REFUSED: "dmlwriteexception",
-    Fault.READ_REFUSED: "dmlreadexception",
-    Fault.ACCOUNT_SUSPENDED: "wsaccessusersuspended",
     Fault.POLICY_NOT_AGREED: "sitepolicynotagreed",
     Fault.PASSWORD_TO_CHANGE: "forcepasswordchangenotice",
     Fault.UNKNOWN_CODE: "pluginrefuses",

@@ -12,27 +12,21 @@ import structlog
 
 from worker import telemetry
 from worker.domain.accounts import CONFIRM_NIGHTS
-from worker.domain.errors import LeaseLost, MoodleDenied, MoodleError, MoodleRefusesAll, MoodleUnavailable
+from worker.domain.errors import LeaseLost, MoodleError, MoodleRefusesAll
 from worker.domain.instants import Instant
 from worker.domain.plan import plan
 from worker.domain.rules import PlatformPolicy
-from worker.domain.states import PlatformState
 from worker.ledger import WorkQueue
 from worker.moodle import MoodleReader, MoodleWriter
+from worker.sync import outage
 from worker.sync.converge.accounts import AccountResolver
 from worker.sync.converge.backoff import Backoff
 from worker.sync.converge.cohorts import CohortProvider
 from worker.sync.converge.context import LaneContext
 from worker.sync.converge.members import MemberWriter
 
-UNAVAILABLE = Backoff(first=2.0, most=300.0)
-"""How long a platform that doesn't respond is left alone."""
-DENIED_RETRY_SECONDS = 300.0
-"""A platform that denies is tried again this often, in case somebody has put it right."""
 STEP_BACK_SECONDS = 5.0
 """How long after the pause cohorts for which everything was refused let the others go first."""
-RETRY_AFTER_MOST_SECONDS = 3600.0
-"""The longest delay that a platform may ask for, so that there is more than one attempt a day."""
 RENEW_SECONDS = 10.0
 """How old a lease may be when a call is sent, so that it outlasts the call by far."""
 CLAIM_BATCHES = 4
@@ -64,6 +58,7 @@ class Lane:
     ) -> None:
         self._platform = platform
         self._queue = queue
+        self._reader = reader
         self._writer = writer and writer.checking(self._keep_leases)
         self._clock = clock
         self._leased: frozenset[int] = frozenset()
@@ -88,6 +83,7 @@ class Lane:
         for limit, removals in work.held.items():
             self._log.warning("removals are held until a person decides", limit=limit.value, removals=removals)
         if not work:
+            self._probe(began)
             return False
         self._leased, self._renew_at = frozenset(work.cohorts), began + RENEW_SECONDS
         try:
@@ -106,6 +102,17 @@ class Lane:
             self._queue.release()
         return True
 
+    def _probe(self, began: Instant) -> None:
+        """Ask a platform that failed last whether it answers, if no gap is left to show it."""
+        if not self._queue.availability.is_in_doubt(began):
+            return
+        try:
+            self._reader.site_info()
+        except MoodleError as error:
+            self._pause(error, began)
+        else:
+            self._queue.availability.answered(self._clock())
+
     def _keep_leases(self) -> None:
         """Let no call out but under fresh leases: called right before each is sent. Raises LeaseLost.
 
@@ -116,19 +123,10 @@ class Lane:
             self._renew_at = now + RENEW_SECONDS
 
     def _pause(self, error: MoodleError, began: Instant) -> None:
-        state = PlatformState.DENIED if isinstance(error, MoodleDenied) else PlatformState.UNAVAILABLE
-
-        def pause(failures: int) -> float:
-            if state is PlatformState.DENIED:
-                return DENIED_RETRY_SECONDS
-            asked = error.retry_after if isinstance(error, MoodleUnavailable) else None
-            return max(UNAVAILABLE.after(failures - 1), min(asked or 0.0, RETRY_AFTER_MOST_SECONDS))
-
-        seconds = self._queue.availability.failed(
-            state, self._clock(), began=began, code=error.code, sentence=str(error), pause=pause
-        )  # fmt: skip
+        seconds = outage.note(self._queue.availability, error, began=began, now=self._clock())
         if isinstance(error, MoodleRefusesAll):  # others go first, and show whether the platform refuses them too
-            self._queue.hold_off(error.cohort_ids, self._clock() + (seconds or 0.0) + STEP_BACK_SECONDS)
+            self._queue.step_back(error.cohort_ids, self._clock() + (seconds or 0.0) + STEP_BACK_SECONDS)
+        state = outage.state_after(error)
         if seconds is None:
             self._log.info("platform failed again, paused already", state=state.value, code=error.code)
         else:

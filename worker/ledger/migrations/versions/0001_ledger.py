@@ -192,6 +192,12 @@ def upgrade() -> None:
         sa.Column("next_attempt_at", sa.Float(), nullable=False),
         sa.Column("code", sa.Text(), nullable=True, comment="Moodle's errorcode, or ours"),
         sa.Column("sentence", sa.Text(), nullable=True, comment="what happened, for a person"),
+        sa.Column(
+            "read_at",
+            sa.Float(),
+            nullable=True,
+            comment="when the last complete reading of it began; null: there was none",
+        ),
         sa.PrimaryKeyConstraint("name", name=op.f("platform_pk")),
     )
     op.create_table(
