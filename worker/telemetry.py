@@ -60,7 +60,7 @@ OLDEST_HELD = Gauge(
     "minutes after its publication.",
     ["platform"],
 )
-GUARD_ENABLED = Gauge("cohorts_guard_enabled", "1 if removals are guarded on the platform, 0 if not.", ["platform"])
+GUARD_ENABLED = Gauge("cohorts_guard_enabled", "1 if the platform is guarded, 0 if not.", ["platform"])
 MEMBERSHIPS = Gauge("cohorts_memberships", "Desired memberships.", ["platform"])
 COHORTS = Gauge("cohorts_cohorts", "Cohorts that the rules lead to, by state.", ["platform", "state"])
 BLOCKED = Gauge(
@@ -73,6 +73,11 @@ DELETED = Gauge(
     "Cohorts of ours that somebody deleted on Moodle, with all synchronisations of courses, and that no person has "
     "acknowledged.",
     ["platform"],
+)
+HELD_COHORTS = Gauge(
+    "cohorts_held_cohorts",
+    "Cohorts that the guard holds until a person decides, by what would be done: `creation`, `rename`.",
+    ["platform", "change"],
 )
 PLATFORM_UP = Gauge(
     "cohorts_platform_up", "1 if the last round of calls to the platform succeeded, 0 if not.", ["platform"]

@@ -409,17 +409,15 @@ def test_a_message_takes_over_what_a_run_has_found(ledger: Ledger) -> None:
     assert (row.desired, row.run, row.priority) == (True, None, 0)
 
 
+_SINCE = {"label_at", "label_origin", "component_at", "login_at"}
+
+
 def untold(ledger: Ledger) -> Mapping[str, object]:
     """Everything in the ledger but the snapshots, and since when labels and logins have been known to be so."""
     with ledger.read() as connection:
         return {
             table.name: sorted(
-                (
-                    tuple(row)
-                    for row in connection.execute(
-                        sa.select(*(c for c in table.c if c.name not in {"label_at", "component_at", "login_at"}))
-                    )
-                ),
+                (tuple(row) for row in connection.execute(sa.select(*(c for c in table.c if c.name not in _SINCE)))),
                 key=repr,
             )
             for table in metadata.sorted_tables

@@ -27,12 +27,13 @@ from worker.domain.drift import People
 from worker.domain.guard import Guard, GuardLimits
 from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Route
 from worker.domain.snapshots import Snapshot, SnapshotScope
-from worker.domain.states import Action, Cause, CohortState, Payment, PlatformState, Reason, Status
+from worker.domain.states import Action, Cause, CohortState, Limit, Payment, PlatformState, Reason, Status
 from worker.explain import Explanation, explain
 from worker.ledger import Ledger, Recorder, adoption, decisions, deletions, proposals, student_view
 from worker.ledger.observations import ObservationReport, Observer, PlatformReading
 from worker.ledger.schema import cohort, membership
 from worker.ledger.work_queue import Applied, Parked
+from worker.sync.review import Review
 
 OTHER, FORMER = "29900002", "19900001"
 SANTE = PlatformPolicy(
@@ -369,6 +370,18 @@ def a_cohort_made_by_hand(scene: Scene) -> None:
 def a_cohort_that_the_database_takes_for_somebody_elses(scene: Scene) -> None:
     scene.tell(told())
     scene.change_cohort(state=CohortState.FOREIGN, blocker_id=7, blocker="xinfo1")
+
+
+def one_of_many_new_cohorts(scene: Scene) -> None:
+    scene.tell(told())
+    scene.change_cohort(held=Limit.CREATIONS)
+
+
+def a_new_cohort_that_was_rejected(scene: Scene) -> None:
+    one_of_many_new_cohorts(scene)
+    review = Review(scene.ledger, {"ecampus": Guard()}, clock=lambda: scene.now)
+    (group,) = review.held().groups
+    review.reject(group.hash, by="cemu")
 
 
 def a_cohort_that_the_database_takes_for_another_etapes(scene: Scene) -> None:

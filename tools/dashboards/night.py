@@ -142,9 +142,17 @@ def page() -> Dashboard:
         .with_panel(
             number(
                 "Garde-fou",
-                "Whether removals are guarded.",
+                "Whether anything is guarded.",
                 f"min by (platform) (cohorts_guard_enabled{{{P}}})",
-                legend="{{platform}}", words={0: ("Désactivé", RED), 1: ("Actif", GREEN)}, width=6,
+                legend="{{platform}}", words={0: ("Désactivé", RED), 1: ("Actif", GREEN)}, width=4,
+            )
+        )
+        .with_panel(
+            number(
+                "Cohortes retenues",
+                "New cohorts and renames that wait for a person: `cohorts held`.",
+                f"max by (platform, change) (cohorts_held_cohorts{{{P}}})",
+                legend="{{platform}} {{change}}", steps=NONE_IS_FINE, width=5,
             )
         )
         .with_panel(
@@ -152,7 +160,7 @@ def page() -> Dashboard:
                 "Retraits retenus",
                 "Removals that wait for a person: `cohorts held`, then `cohorts approve` or `cohorts reject`.",
                 f'max by (platform) (cohorts_gaps{{state="held", {P}}})',
-                legend="{{platform}}", steps=NONE_IS_FINE, width=6,
+                legend="{{platform}}", steps=NONE_IS_FINE, width=5,
             )
         )
         .with_panel(
@@ -160,7 +168,7 @@ def page() -> Dashboard:
                 "Plus ancien retrait retenu",
                 "Age of the oldest change whose removal is held.",
                 f"platform:cohorts_oldest_held_age_seconds:max{{{P}}}",
-                legend="{{platform}}", unit="s", none="Aucun", steps=((None, GREEN), (DAYS, ORANGE)), width=6,
+                legend="{{platform}}", unit="s", none="Aucun", steps=((None, GREEN), (DAYS, ORANGE)), width=5,
             )
         )
         .with_panel(
@@ -168,7 +176,7 @@ def page() -> Dashboard:
                 "Cohorte la plus touchée",
                 "Largest share of one cohort that would be removed, as of the end of the last reconciliation.",
                 f"max by (platform) (cohorts_guard_worst_cohort_ratio{{{P}}})",
-                legend="{{platform}}", unit="percentunit", width=6,
+                legend="{{platform}}", unit="percentunit", width=5,
             )
         )
         .with_panel(

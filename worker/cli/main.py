@@ -45,12 +45,11 @@ FAMILIES = {
         "runs": "List the reconciliations so far, newest first.",
     },
     "worker.cli.review": {
-        "plan": "Show what would be done now, and why; each cohort's removals have a hash to approve or reject "
-        "them by.",
-        "held": "List the removals that wait for a person, with the hashes to approve or reject them by.",
-        "approve": "Let exactly the removals that were shown under this hash be made; the approval expires after a "
-        "day.",
-        "reject": "Keep the members whose removals were shown under this hash, until their enrolments change again.",
+        "plan": "Show what would be done now, and why, with hashes to approve or reject it by.",
+        "held": "List what waits for a person, with the hashes to approve or reject it by: removals, new cohorts, "
+        "renames.",
+        "approve": "Let exactly what was shown under this hash be done: removals, or cohorts created or renamed.",
+        "reject": "Keep what was shown under this hash as it is.",
         "undo": "Put back whom a run, or an approval, has removed; a newer message or snapshot may end their "
         "membership again.",
     },

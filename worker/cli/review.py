@@ -1,7 +1,8 @@
-"""The commands of a person who watches over removals: plan, held, approve, reject, undo."""
+"""The commands of a person who watches over what can't be taken back: plan, held, approve, reject, undo."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Annotated, Any
 
@@ -20,15 +21,16 @@ from worker.cli.base import (
     say_json,
     when,
 )
+from worker.cli.cohort_changes import changes_json, print_changes
 from worker.cli.deleted import deleted_sentences
-from worker.cli.run_report import guard_sentence
+from worker.cli.run_report import guard_sentences
 from worker.domain.cohorts import blocked_sentences
 from worker.domain.states import Limit
 from worker.ledger.decisions import Decision
 from worker.ledger.proposals import ChangeReason, PlannedCohort, PlannedPlatform, guard_report
 from worker.runtime.ledger import opened, recorder, review_of
 from worker.settings.root import Settings
-from worker.sync.review import HeldRemovals, matching
+from worker.sync.review import ChangeGroup, Held, groups, matching
 
 REASONS = {
     ChangeReason.ENROLLED: "enrolled",
@@ -67,7 +69,10 @@ def plan(
         typer.Option(help="What would be done if these years were active (once for each). Nothing is kept of it."),
     ] = None,
 ) -> None:
-    """Show what would be done now, and why; each cohort's removals have a hash to approve or reject them by."""
+    """Show what would be done now, and why, with hashes to approve or reject it by.
+
+    Each cohort's removals have one, and each cohort that would be created or renamed.
+    """
     settings = prepare(path)
     if active_years:
         settings = settings.model_copy(update={"active_years": frozenset(active_years)})
@@ -77,12 +82,13 @@ def plan(
         rehearsal = partial(recorder, settings, grace_days=0)
         platforms = review.rehearse(rehearsal) if active_years else review.plan()
     if as_json:
-        say_json([_plan_json(each, matching(each, cohort), students=students) for each in platforms])
+        say_json([_plan_json(each, cohort, students=students) for each in platforms])
         return
     for each in platforms:
         _print_plan(each, matching(each, cohort), settings, decidable=not active_years)
         if students:
             _print_students(each.name, matching(each, cohort))
+        print_changes(_changes(each, cohort), decidable=not active_years)
         _print_guard(each, decidable=not active_years)
     if active_years and settings.eligibility.grace_days:
         say(f"memberships of a closed year would stay for {settings.eligibility.grace_days:g} days of grace first")
@@ -95,15 +101,15 @@ def held(
     as_json: JsonOption = False,
     students: Annotated[bool, typer.Option("--students", help="Name the students, by their numbers.")] = False,
 ) -> None:
-    """List the removals that wait for a person, with the hashes to approve or reject them by."""
+    """List what waits for a person, with the hashes to approve or reject it by: removals, new cohorts, renames."""
     settings = prepare(path)
     with opened(settings) as ledger:
-        removals = review_of(settings, ledger, platform).held()
+        waiting = review_of(settings, ledger, platform).held()
     if as_json:
-        lines = [_cohort_json(cohort, students=students) for cohort in removals.cohorts]
-        say_json({"hash": removals.hash, "cohorts": lines})
+        lines = [_cohort_json(cohort, students=students) for cohort in waiting.cohorts]
+        say_json({"hash": waiting.hash, "cohorts": lines, "changes": changes_json(waiting.groups)})
         return
-    _print_held(removals, students=students)
+    _print_held(waiting, students=students)
 
 
 @family.command()
@@ -111,11 +117,14 @@ def approve(
     name: Annotated[str, typer.Argument(metavar="HASH", help="As `cohorts held` or `cohorts plan` shows it.")],
     path: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Let exactly the removals that were shown under this hash be made; the approval expires after a day."""
+    """Let exactly what was shown under this hash be done: removals, or cohorts created or renamed.
+
+    The approval expires after a day.
+    """
     settings = prepare(path)
     with opened(settings) as ledger:
         decision = review_of(settings, ledger).approve(name, by=person())
-    _print_decision(decision, "approved: they will be removed", settings)
+    _print_decision(decision, "approved: they will be removed", "approved: they will be {done}", settings)
 
 
 @family.command()
@@ -123,23 +132,32 @@ def reject(
     name: Annotated[str, typer.Argument(metavar="HASH", help="As `cohorts held` or `cohorts plan` shows it.")],
     path: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Keep the members whose removals were shown under this hash, until their enrolments change again."""
+    """Keep what was shown under this hash as it is.
+
+    Members stay until their enrolments change again. A cohort isn't created until this is undone, and keeps its label
+    until it is to get another one.
+    """
     settings = prepare(path)
     with opened(settings) as ledger:
         decision = review_of(settings, ledger).reject(name, by=person())
-    _print_decision(decision, "rejected: they stay until their enrolments change again", settings)
+    stay = "rejected: they stay until their enrolments change again"
+    _print_decision(decision, stay, "rejected: they won't be {done}", settings)
 
 
 @family.command()
 def undo(
-    name: Annotated[str, typer.Argument(metavar="RUN|HASH", help="The number of a run, or the hash of an approval.")],
+    name: Annotated[str, typer.Argument(metavar="RUN|HASH", help="The number of a run, or the hash of a decision.")],
     path: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Put back whom a run, or an approval, has removed; a newer message or snapshot may end their membership again."""
+    """Put back whom a run, or an approval, has removed; a newer message or snapshot may end their membership again.
+
+    With the hash of a decision about cohorts: withdraw it, as far as it wasn't carried out.
+    """
     settings = prepare(path)
     with opened(settings) as ledger:
         decision = review_of(settings, ledger).undo(name, by=person())
-    _print_decision(decision, "undone: they are put back, and stay until their sources say otherwise anew", settings)
+    back = "undone: they are put back, and stay until their sources say otherwise anew"
+    _print_decision(decision, back, "undone: to be {done} only once somebody approves it", settings)
 
 
 # What is printed
@@ -179,13 +197,19 @@ def _print_students(platform: str, cohorts: Iterable[PlannedCohort]) -> None:
                 say(f"{platform}/{cohort.idnumber}: {word}, {REASONS[why]}: {', '.join(numbers)}")
 
 
+def _changes(platform: PlannedPlatform, glob: str | None) -> tuple[ChangeGroup, ...]:
+    """Return the cohorts that would be created or renamed, as far as they match."""
+    return groups([platform], lambda change: glob is None or fnmatchcase(change.idnumber, glob))
+
+
 def _print_guard(platform: PlannedPlatform, *, decidable: bool) -> None:
-    say(f"{platform.name}: {guard_sentence(guard_report(platform))}")
+    for sentence in guard_sentences(guard_report(platform)):
+        say(f"{platform.name}: {sentence}")
     if decidable and platform.hash is not None:
         say(f"{platform.name}: all its removals together: {platform.hash}")
 
 
-def _print_held(held: HeldRemovals, *, students: bool) -> None:
+def _print_held(held: Held, *, students: bool) -> None:
     table = Table("hash", "platform", "cohort", "members", "would leave", "held by", "why")
     for cohort in held.cohorts:
         table.add_row(
@@ -198,11 +222,12 @@ def _print_held(held: HeldRemovals, *, students: bool) -> None:
             say(f"{cohort.platform}/{cohort.idnumber}: {', '.join(student for _, student in cohort.pairs)}")
     together = f"; all of them: {held.hash}" if held.hash else ""
     say(f"{len(held.pairs)} removals of {len(held.cohorts)} cohorts are held{together}")
-    if held.hash:
-        say("`cohorts approve HASH` lets them be made, `cohorts reject HASH` keeps the members")
+    print_changes(held.groups)
+    if held.hash or held.groups:
+        say("`cohorts approve HASH` lets it be done, `cohorts reject HASH` keeps members and cohorts as they are")
 
 
-def _plan_json(platform: PlannedPlatform, cohorts: Iterable[PlannedCohort], *, students: bool) -> dict[str, Any]:
+def _plan_json(platform: PlannedPlatform, glob: str | None, *, students: bool) -> dict[str, Any]:
     judgement = platform.judgement
     return {
         "platform": platform.name,
@@ -213,8 +238,10 @@ def _plan_json(platform: PlannedPlatform, cohorts: Iterable[PlannedCohort], *, s
             "removed": judgement.removed,
             "pending": judgement.pending,
             "allowed": judgement.allowed,
+            "cohorts": [asdict(figures) for figures in guard_report(platform).cohorts],
         },
-        "cohorts": [_cohort_json(cohort, students=students) for cohort in cohorts],
+        "cohorts": [_cohort_json(cohort, students=students) for cohort in matching(platform, glob)],
+        "changes": changes_json(_changes(platform, glob)),
         "blocked": [asdict(cohort) for cohort in platform.blocked],
         "deleted": [asdict(cohort) for cohort in platform.deleted],
     }
@@ -240,8 +267,12 @@ def _people_json(people: People, *, students: bool) -> dict[str, Any]:
     return {why.value: sorted(numbers) if students else len(numbers) for why, numbers in people.items()}
 
 
-def _print_decision(decision: Decision, what: str, settings: Settings) -> None:
-    say(f"{decision.memberships} memberships of {len(decision.cohorts)} cohorts {what}")
+def _print_decision(decision: Decision, of_members: str, of_cohorts: str, settings: Settings) -> None:
+    if decision.memberships:
+        say(f"{decision.memberships} memberships of {len(decision.cohorts)} cohorts {of_members}")
+    for number, done in ((decision.created, "created"), (decision.renamed, "renamed")):
+        if number:
+            say(f"{number} cohorts {of_cohorts.format(done=done)}")
     for cohort in decision.cohorts:
         say(f"  {cohort}")
     if decision.until is not None:

@@ -8,6 +8,7 @@ from worker.domain.cohorts import blocked_sentences
 from worker.domain.instants import Instant
 from worker.domain.report import REPORTS, GuardReport, PlatformReport, Report, SnapshotReport
 from worker.domain.sanitize import printable
+from worker.domain.states import CohortChange
 from worker.settings.root import Settings
 
 
@@ -30,12 +31,13 @@ def _sentences(report: Report, settings: Settings) -> Iterator[str]:
     yield from [report.error] if report.error else [f"passed over: {refusal}" for refusal in report.refusals]
     for platform in report.platforms:
         yield from _incomplete_sentences(platform, settings)
+        yield from _held_cohorts(platform)
     if report.snapshot is not None:
         yield _snapshot_sentence(report.snapshot, report.started_at)
     for platform in report.platforms:
         yield from _platform_sentences(platform)
-    if any(platform.held for platform in report.platforms):
-        yield "`cohorts held` shows the removals that wait for a person"
+    if any(platform.held or platform.held_cohorts for platform in report.platforms):
+        yield "`cohorts held` shows what waits for a person"
 
 
 def _snapshot_sentence(snapshot: SnapshotReport, started_at: Instant) -> str:
@@ -93,11 +95,28 @@ def _owned_sentences(platform: PlatformReport, guard: GuardReport) -> Iterator[s
             f"{platform.name}: {platform.unconfirmed} members whose account has their name no more: they stay until "
             "it is known whose it is; an administrator of Moodle gives it its name back, or takes it out"
         )
-    yield f"{platform.name}: {guard_sentence(guard)}"
+    for sentence in guard_sentences(guard):
+        yield f"{platform.name}: {sentence}"
 
 
-def guard_sentence(guard: GuardReport) -> str:
-    """Return what the guard saw, also when everything passed."""
+def _held_cohorts(platform: PlatformReport) -> Iterator[str]:
+    for figures in platform.guard.cohorts if platform.guard else ():
+        if figures.held:
+            done = "created" if figures.change is CohortChange.CREATION else "renamed"
+            yield f"{platform.name}: {figures.held} cohorts ARE HELD: a person must decide before they are {done}"
+
+
+def guard_sentences(guard: GuardReport) -> Iterator[str]:
+    """Yield what the guard saw, of removals also when everything passed."""
+    yield _removals_sentence(guard)
+    for figures in guard.cohorts:
+        if figures.made or figures.pending or figures.held:
+            what = "new cohorts" if figures.change is CohortChange.CREATION else "cohorts renamed"
+            held = f"{figures.held} HELD" if figures.held else "passed"
+            yield f"guard: {figures.made} {what} in 24 h of {figures.limit}, {figures.pending} to come, {held}"
+
+
+def _removals_sentence(guard: GuardReport) -> str:
     worst = "no removals"
     if guard.worst_cohort is not None:
         worst = f"worst cohort {guard.worst_cohort} {guard.worst_percent:.0f} %"

@@ -12,6 +12,7 @@ from worker.cli.deleted import deleted_sentences
 from worker.domain.cohorts import blocked_sentences
 from worker.domain.instants import Instant
 from worker.domain.rules import Mode
+from worker.domain.states import CohortChange
 from worker.ledger.status import GAP_STATES, PlatformStatus, read_status
 from worker.runtime.ledger import opened
 from worker.settings.platforms import GUARD_OFF, PlatformSettings
@@ -84,5 +85,9 @@ def _print_platform(platform: PlatformStatus, chosen: PlatformSettings, now: Ins
         say(f"{platform.name}: {platform.sentence} (next attempt in {seconds:.0f} s)")
     for reason, number in sorted(platform.reasons.items()):
         say(f"{platform.name}: {number} waiting for: {reason}")
+    for change, number in platform.held_cohorts.items():
+        if number:
+            done = "created" if change is CohortChange.CREATION else "renamed"
+            say(f"{platform.name}: {number} cohorts wait for a person's decision to be {done}: `cohorts held`")
     for sentence in blocked_sentences(platform.blocked):
         say(f"{platform.name}: {sentence}")

@@ -50,6 +50,8 @@ class Task(StrEnum):
     """Changes that could have been made on a platform, and weren't."""
     BLOCKED = "blocked"
     """Cohorts can't be created, aren't ours, or can't get their idnumber: students are missing in them."""
+    HELD_COHORTS = "held_cohorts"
+    """New cohorts, or renames, are held: students are missing in the former."""
     HELD = "held"
     """Removals are held."""
 
@@ -98,6 +100,7 @@ def _of_platform(platform: PlatformReport) -> dict[Task, bool]:
         Task.STOPPED: platform.error is None and is_stopped,
         Task.LEFT: platform.left > 0 and not is_stopped,
         Task.BLOCKED: bool(platform.blocked),
+        Task.HELD_COHORTS: platform.held_cohorts > 0,
         Task.HELD: platform.held > 0,
     }
 

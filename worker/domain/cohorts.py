@@ -41,6 +41,14 @@ class Cohort:
     moodle_idnumber: str | None
     name_is_ours: bool
     attempts: int
+    held: bool = False
+    """Whether its creation, or its new label, waits for a person, or was rejected."""
+    approved: str | None = None
+    """Hash of the plan that a person approved."""
+    creation_at: Instant | None = None
+    """When a call was last sent to create it that counts towards the guard's limit."""
+    renaming_at: Instant | None = None
+    """When a call was last sent to rename it that counts towards the guard's limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,27 +1,32 @@
-"""Which removals are too many. Pure: decided before any of them is made."""
+"""Which removals, new cohorts and renames are too many. Pure: decided before any of them is made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, tzinfo
 
 from worker.domain.instants import Instant
-from worker.domain.states import Limit
+from worker.domain.states import CohortChange, Limit
 
 WINDOW_SECONDS = 24 * 3600.0
-"""The sliding window in which removals are counted."""
+"""The sliding window in which removals, new cohorts and renames are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardLimits:
-    """How many removals pass without a person's approval, in a sliding 24 hours.
+    """How many removals, new cohorts and renames pass without a person's approval, in a sliding 24 hours.
 
-    Percent of the members that a cohort, and all our cohorts of a platform, had before them; and `floor`, a number of
-    removals that always pass, for small ones.
+    Of removals: percent of the members that a cohort, and all our cohorts of a platform, had before them; and `floor`,
+    a number of removals that always pass, for small ones. Of the others: percent of the cohorts of the platform that
+    have been ours for a day, and a floor of each.
     """
 
     cohort_percent: float = 20.0
     platform_percent: float = 5.0
     floor: int = 10
+    new_cohorts_percent: float = 10.0
+    new_cohorts_floor: int = 20
+    renames_percent: float = 5.0
+    renames_floor: int = 20
 
     def cohort(self, members: int) -> int:
         """Return how many may leave a cohort of so many members."""
@@ -30,6 +35,12 @@ class GuardLimits:
     def platform(self, members: int) -> int:
         """Return how many may leave the cohorts of a platform that have so many members together."""
         return max(self.floor, _share(members, self.platform_percent))
+
+    def cohorts(self, change: CohortChange, ours: int) -> int:
+        """Return how many cohorts may be created, or renamed, on a platform of which so many are ours."""
+        if change is CohortChange.CREATION:
+            return max(self.new_cohorts_floor, _share(ours, self.new_cohorts_percent))
+        return max(self.renames_floor, _share(ours, self.renames_percent))
 
 
 def _share(members: int, percent: float) -> int:
@@ -58,7 +69,7 @@ class Season:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """The limits on one platform's removals. A guard that isn't `enabled` lets everything pass."""
+    """The limits of one platform. A guard that isn't `enabled` lets everything pass."""
 
     enabled: bool = True
     limits: GuardLimits = GuardLimits()
@@ -161,3 +172,43 @@ def _beyond_their_limit(cohorts: Sequence[Removals], limits: GuardLimits) -> dic
 def _worst(cohorts: Sequence[Removals]) -> Removals | None:
     losing = [cohort for cohort in cohorts if cohort.pending or cohort.removed]
     return max(losing, key=lambda cohort: (cohort.percent, cohort.idnumber), default=None)
+
+
+LIMIT_OF = {CohortChange.CREATION: Limit.CREATIONS, CohortChange.RENAME: Limit.RENAMES}
+"""The limit that holds cohorts that are to be changed so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortJudgement:
+    """The guard's judgement of all cohorts of a platform that are to be created, or of all that are to be renamed."""
+
+    change: CohortChange
+    ours: int
+    """Cohorts of the platform that have been ours for a day."""
+    made: int
+    """Cohorts that were changed so in the last 24 h, or may have been, and that no person had approved."""
+    pending: frozenset[int]
+    """Ids of the cohorts that are to be changed so and aren't held, approved or exempt."""
+    allowed: int
+    """Cohorts that may be changed so in 24 h."""
+    held: frozenset[int]
+    """Ids of those that are to be held: all that are pending, or none."""
+
+
+def judge_cohorts(
+    guard: Guard, change: CohortChange, now: Instant, *, ours: int, made: int, pending: Collection[int]
+) -> CohortJudgement:
+    """Judge what is to be done to the cohorts of a platform as a whole, before any of it.
+
+    As with the removals of a platform, all that is pending is held if it is too much, and what is held stays so.
+    """
+    allowed = guard.at(now).cohorts(change, ours)
+    too_many = guard.enabled and len(pending) + made > allowed
+    return CohortJudgement(
+        change=change,
+        ours=ours,
+        made=made,
+        pending=frozenset(pending),
+        allowed=allowed,
+        held=frozenset(pending if too_many else ()),
+    )

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.errors import Refusal
 from worker.domain.instants import Instant
-from worker.domain.states import Drift, PlatformState, RunState
+from worker.domain.states import CohortChange, Drift, PlatformState, RunState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +35,24 @@ class SnapshotReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CohortGuardReport:
+    """The guard's figures of the cohorts of one platform that are created, or renamed."""
+
+    change: CohortChange
+    ours: int
+    """Cohorts that have been ours for a day."""
+    made: int
+    """Cohorts that were changed so in the last 24 h without a person's approval."""
+    pending: int
+    """Cohorts that are still to be changed so, without held ones."""
+    held: int
+    limit: int
+    """Cohorts that may be changed so in 24 h."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GuardReport:
-    """The guard's figures of one platform's removals, also when all of them passed."""
+    """The guard's figures of one platform, also when everything passed: of removals, and of cohorts as a whole."""
 
     enabled: bool
     memberships: int
@@ -52,6 +68,8 @@ class GuardReport:
     """The cohort that loses the largest share; None when none loses anybody."""
     worst_percent: float
     """That share, 0 to 100."""
+    cohorts: tuple[CohortGuardReport, ...] = ()
+    """The figures of new cohorts, and of renames."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +166,11 @@ class PlatformReport:
     blocked: tuple[BlockedCohort, ...] = ()
     """The cohorts that wait for a person: foreign, colliding, refused, or without their new idnumber."""
     details: tuple[CohortReport, ...] = ()
+
+    @property
+    def held_cohorts(self) -> int:
+        """Cohorts whose creation or new label the guard holds."""
+        return 0 if self.guard is None else sum(each.held for each in self.guard.cohorts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,12 +106,23 @@ class Blockage(StrEnum):
 
 
 class Limit(StrEnum):
-    """The limit of the guard that holds removals."""
+    """The limit of the guard that holds removals, or cohorts that are to be created or renamed."""
 
     COHORT = "cohort"
     PLATFORM = "platform"
     ADOPTED = "adopted"
     """None: whoever was in a cohort when it became ours leaves it because a person said so."""
+    CREATIONS = "creations"
+    """That of the cohorts created on a platform."""
+    RENAMES = "renames"
+    """That of the cohorts renamed on a platform."""
+
+
+class CohortChange(StrEnum):
+    """What is done to a cohort as a whole. It can't be taken back: teachers use a cohort as soon as it has a name."""
+
+    CREATION = "creation"
+    RENAME = "rename"
 
 
 class Kept(StrEnum):

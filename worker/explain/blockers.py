@@ -7,11 +7,12 @@ from worker.domain.instants import Instant
 from worker.domain.rules import Mode, PlatformPolicy
 from worker.domain.states import BLOCKED, OF_ACCOUNTS, Cause, CohortState, Limit, PlatformState, Reason
 from worker.explain.findings import Finding, Why, found
-from worker.ledger.student_view import AccountFact, CohortFact, DecisionFact, MembershipFact, PlatformFact
+from worker.explain.history import person
+from worker.ledger.student_view import AccountFact, CohortFact, DecisionFact, JournalEntry, MembershipFact, PlatformFact
 
 _A_PERSON_MUST = {
     Why.FOREIGN_COHORT, Why.FOREIGN_ALIKE, Why.COLLIDING_COHORT, Why.OBSERVE, Why.HELD_COHORT, Why.HELD_PLATFORM,
-    Why.HELD_ADOPTED,
+    Why.HELD_ADOPTED, Why.COHORT_HELD, Why.COHORT_REJECTED,
 }  # fmt: skip
 """While one of these holds, nothing happens by itself."""
 _NO_OBSTACLES = {Why.APPROVED, Why.COHORT_TO_CREATE}
@@ -38,6 +39,8 @@ class BlockedMembership:
     account: AccountFact
     decision: DecisionFact | None
     """What a person decided about its removal."""
+    rejection: JournalEntry | None
+    """A person's decision that its cohort isn't created."""
 
 
 def blockers(gap: BlockedMembership, now: Instant) -> list[Finding]:
@@ -138,7 +141,12 @@ def _last_attempt(gap: BlockedMembership) -> Iterator[Finding]:
 def _cohort(gap: BlockedMembership, now: Instant) -> Iterator[Finding]:
     cohort = gap.cohort
     if cohort.state == CohortState.WANTED and gap.row.desired:
-        if cohort.attempts > 0:
+        if cohort.rejected is not None:
+            by, at = (None, None) if gap.rejection is None else (person(gap.rejection.detail), gap.rejection.at)
+            yield found(Why.COHORT_REJECTED, hash=cohort.rejected, by=by, at=at)
+        elif cohort.held is not None and (cohort.approved_until or 0.0) <= now:
+            yield found(Why.COHORT_HELD)
+        elif cohort.attempts > 0:
             yield found(Why.COHORT_REFUSED, attempts=cohort.attempts, error=cohort.refusal)
         else:
             yield found(Why.COHORT_TO_CREATE)

@@ -10,11 +10,12 @@ from difflib import get_close_matches
 
 from worker.domain.instants import Instant
 from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, canonical, is_called_by_login
+from worker.domain.states import Action
 from worker.explain.blockers import BlockedMembership, about_account, blockers, what_next
 from worker.explain.enrolments import EnrolmentVerdict, admits, confirmation, judge, routes
 from worker.explain.findings import Answer, CohortKey, Explanation, Finding, JudgedEnrolment, Why, found
 from worker.explain.history import History
-from worker.ledger.student_view import AccountFact, CohortFact, MembershipFact, StudentView
+from worker.ledger.student_view import AccountFact, CohortFact, JournalEntry, MembershipFact, StudentView
 
 NEAR = 10
 """Cohorts that are named when the one asked for is nowhere."""
@@ -252,6 +253,7 @@ class _Explainer:
             platform=platforms.get(platform.name),
             account=self._account(platform),
             decision=decisions.get(row.approved or ""),
+            rejection=next((entry for entry in view.journal if _is_rejection(entry, cohort)), None),
         )
 
     def _account(self, platform: PlatformPolicy) -> AccountFact:
@@ -271,6 +273,12 @@ def _alarm(cohort: CohortFact) -> Finding | None:
         lost=cohort.lost,
         id=cohort.moodle_id,
     )
+
+
+def _is_rejection(entry: JournalEntry, cohort: CohortFact) -> bool:
+    """Whether a line of the journal is a person's decision, in force, that a cohort isn't created."""
+    about = entry.student_id is None and (entry.platform, entry.cohort) == (cohort.platform, cohort.idnumber)
+    return about and entry.action == Action.REJECT and entry.origin == cohort.rejected
 
 
 def _rules_differ(row: MembershipFact | None, *, desired: bool) -> bool:

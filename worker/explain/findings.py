@@ -112,6 +112,8 @@ class Why(StrEnum):
     TIMEOUT = "timeout"
     REFUSED = "refused"
     COHORT_TO_CREATE = "cohort_to_create"
+    COHORT_HELD = "cohort_held"
+    COHORT_REJECTED = "cohort_rejected"
     COHORT_REFUSED = "cohort_refused"
     COHORT_BUSY = "cohort_busy"
     COHORT_RESTING = "cohort_resting"

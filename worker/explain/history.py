@@ -33,7 +33,7 @@ class History:
             rejected = row.kept == Kept.REJECTED
             code, action = (Why.KEPT_REJECTED, Action.REJECT) if rejected else (Why.KEPT_UNDONE, Action.UNDO)
             decided = (entry for entry in self._journal(key) if entry.action == action and entry.at == row.kept_at)
-            return found(code, at=row.kept_at, by=next((_person(entry.detail) for entry in decided), None))
+            return found(code, at=row.kept_at, by=next((person(entry.detail) for entry in decided), None))
         if row.cause == Cause.DRIFT:
             return found(Why.DRIFTED, since=row.since, run=row.run)
         if row.cause == Cause.ADOPTED:
@@ -61,7 +61,7 @@ class History:
                 at=entry.at,
                 number=None if entry.student_id == self._view.survivor else entry.student_id,
                 user_id=entry.user_id,
-                by=_person(entry.detail) if by_person else approvers.get(entry.approved or ""),
+                by=person(entry.detail) if by_person else approvers.get(entry.approved or ""),
                 hash=entry.approved,
                 run=entry.run,
             )
@@ -86,6 +86,6 @@ def _decided(decision: DecisionFact) -> Finding:
     )
 
 
-def _person(detail: str | None) -> str | None:
+def person(detail: str | None) -> str | None:
     """Return the name in a journal's `by NAME`, or `3 members, by NAME`."""
     return detail.rpartition("by ")[2] if detail else None

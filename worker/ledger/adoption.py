@@ -10,7 +10,7 @@ from worker.domain.drift import KnownMembership
 from worker.domain.instants import Instant
 from worker.domain.rules import EnrolmentLike
 from worker.domain.states import Action, CohortState
-from worker.ledger.cohorts import UNBLOCKED
+from worker.ledger.cohorts import owned
 from worker.ledger.database import Ledger, select_in
 from worker.ledger.journal import NewEntry, write_entries
 from worker.ledger.memberships import enrolments_of
@@ -106,8 +106,8 @@ def take(
         if connection.scalar(sa.select(cohort.c.id).where(ours).limit(1)) is not None:
             return False
         # Whoever works on it saw it as it was before: what they would write is out of date.
-        owned = {"state": CohortState.OWNED.value, "unread": True, "lease_holder": None}
-        connection.execute(sa.update(cohort).where(this).values({**UNBLOCKED, **owned, **values}))
+        columns = owned(values["moodle_id"], values["moodle_name"], values["moodle_idnumber"], now)
+        connection.execute(sa.update(cohort).where(this).values(**columns, unread=True, lease_holder=None))
         if present:
             connection.execute(
                 at_membership.where(membership.c.desired).values(

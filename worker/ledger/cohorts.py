@@ -16,18 +16,35 @@ needs_rename = sa.and_(
     cohort.c.state == CohortState.OWNED,
     sa.or_(
         cohort.c.moodle_idnumber != cohort.c.idnumber,
-        sa.and_(cohort.c.name_is_ours, cohort.c.wanted_name != cohort.c.moodle_name),
+        sa.and_(cohort.c.name_is_ours, sa.func.coalesce(cohort.c.wanted_name != cohort.c.moodle_name, sa.false())),
     ),
 )
 """An owned cohort whose étape got its label, another label, or another code."""
 UNBLOCKED: Mapping[str, Any] = {"attempts": 0, "refusal": None, "blocker_id": None, "blocker": None}
 """The columns of a cohort that nothing keeps from being as it is wanted."""
+UNDECIDED: Mapping[str, Any] = {"approved": None, "approved_until": None, "rejected": None}
+"""The columns of a cohort about which no decision of a person is in force."""
 
 
-def read(connection: sa.Connection, cohort_ids: Collection[int]) -> dict[int, Cohort]:
+def owned(moodle_id: int, name: str, idnumber: str, now: Instant) -> dict[str, Any]:
+    """Return the columns of a cohort that becomes ours now, and is on Moodle under these labels."""
+    return {
+        "state": CohortState.OWNED.value,
+        "moodle_id": moodle_id,
+        "moodle_name": name,
+        "moodle_idnumber": idnumber,
+        "owned_at": sa.func.coalesce(cohort.c.owned_at, now),
+        "first_load": False,
+        "held": None,
+        **UNDECIDED,
+        **UNBLOCKED,
+    }
+
+
+def read(connection: sa.Connection, cohort_ids: Collection[int], now: Instant) -> dict[int, Cohort]:
     """Return these cohorts by id."""
     rows = connection.execute(sa.select(cohort).where(cohort.c.id.in_(cohort_ids)))
-    return {row.id: _cohort(row) for row in rows}
+    return {row.id: _cohort(row, now) for row in rows}
 
 
 class _Row(Protocol):
@@ -72,13 +89,15 @@ def write(
                     cohort_id=item.id,
                     action=action,
                     detail=values.get("moodle_name"),
+                    approved=item.approved,
                 )
                 for item, values in rows
             ],
         )
 
 
-def _cohort(row: sa.Row[Any]) -> Cohort:
+def _cohort(row: sa.Row[Any], now: Instant) -> Cohort:
+    approved = row.approved if (row.approved_until or 0.0) > now else None
     return Cohort(
         id=row.id,
         platform=row.platform,
@@ -91,4 +110,8 @@ def _cohort(row: sa.Row[Any]) -> Cohort:
         moodle_idnumber=row.moodle_idnumber,
         name_is_ours=row.name_is_ours,
         attempts=row.attempts,
+        held=row.rejected is not None or (row.held is not None and approved is None),
+        approved=approved,
+        creation_at=row.creation_at,
+        renaming_at=row.renaming_at,
     )

@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from worker.domain.errors import DecisionRefused
 from worker.domain.instants import Instant
 from worker.domain.states import Action, Cause, Kept
+from worker.ledger.cohort_proposals import HASH_DIGITS
 from worker.ledger.database import Ledger, among, select_in, upsert
 from worker.ledger.gaps import opened
 from worker.ledger.guard import approved, leaving
 from worker.ledger.journal import NewEntry, write_entries
-from worker.ledger.proposals import HASH_DIGITS, Pair, proposal_hash
+from worker.ledger.proposals import Pair, proposal_hash
 from worker.ledger.schema import at_membership, cohort, journal, kept, membership, proposal
 
 APPROVAL_SECONDS = 24 * 3600.0
@@ -27,11 +28,15 @@ APPROVAL_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What was decided: how many memberships of which cohorts, as `platform/idnumber`."""
+    """What was decided: how many memberships of which cohorts, as `platform/idnumber`, or cohorts as a whole."""
 
     hash: str
     cohorts: tuple[str, ...]
     memberships: int
+    created: int = 0
+    """Cohorts that are to be created, or aren't."""
+    renamed: int = 0
+    """Cohorts that are to be renamed, or aren't."""
     until: Instant | None = None
     """When an approval expires."""
 

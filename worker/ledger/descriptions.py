@@ -36,11 +36,13 @@ class Label(NamedTuple):
     version: str = ""
     at: Instant = 0.0
     text: str = ""
+    origin: str = ""
+    """The message that gives it."""
 
     @classmethod
-    def of_version(cls, version: str, at: Instant, text: str) -> Self:
+    def of_version(cls, version: str, at: Instant, text: str, origin: str = "") -> Self:
         """Build the label of a version, which may be `WHOLE_ETAPE`, or empty: it is below all others then."""
-        return cls(version == WHOLE_ETAPE, len(version), version, at, text)
+        return cls(version == WHOLE_ETAPE, len(version), version, at, text, origin)
 
 
 class _Component(NamedTuple):
@@ -48,6 +50,15 @@ class _Component(NamedTuple):
 
     at: Instant = 0.0
     code: str = ""
+
+
+class _ComponentLabel(NamedTuple):
+    """A label of a component; the greatest rules."""
+
+    at: Instant = 0.0
+    text: str = ""
+    origin: str = ""
+    """The message that gives it."""
 
 
 class _Description(NamedTuple):
@@ -59,6 +70,10 @@ class _Description(NamedTuple):
     def joined(self, other: "_Description") -> "_Description":
         """Return the label and the component that rule, of both descriptions."""
         return _Description(max(self.label, other.label), max(self.component, other.component))
+
+    def content(self) -> tuple[object, ...]:
+        """Return what it says, whichever message did."""
+        return self.label._replace(origin=""), self.component
 
 
 class _RecordedEtapes(NamedTuple):
@@ -125,9 +140,13 @@ def _sources(batch: Iterable[Received], uais: frozenset[str]) -> Collection[_Sou
         if isinstance(change, _DESCRIBING) and change.etape is not None and change.uai in uais:
             described = type(change), _description(change)
             known = newest.get(described)
-            if known is None or known[1].changed_at < change.changed_at:
+            if known is None or _newness(known[1]) < _newness(change):
                 newest[described] = (change.etape, change, item.published_at)
     return newest.values()
+
+
+def _newness(change: EnrolmentChange | EtapeChange) -> tuple[Instant, str]:
+    return change.changed_at, change.origin
 
 
 def _of_its_year(captured: EnrolmentChange) -> EnrolmentChange:
@@ -143,12 +162,13 @@ def _record_etapes(connection: sa.Connection, sources: Collection[_Source]) -> _
     descriptions = _joined(sources)
     before = _known_etapes(connection, descriptions)
     after = {code: before[code].joined(description) for code, description in descriptions.items()}
-    written = [code for code in sorted(after) if after[code] != before[code]]
-    upsert(connection, etape, [_etape_row(code, after[code]) for code in written], update=_ETAPE_COLUMNS)
+    newer = [code for code in sorted(after) if after[code] != before[code]]
+    upsert(connection, etape, [_etape_row(code, after[code]) for code in newer], update=_ETAPE_COLUMNS)
+    written = {code for code in newer if after[code].content() != before[code].content()}
     moved = {code for code in written if after[code].component.code != before[code].component.code}
     relabelled = {code for code in written if after[code].label.text != before[code].label.text}
     touched = _relying_on(connection, moved, sources)
-    return _RecordedEtapes(written=set(written), renamed=moved | relabelled, touched=touched)
+    return _RecordedEtapes(written=written, renamed=moved | relabelled, touched=touched)
 
 
 def _joined(sources: Iterable[_Source]) -> dict[str, _Description]:
@@ -167,7 +187,7 @@ def _described_by(change: EnrolmentChange | EtapeChange) -> _Description:
     if change.etape_label is not None:
         of_whole_etape = isinstance(change, EtapeChange) and change.etape_version is None
         version = WHOLE_ETAPE if of_whole_etape else change.etape_version or ""
-        label = Label.of_version(version, change.changed_at, change.etape_label)
+        label = Label.of_version(version, change.changed_at, change.etape_label, change.origin)
     if change.component is not None:
         etape_component = _Component(change.changed_at, change.component)
     return _Description(label, etape_component)
@@ -175,12 +195,15 @@ def _described_by(change: EnrolmentChange | EtapeChange) -> _Description:
 
 def _known_etapes(connection: sa.Connection, codes: Collection[str]) -> dict[str, _Description]:
     """Return what is known of étapes; of those that aren't known yet, an empty description."""
-    columns = (etape.c[name] for name in ("code", "label_version", "label_at", "label", "component_at", "component"))
+    columns = (
+        etape.c[name]
+        for name in ("code", "label_version", "label_at", "label", "label_origin", "component_at", "component")
+    )
     known = dict.fromkeys(codes, _UNDESCRIBED)
     for row in select_in(connection, sa.select(*columns), etape.c.code, codes):
-        code, version, label_at, text, component_at, component_code = tuple(row)
+        code, version, label_at, text, origin, component_at, component_code = tuple(row)
         known[code] = _Description(
-            Label.of_version(version or "", label_at or 0.0, text or ""),
+            Label.of_version(version or "", label_at or 0.0, text or "", origin or ""),
             _Component(component_at or 0.0, component_code or ""),
         )
     return known
@@ -193,6 +216,7 @@ def _etape_row(code: str, description: _Description) -> dict[str, object]:
         "label": label.text or None,
         "label_version": label.version or None,
         "label_at": label.at,
+        "label_origin": label.origin or None,
         "component": etape_component.code or None,
         "component_at": etape_component.at,
     }
@@ -215,20 +239,25 @@ def _relying_on(connection: sa.Connection, moved: Collection[str], sources: Iter
 def _record_components(
     connection: sa.Connection, changes: Iterable[EnrolmentChange | EtapeChange | ComponentChange]
 ) -> _RecordedComponents:
-    latest: dict[str, tuple[Instant, str]] = {}
+    latest: dict[str, _ComponentLabel] = {}
     for change in changes:
         if change.component is not None and change.component_label is not None:
-            label = (change.changed_at, change.component_label)
+            label = _ComponentLabel(change.changed_at, change.component_label, change.origin)
             latest[change.component] = max(label, latest.get(change.component, label))
-    known = {
-        row.code: (row.label_at, row.label)
+    known = dict.fromkeys(latest, _ComponentLabel()) | {
+        row.code: _ComponentLabel(row.label_at, row.label, row.label_origin or "")
         for row in select_in(connection, sa.select(component), component.c.code, latest)
     }
-    newer = {code: label for code, label in latest.items() if label > known.get(code, (0.0, ""))}
-    rows = [{"code": code, "label": label, "label_at": at} for code, (at, label) in sorted(newer.items())]
-    upsert(connection, component, rows, update=["label", "label_at"])
-    renamed = {code for code, (_, label) in newer.items() if label != known.get(code, (0.0, ""))[1]}
-    return _RecordedComponents(written=set(newer), renamed=renamed)
+    newer = {code: label for code, label in latest.items() if label > known[code]}
+    rows = [
+        {"code": code, "label": label.text, "label_at": label.at, "label_origin": label.origin}
+        for code, label in sorted(newer.items())
+    ]
+    upsert(connection, component, rows, update=["label", "label_at", "label_origin"])
+    return _RecordedComponents(
+        written={code for code, label in newer.items() if label[:2] != known[code][:2]},
+        renamed={code for code, label in newer.items() if label.text != known[code].text},
+    )
 
 
 def _component_order(source: _Source) -> tuple[Instant, str]:

@@ -9,6 +9,7 @@ from worker.domain.cohorts import Gap, unmatched_key
 from worker.domain.instants import Instant
 from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Reason
 from worker.ledger import deletions
+from worker.ledger.cohorts import UNDECIDED
 from worker.ledger.database import among, select_in, upsert
 from worker.ledger.schema import cohort, gap, in_cohort, inherited, membership
 
@@ -143,6 +144,8 @@ def vanish(
             blocker_id=None,
             blocker=None,
             unread=False,
+            held=None,
+            **UNDECIDED,
         )
     )
     connection.execute(sa.delete(inherited).where(inherited.c.cohort_id.in_(cohort_ids)))

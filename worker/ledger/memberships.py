@@ -72,7 +72,7 @@ class MembershipProjector:
 
         `latest` is what the latest source says of enrolments, where the ledger may not say so yet.
         """
-        loaded = self._load(connection, students, latest)
+        loaded = self._load(connection, students, latest, now)
         ended = [key for key in loaded.known if key not in loaded.desired]
         cohorts = self.cohorts.by_id(connection, {cohort_id for cohort_id, _ in ended})
         rows = self._begun(loaded, now)
@@ -86,13 +86,14 @@ class MembershipProjector:
         connection: sa.Connection,
         students: Mapping[str, Triggers],
         latest: Mapping[EnrolmentKey, EnrolmentFacts],
+        now: Instant,
     ) -> _Loaded:
         """Read what these students are enrolled in, what that leads to, and the memberships that they have."""
         persons, triggers = _persons(connection, students)
         enrolments = _enrolments(connection, persons, latest)
         components = _components(connection, enrolments.values())
         wanted = {number: self.mapper.desired(rows, components) for number, rows in enrolments.items()}
-        ids = self.cohorts.ids(connection, set().union(*wanted.values()))
+        ids = self.cohorts.ids(connection, set().union(*wanted.values()), now)
         desired: dict[Key, str | None] = {}
         for number, cohorts in wanted.items():
             for each in cohorts:

@@ -13,16 +13,15 @@ import sqlalchemy as sa
 from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.guard import Guard, Judgement
 from worker.domain.instants import Instant
-from worker.domain.report import GuardReport
+from worker.domain.report import CohortGuardReport, GuardReport
 from worker.domain.states import PARKING, Cause, CohortState, Limit
-from worker.ledger import blocked, deletions
+from worker.ledger import blocked, cohort_proposals, deletions
+from worker.ledger.cohort_proposals import HASH_DIGITS, PlannedCohorts
 from worker.ledger.guard import approved, judged, members_by_cohort
 from worker.ledger.schema import cohort, gap, in_cohort, membership
 
 Pair = tuple[int, str]
 """A membership: cohort id, student id."""
-HASH_DIGITS = 8
-"""Hexadecimal digits of a proposal's hash. Numbers of runs have fewer digits, so the two can't be confused."""
 
 
 class ChangeReason(StrEnum):
@@ -85,6 +84,8 @@ class PlannedPlatform:
     """The cohorts of which nothing is done, or that aren't renamed, until a person acts."""
     deleted: tuple[DeletedCohort, ...]
     """The cohorts that somebody deleted on Moodle, until a person acknowledges it."""
+    whole: PlannedCohorts
+    """What would be done to cohorts as a whole."""
 
     @property
     def hash(self) -> str | None:
@@ -117,6 +118,7 @@ def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant
         judgement=judgement,
         blocked=blocked.read(connection, platform),
         deleted=deletions.read(connection, platform),
+        whole=cohort_proposals.planned(connection, platform, guard, now),
         cohorts=tuple(
             PlannedCohort(
                 cohort_id=cohort_id,
@@ -148,6 +150,17 @@ def guard_report(plan: PlannedPlatform) -> GuardReport:
         platform_limit=judgement.allowed,
         worst_cohort=judgement.worst.idnumber if judgement.worst else None,
         worst_percent=judgement.worst.percent if judgement.worst else 0.0,
+        cohorts=tuple(
+            CohortGuardReport(
+                change=each.change,
+                ours=each.ours,
+                made=each.made,
+                pending=len(each.pending - each.held),
+                held=plan.whole.held(each.change),
+                limit=each.allowed,
+            )
+            for each in plan.whole.judgements
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from worker.domain.errors import RunInProgress
 from worker.domain.instants import Instant
 from worker.domain.report import REPORTS, Report
 from worker.domain.snapshots import AcceptedSnapshot
-from worker.domain.states import BLOCKED, Action, RunState
+from worker.domain.states import BLOCKED, Action, CohortState, RunState
 from worker.ledger.database import Ledger
 from worker.ledger.gaps import CLOSABLE, PROMISE_SECONDS
 from worker.ledger.schema import cohort, in_cohort, journal, membership, run, snapshot
@@ -203,7 +203,8 @@ def open_gaps(
         membership.c.since <= since, sa.or_(membership.c.next_attempt_at <= since, membership.c.reason.is_not(None))
     )
     left = sa.select(sa.func.count()).select_from(membership).where(CLOSABLE, sa.or_(of_the_run, earlier))
-    writable: list[sa.ColumnElement[bool]] = [cohort.c.state.not_in(BLOCKED)]
+    let_pass = sa.and_(cohort.c.held.is_(None), cohort.c.rejected.is_(None))
+    writable = [cohort.c.state.not_in(BLOCKED), sa.or_(cohort.c.state != CohortState.WANTED, let_pass)]
     if due_by is not None:
         left = left.where(membership.c.next_attempt_at <= due_by)
         writable.append(cohort.c.next_attempt_at <= due_by)

@@ -178,6 +178,7 @@ etape = Table(
         "label_version", Text, comment="version of the étape that has this label: the highest rules, * is above all"
     ),
     Column("label_at", Float),
+    Column("label_origin", Text, comment="the newest message that gives it"),
     Column("component", Text),
     Column("component_at", Float),
 )
@@ -188,6 +189,7 @@ component = Table(
     Column("code", Text, primary_key=True),
     Column("label", Text, nullable=False),
     Column("label_at", Float, nullable=False),
+    Column("label_origin", Text, comment="the newest message that gives it"),
 )
 
 cohort = Table(
@@ -211,6 +213,14 @@ cohort = Table(
     Column("unread", Boolean, nullable=False, server_default=false(), comment="found with members, not yet read"),
     Column("deleted_at", Float, comment="when its deletion on Moodle was noticed; null once a person acknowledged it"),
     Column("lost", Integer, comment="members who were lost with it then"),
+    Column("owned_at", Float, comment="when it was first ours; stays when somebody deletes it on Moodle"),
+    Column("first_load", Boolean, nullable=False, server_default=false(), comment="wanted by the first load"),
+    Column("creation_at", Float, comment="when a call was last sent to create it that counts towards the limit"),
+    Column("renaming_at", Float, comment="when a call was last sent to rename it that counts towards the limit"),
+    Column("held", Text, comment="states.Limit that holds its creation or new label, until a person approves it"),
+    Column("approved", Text, comment="hash of the plan that a person approved"),
+    Column("approved_until", Float, comment="when the approval expires"),
+    Column("rejected", Text, comment="hash of the plan that a person rejected: it isn't created, or keeps its label"),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_attempt_at", Float, nullable=False, server_default="0"),
     Column("lease_holder", Text),
@@ -313,11 +323,12 @@ proposal = Table(
     Column("platform", Text, nullable=False),
     Column("shown_at", Float, nullable=False),
     Column("removals", Text, nullable=False, comment="pairs of cohort id and student id, as JSON"),
+    Column("cohorts", Text, comment="cohorts to be changed, as JSON, in place of removals"),
     Column("verdict", Text, comment="approved or rejected; null: neither yet"),
     Column("decided_by", Text),
     Column("decided_at", Float),
 )
-"""Removals that a person was shown under a hash, so that exactly these are approved or rejected."""
+"""Removals, or cohorts to be changed, that a person was shown under a hash, to approve or reject exactly these."""
 
 journal = Table(
     "journal",

@@ -9,15 +9,15 @@ import sqlalchemy as sa
 
 from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.instants import Instant
-from worker.domain.states import OF_DECISIONS, PARKING, Cause, CohortState, PlatformState, Status
-from worker.ledger import blocked, deletions
+from worker.domain.states import OF_DECISIONS, PARKING, Cause, CohortChange, CohortState, PlatformState, Status
+from worker.ledger import blocked, cohort_guard, deletions
 from worker.ledger.database import Ledger
 from worker.ledger.gaps import PROMISE_SECONDS
 from worker.ledger.guard import approved
 from worker.ledger.schema import cohort, enrolment, gap, journal, membership, platform, position, student, waiting
 
 WAITING, READY, HELD, PARKED, RETRYING = "waiting", "ready", "held", "parked", "retrying"
-FOREIGN, COLLIDING = "foreign", "colliding"
+FOREIGN, COLLIDING, COHORT_HELD = "foreign", "colliding", "cohort_held"
 GAP_STATES = {
     WAITING: "a removal's or an addition's short delay",
     READY: "to be applied now",
@@ -25,6 +25,7 @@ GAP_STATES = {
     PARKED: "no usable account yet, or the platform is only observed",
     RETRYING: "refused by Moodle, or unknown after a time-out; tried again later",
     FOREIGN: "in a cohort that isn't ours: adopt it",
+    COHORT_HELD: "in a new cohort that the guard holds until a person decides, or that a person rejected",
     COLLIDING: "in a cohort whose idnumber Moodle's database takes for another's of ours: choose another one",
 }
 """Every state of a gap, and what it waits for."""
@@ -53,7 +54,7 @@ class PlatformStatus:
     reasons: Mapping[str, int]
     """Parked and retrying gaps by reason."""
     oldest: Instant | None
-    """Publication of the oldest change that Moodle could hold and doesn't; held, parked and foreign ones aside.
+    """Publication of the oldest change that Moodle could hold and doesn't; those that wait for somebody aside.
 
     An approved removal is the person's, and that of a closed year is counted from the end of its grace.
     """
@@ -65,6 +66,8 @@ class PlatformStatus:
     """The cohorts that wait for a person."""
     deleted: tuple[DeletedCohort, ...]
     """The cohorts that somebody deleted on Moodle, until a person acknowledges it."""
+    held_cohorts: Mapping[CohortChange, int]
+    """The cohorts whose creation or new label the guard holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +142,7 @@ def _platform(connection: sa.Connection, name: str, now: Instant) -> PlatformSta
         oldest_held=min((row.oldest for row in rows if row.state == HELD), default=None),
         blocked=blocked.read(connection, name),
         deleted=deletions.read(connection, name),
+        held_cohorts=cohort_guard.held(connection, name, now),
     )
 
 
@@ -172,6 +176,7 @@ def _gaps(connection: sa.Connection, name: str, now: Instant) -> Sequence[sa.Row
     state = sa.case(
         (cohort.c.state == CohortState.FOREIGN, FOREIGN),
         (cohort.c.state == CohortState.COLLIDING, COLLIDING),
+        (sa.and_(cohort.c.state == CohortState.WANTED, sa.not_(cohort_guard.let_pass(now))), COHORT_HELD),
         (sa.and_(membership.c.held.is_not(None), sa.not_(sa.func.coalesce(approved(now), sa.false()))), HELD),
         (membership.c.reason.in_(PARKING), PARKED),
         (membership.c.reason.is_not(None), RETRYING),

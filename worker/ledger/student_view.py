@@ -78,6 +78,9 @@ class CohortFact:
     blocker: str | None
     deleted_at: Instant | None
     lost: int | None
+    held: str | None
+    approved_until: Instant | None
+    rejected: str | None
     attempts: int
     next_attempt_at: Instant
     lease_holder: str | None

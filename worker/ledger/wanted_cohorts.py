@@ -6,9 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from worker.domain.instants import Instant
 from worker.domain.rules import Mapper, WantedCohort
 from worker.domain.states import CohortState
-from worker.ledger.cohorts import UNBLOCKED
+from worker.ledger.cohort_guard import first_load_goes_on
+from worker.ledger.cohorts import UNBLOCKED, UNDECIDED
 from worker.ledger.database import select_in
 from worker.ledger.schema import cohort, component, etape
 
@@ -31,7 +33,7 @@ class WantedCohorts:
         """Read these cohorts; those of other platforms are left out."""
         return {row.id: row for row in select_in(connection, self._cohorts, cohort.c.id, {*ids})}
 
-    def ids(self, connection: sa.Connection, wanted: Iterable[WantedCohort]) -> dict[CohortName, int]:
+    def ids(self, connection: sa.Connection, wanted: Iterable[WantedCohort], now: Instant) -> dict[CohortName, int]:
         """Return the ids of wanted cohorts by platform and idnumber; new ones are noted and named first."""
         # Of two templates that lead to one cohort, the later one names it.
         by_name = {(each.platform, each.idnumber): each for each in sorted(wanted, key=attrgetter("template"))}
@@ -40,8 +42,7 @@ class WantedCohorts:
         # Templates may have changed since the cohort was first wanted.
         changed = [name for name in by_name.keys() & known.keys() if _differs(known[name], by_name[name])]
         if new:
-            rows = [_values(each) | {"state": CohortState.WANTED.value} for each in new]
-            connection.execute(sa.insert(cohort), rows)
+            connection.execute(sa.insert(cohort), _new_rows(connection, new, now))
         for name in changed:
             this = sa.update(cohort).where(cohort.c.id == known[name].id)
             connection.execute(this.values(_values(by_name[name])))
@@ -76,13 +77,13 @@ class WantedCohorts:
             values = {"idnumber": idnumber, "etape": etape_code, "wanted_name": None}
             this = sa.update(cohort).where(cohort.c.id == row.id)
             if successor is None:
-                connection.execute(this.values(**values))
+                connection.execute(this.values(**values, **UNDECIDED))
             elif row.state == CohortState.OWNED and successor.state != CohortState.OWNED:
                 that = sa.update(cohort).where(cohort.c.id == successor.id)
                 connection.execute(that.values(idnumber=f"#{successor.id}"))  # two cohorts can't have one meanwhile
-                connection.execute(this.values(**values))
+                connection.execute(this.values(**values, **UNDECIDED))
                 freed = {"idnumber": row.idnumber, "etape": row.etape, "state": CohortState.WANTED.value}
-                connection.execute(that.values(wanted_name=None, **freed, **UNBLOCKED))
+                connection.execute(that.values(wanted_name=None, held=None, **freed, **UNBLOCKED, **UNDECIDED))
 
     def _read(self, connection: sa.Connection, names: Iterable[CohortName]) -> dict[CohortName, sa.Row[Any]]:
         rows = select_in(connection, self._cohorts, cohort.c.idnumber, {idnumber for _, idnumber in names})
@@ -98,8 +99,8 @@ class WantedCohorts:
             if name != row.wanted_name:
                 names.append({"b_id": row.id, "b_name": name})
         if names:
-            statement = sa.update(cohort).where(cohort.c.id == sa.bindparam("b_id"))
-            connection.execute(statement.values(wanted_name=sa.bindparam("b_name")), names)
+            renamed = sa.update(cohort).where(cohort.c.id == sa.bindparam("b_id"))
+            connection.execute(renamed.values(wanted_name=sa.bindparam("b_name"), **_UNDECIDED_LABEL), names)
 
     def _name(self, row: sa.Row[Any], described: sa.Row[Any] | None, labels: dict[str, str]) -> str | None:
         """Return the wanted name of a cohort; None while a label that it needs is unknown."""
@@ -110,6 +111,21 @@ class WantedCohorts:
             component=code,
             component_label=labels.get(code or ""),
         )
+
+
+_UNDECIDED_LABEL = {
+    **UNDECIDED,
+    # A cohort that is not to be created isn't under any name; one that keeps its label has another to be decided on.
+    "rejected": sa.case((cohort.c.state == CohortState.OWNED, sa.null()), else_=cohort.c.rejected),
+}
+"""The columns of a cohort that gets another label than the one that a person decided about."""
+
+
+def _new_rows(connection: sa.Connection, new: Iterable[WantedCohort], now: Instant) -> list[dict[str, Any]]:
+    """Return the rows of cohorts that are wanted for the first time."""
+    rows = [_values(each) | {"state": CohortState.WANTED.value} for each in new]
+    first_load = {name: first_load_goes_on(connection, name, now) for name in {row["platform"] for row in rows}}
+    return [row | {"first_load": first_load[row["platform"]]} for row in rows]
 
 
 def _values(wanted: WantedCohort) -> dict[str, Any]:

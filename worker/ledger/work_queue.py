@@ -17,10 +17,11 @@ from worker.domain.errors import LeaseLost
 from worker.domain.guard import Guard
 from worker.domain.idnumbers import HasIdnumber
 from worker.domain.instants import Instant
-from worker.domain.states import BLOCKED, Action, CohortState, Limit, Reason
-from worker.ledger import clock_skew, cohorts, gaps, outcomes
+from worker.domain.states import BLOCKED, Action, CohortChange, CohortState, Limit, Reason
+from worker.ledger import clock_skew, cohort_guard, cohorts, gaps, outcomes
 from worker.ledger.accounts import Accounts
 from worker.ledger.availability import Availability
+from worker.ledger.cohort_guard import Permit
 from worker.ledger.database import Ledger, select_in
 from worker.ledger.guard import approved, hold
 from worker.ledger.leases import LEASE_LOST, Leases
@@ -82,7 +83,7 @@ class WorkQueue:
             if not ids:
                 return Work(held=held)
             self._leases.take(connection, ids, now)
-            return Work(cohorts=cohorts.read(connection, ids), gaps=due, held=held)
+            return Work(cohorts=cohorts.read(connection, ids, now), gaps=due, held=held)
 
     def _note_clock(self, now: Instant) -> None:
         with self._ledger.read() as connection:
@@ -106,6 +107,10 @@ class WorkQueue:
             cohort.c.next_attempt_at <= now,
         )
 
+    def _fillable(self, now: Instant) -> sa.ColumnElement[bool]:
+        """Match free cohorts that members may join: those that Moodle has, and those that may be created."""
+        return sa.and_(self._free(now), sa.or_(cohort.c.state != CohortState.WANTED, cohort_guard.let_pass(now)))
+
     def _oldest(self, connection: sa.Connection, now: Instant, *, limit: int) -> list[Gap]:
         """Return the due gaps that wait longest, of the fewest cohorts that hold as many of those that are read.
 
@@ -116,7 +121,7 @@ class WorkQueue:
         rows = connection.execute(
             sa.select(membership, student.c.login)
             .join(student, student.c.student_id == membership.c.student_id, isouter=True)
-            .where(gap, membership.c.next_attempt_at <= now, let_pass, in_cohort(self._free(now)))
+            .where(gap, membership.c.next_attempt_at <= now, let_pass, in_cohort(self._fillable(now)))
             .order_by(membership.c.priority, membership.c.due_by, membership.c.cohort_id)
             .limit(LOOKED_AT * limit)
         ).all()
@@ -129,7 +134,7 @@ class WorkQueue:
         return [_gap(row, now) for row in rows if row.cohort_id in chosen][:limit]
 
     def _misnamed(self, connection: sa.Connection, now: Instant, *, limit: int) -> Sequence[int]:
-        misnamed = sa.select(cohort.c.id).where(self._free(now), cohorts.needs_rename)
+        misnamed = sa.select(cohort.c.id).where(self._free(now), cohorts.needs_rename, cohort_guard.let_pass(now))
         return connection.scalars(misnamed.limit(limit)).all()
 
     def stays(self, cohort_ids: Collection[int]) -> list[sa.Row[Any]]:
@@ -219,6 +224,16 @@ class WorkQueue:
                 gaps.retry(connection, [*students], [self._platform], now)
 
     # Cohorts
+
+    def begin(self, change: CohortChange, items: Sequence[Cohort], now: Instant) -> Permit:
+        """Write that a call is about to change these claimed cohorts so, as far as the guard lets it.
+
+        The guard judges all cohorts of the platform that are to be changed so, in the same transaction. Raises
+        LeaseLost as `renew` does.
+        """
+        with self._ledger.write() as connection:
+            self._leases.require(connection, {item.id for item in items})
+            return cohort_guard.begin(connection, change, items, now, platform=self._platform, guard=self._guard)
 
     def write_cohorts(
         self, rows: Sequence[tuple[Cohort, dict[str, Any]]], now: Instant, action: Action | None = None

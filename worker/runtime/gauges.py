@@ -27,6 +27,7 @@ _SHOWN = (
     telemetry.COHORTS,
     telemetry.BLOCKED,
     telemetry.DELETED,
+    telemetry.HELD_COHORTS,
     telemetry.MEMBERSHIPS,
     telemetry.GUARD_ENABLED,
     telemetry.PLATFORM_UP,
@@ -85,6 +86,8 @@ def _platform(platform: PlatformStatus) -> Iterator[Sample]:
     for kind in Blockage:
         yield telemetry.BLOCKED, (name, kind), why[kind]
     yield telemetry.DELETED, (name,), len(platform.deleted)
+    for change, number in platform.held_cohorts.items():
+        yield telemetry.HELD_COHORTS, (name, change), number
     yield telemetry.MEMBERSHIPS, (name,), platform.memberships
     yield telemetry.PLATFORM_UP, (name,), platform.state is PlatformState.UP
     yield telemetry.PLATFORM_DENIED, (name,), platform.state is PlatformState.DENIED

@@ -2,7 +2,7 @@
 
 import posixpath
 import string
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from datetime import date, timedelta
 from enum import StrEnum
 from typing import Annotated, Self
@@ -130,30 +130,44 @@ class SeasonSettings(Section):
     """As `guard.platform_percent`."""
     floor: int | None = Field(None, ge=0)
     """As `guard.floor`."""
+    new_cohorts_percent: Percent | None = None
+    """As `guard.new_cohorts_percent`."""
+    new_cohorts_floor: int | None = Field(None, ge=0)
+    """As `guard.new_cohorts_floor`."""
+    renames_percent: Percent | None = None
+    """As `guard.renames_percent`."""
+    renames_floor: int | None = Field(None, ge=0)
+    """As `guard.renames_floor`."""
 
 
-GUARD_OFF = "THE GUARD IS OFF: nothing limits the removals; see guard.enabled"
+GUARD_OFF = "THE GUARD IS OFF: nothing limits removals, new cohorts and renames; see guard.enabled"
 
 
 class GuardSettings(Section):
-    """How many removals pass in a sliding 24 hours; more are held until a person approves them."""
+    """How much passes in a sliding 24 hours that can't be taken back; more is held until a person approves it."""
 
     enabled: bool = True
-    """Whether removals are guarded at all. Every command and a metric show when they aren't."""
+    """Whether anything is guarded at all. Every command and a metric show when it isn't."""
     cohort_percent: Percent = 20.0
     """Percent of a cohort's members that may leave it."""
     platform_percent: Percent = 5.0
     """Percent of the members of all our cohorts of the platform that may leave them."""
     floor: int = Field(10, ge=0)
     """Removals that always pass, of a cohort and of the platform: small cohorts have large percentages."""
+    new_cohorts_percent: Percent = 10.0
+    """New cohorts, in percent of the cohorts of the platform that have been ours for a day."""
+    new_cohorts_floor: int = Field(20, ge=0)
+    """New cohorts that always pass. So does the first load of a platform of which no cohort is ours yet."""
+    renames_percent: Percent = 5.0
+    """Cohorts that get another name or idnumber, in percent of those of the platform that have been ours for a day."""
+    renames_floor: int = Field(20, ge=0)
+    """Renames that always pass. The first name that a new cohort gets for its code isn't counted."""
     seasons: tuple[SeasonSettings, ...] = ()
     """Seasons with limits of their own; the first one that contains the day counts."""
 
     def guard(self, zone: ZoneInfo) -> Guard:
         """Return the guard with these values."""
-        usual = GuardLimits(
-            cohort_percent=self.cohort_percent, platform_percent=self.platform_percent, floor=self.floor
-        )
+        usual = GuardLimits(**self.model_dump(include={field.name for field in fields(GuardLimits)}))
         return Guard(
             enabled=self.enabled,
             limits=usual,
@@ -161,7 +175,7 @@ class GuardSettings(Section):
                 Season(
                     first=_month_day(season.first),
                     last=_month_day(season.last),
-                    limits=replace(usual, **season.model_dump(include={*asdict(usual)}, exclude_none=True)),
+                    limits=replace(usual, **season.model_dump(exclude={"first", "last"}, exclude_none=True)),
                 )
                 for season in self.seasons
             ),

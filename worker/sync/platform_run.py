@@ -216,7 +216,11 @@ def _details(
     found: ObservationReport, plan: PlannedPlatform, applied: Mapping[str, Mapping[str, int]]
 ) -> Iterator[CohortReport]:
     """Report the cohorts to which something happened, or has yet to."""
-    planned = {cohort.idnumber: cohort for cohort in plan.cohorts if cohort.state not in BLOCKED}
+    planned = {
+        cohort.idnumber: cohort
+        for cohort in plan.cohorts
+        if cohort.state not in BLOCKED and cohort.cohort_id not in plan.whole.uncreated
+    }
     drift = {idnumber: counts for idnumber, counts in found.drift.items() if counts.total()}
     for idnumber in sorted({*planned, *drift, *found.unmatched, *found.unclean, *found.unconfirmed, *applied}):
         done = Counter(applied.get(idnumber, {}))

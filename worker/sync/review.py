@@ -1,19 +1,22 @@
-"""Reviewing removals: the plan, what is held, and a person's decisions; what the commands and the console share.
+"""Reviewing what can't be taken back: the plan, what is held, a person's decisions; commands and console share it.
 
 A plan is computed from a reading, which keeps no writer waiting. What is shown of it is then written, in a short
-transaction of its own. In between the ledger may change: a hash names exactly the removals that were shown, and a
-decision is refused when they are no longer those that would be made.
+transaction of its own. In between the ledger may change: a hash names exactly the removals, or the cohorts to be
+created or renamed, that were shown, and a decision is refused when they are no longer those that would be made.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import groupby
 
 from worker.domain.guard import Guard
 from worker.domain.instants import Instant
-from worker.ledger import Ledger, Recorder, decisions, proposals
+from worker.domain.states import CohortChange
+from worker.ledger import Ledger, Recorder, cohort_decisions, decisions, proposals
 from worker.ledger.backup import temporary_copy
+from worker.ledger.cohort_proposals import PlannedChange, changes_hash
 from worker.ledger.decisions import Decision
 from worker.ledger.proposals import Pair, PlannedCohort, PlannedPlatform
 
@@ -22,24 +25,41 @@ ALL_PLATFORMS = "*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldRemovals:
-    """The cohorts whose removals wait for a person."""
+class ChangeGroup:
+    """The cohorts of a platform that would all be created, or all be renamed: decided on together, or one by one."""
+
+    platform: str
+    change: CohortChange
+    changes: tuple[PlannedChange, ...]
+
+    @property
+    def hash(self) -> str:
+        """Return the hash to decide on all of them by."""
+        return changes_hash(self.changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What waits for a person."""
 
     cohorts: tuple[PlannedCohort, ...]
+    """Those whose removals are held."""
+    groups: tuple[ChangeGroup, ...]
+    """The cohorts that aren't created, or keep their label."""
 
     @property
     def pairs(self) -> list[Pair]:
-        """Return the removals of all of them."""
+        """Return the held removals of all cohorts."""
         return _pairs(self.cohorts)
 
     @property
     def hash(self) -> str | None:
-        """Return the hash to decide on all of them by; None without any."""
+        """Return the hash to decide on all held removals by; None without any."""
         return proposals.proposal_hash(self.pairs)
 
 
 class Review:
-    """The removals of some platforms, before a person. `guards` are by platform."""
+    """What would be done on some platforms, before a person. `guards` are by platform."""
 
     def __init__(
         self, ledger: Ledger, guards: Mapping[str, Guard], *, clock: Callable[[], Instant] = time.time
@@ -49,11 +69,16 @@ class Review:
         self._clock = clock
 
     def plan(self) -> tuple[PlannedPlatform, ...]:
-        """Return what would be done now; each cohort's removals, and all of a platform's, can then be decided on."""
+        """Return what would be done now.
+
+        Each cohort's removals, and all of a platform's, can then be decided on; so can each cohort that would be
+        created or renamed, and all of either on a platform.
+        """
         platforms = self._planned(self._ledger)
         removals = [(cohort.platform, cohort.pairs) for platform in platforms for cohort in platform.cohorts]
         removals += [(platform.name, _pairs(platform.cohorts)) for platform in platforms]
         self._show(removals)
+        self._show_cohorts(groups(platforms, lambda change: change.is_open))
         return platforms
 
     def rehearse(self, recorder_of: Callable[[Ledger], Recorder]) -> tuple[PlannedPlatform, ...]:
@@ -65,25 +90,39 @@ class Review:
             recorder_of(copy).apply_policy(now=self._clock())
             return self._planned(copy)
 
-    def held(self) -> HeldRemovals:
-        """Return the removals that are held; those of each cohort, and all of them, can then be decided on."""
-        cohorts = [cohort for platform in self._planned(self._ledger) for cohort in platform.cohorts]
-        held = HeldRemovals(cohorts=tuple(cohort for cohort in cohorts if cohort.held is not None))
+    def held(self) -> Held:
+        """Return what is held; each cohort's removals and all, each cohort and each group, can then be decided on."""
+        platforms = self._planned(self._ledger)
+        cohorts = [cohort for platform in platforms for cohort in platform.cohorts]
+        held = Held(
+            cohorts=tuple(cohort for cohort in cohorts if cohort.held is not None),
+            groups=groups(platforms, lambda change: change.is_open and change.held is not None),
+        )
         removals = [(cohort.platform, cohort.pairs) for cohort in held.cohorts]
         self._show([*removals, (ALL_PLATFORMS, held.pairs)])
+        self._show_cohorts(held.groups)
         return held
 
     def approve(self, name: str, *, by: str) -> Decision:
-        """Let the removals that were shown under this hash be made. Raises DecisionRefused."""
-        return decisions.approve(self._ledger, name, by=by, now=self._clock())
+        """Let what was shown under this hash be done. Raises DecisionRefused."""
+        approve = cohort_decisions.approve if self._is_of_cohorts(name) else decisions.approve
+        return approve(self._ledger, name, by=by, now=self._clock())
 
     def reject(self, name: str, *, by: str) -> Decision:
-        """Keep the members whose removals were shown under this hash. Raises DecisionRefused."""
-        return decisions.reject(self._ledger, name, by=by, now=self._clock())
+        """Keep the members, or the cohorts, as they are that were shown under this hash. Raises DecisionRefused."""
+        reject = cohort_decisions.reject if self._is_of_cohorts(name) else decisions.reject
+        return reject(self._ledger, name, by=by, now=self._clock())
 
     def undo(self, name: str, *, by: str) -> Decision:
-        """Put back the members whom this run, or the approval with this hash, removed. Raises DecisionRefused."""
-        return decisions.undo(self._ledger, name, by=by, now=self._clock())
+        """Put back the members whom this run, or the approval with this hash, removed. Raises DecisionRefused.
+
+        A decision about cohorts is withdrawn, as far as it wasn't carried out.
+        """
+        undo = cohort_decisions.undo if self._is_of_cohorts(name) else decisions.undo
+        return undo(self._ledger, name, by=by, now=self._clock())
+
+    def _is_of_cohorts(self, name: str) -> bool:
+        return cohort_decisions.is_shown(self._ledger, name)
 
     def _planned(self, ledger: Ledger) -> tuple[PlannedPlatform, ...]:
         now = self._clock()
@@ -97,6 +136,26 @@ class Review:
         with self._ledger.write() as connection:
             for platform, pairs in shown:
                 decisions.show(connection, platform, pairs, self._clock())
+
+    def _show_cohorts(self, shown: Sequence[ChangeGroup]) -> None:
+        if not shown:
+            return
+        now = self._clock()
+        with self._ledger.write() as connection:
+            for group in shown:
+                one_by_one = [[change] for change in group.changes]
+                cohort_decisions.show(connection, group.platform, [group.changes, *one_by_one], now)
+
+
+def groups(
+    platforms: Iterable[PlannedPlatform], chosen: Callable[[PlannedChange], bool] = lambda _: True
+) -> tuple[ChangeGroup, ...]:
+    """Return the chosen ones of the cohorts that would be created or renamed, by platform and by what would be done."""
+    changes = [each for platform in platforms for each in platform.whole.changes if chosen(each)]
+    return tuple(
+        ChangeGroup(platform=platform, change=change, changes=tuple(some))
+        for (platform, change), some in groupby(changes, key=lambda each: (each.platform, each.change))
+    )
 
 
 def matching(platform: PlannedPlatform, glob: str | None) -> list[PlannedCohort]:

@@ -75,6 +75,8 @@ def test_a_call_without_an_answer_makes_a_change_late_all_the_same(ledger: Ledge
         scenes.a_cohort_made_by_hand,
         scenes.a_class_leaves,
         scenes.approved,
+        scenes.one_of_many_new_cohorts,
+        scenes.a_new_cohort_that_was_rejected,
     ],
     ids=lambda setup: setup.__name__,
 )
@@ -84,6 +86,19 @@ def test_what_waits_for_others_is_not_late(ledger: Ledger, setup: Setup) -> None
     refresh(scene, scene.now + HOUR)
     assert late() == (0, 0)
     assert oldest() is None
+
+
+def test_cohorts_that_the_guard_holds_are_counted_until_a_person_decides(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    scenes.one_of_many_new_cohorts(scene)
+    refresh(scene)
+    assert metric("held_cohorts", platform="ecampus", change="creation") == 1
+    assert metric("held_cohorts", platform="ecampus", change="rename") == 0
+    assert metric("gaps", platform="ecampus", state="cohort_held") == 1
+    scenes.a_new_cohort_that_was_rejected(scene)
+    refresh(scene)
+    assert metric("held_cohorts", platform="ecampus", change="creation") == 0
+    assert metric("gaps", platform="ecampus", state="cohort_held") == 1
 
 
 def test_what_a_setting_or_the_night_has_changed_is_watched_and_is_not_what_a_message_was_promised(

@@ -16,6 +16,7 @@ from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.errors import Refusal, SnapshotFault
 from worker.domain.report import (
     REPORTS,
+    CohortGuardReport,
     CohortReport,
     ForeignChange,
     ForeignEvent,
@@ -26,7 +27,7 @@ from worker.domain.report import (
     Stopped,
 )
 from worker.domain.rules import Mode
-from worker.domain.states import Blockage, CohortState, Drift, Language, PlatformState, RunState
+from worker.domain.states import Blockage, CohortChange, CohortState, Drift, Language, PlatformState, RunState
 
 PARIS = ZoneInfo("Europe/Paris")
 FR, EN = Language.FR, Language.EN
@@ -79,6 +80,9 @@ DELETED = replace(
         ),
     ),
 )  # fmt: skip
+NEW = CohortGuardReport(change=CohortChange.CREATION, ours=1200, made=4, pending=0, held=300, limit=120)
+RENAMED = CohortGuardReport(change=CohortChange.RENAME, ours=1200, made=0, pending=1, held=1, limit=60)
+HELD_COHORTS = replace(ECAMPUS, guard=replace(GUARD, cohorts=(NEW, RENAMED)))
 UNREAD = PlatformReport(name="collegium", mode="automatic", error="Moodle did not answer within 60 s")
 SUSPENDED = Stopped(
     state=PlatformState.DENIED, since=CALM.started_at - DAY, sentence="wsaccessusersuspended: activate it"
@@ -173,6 +177,7 @@ def test_every_state_has_its_headline(language: Language) -> None:
         (report_of(HELD), "attention"),
         (report_of(BLOCKED), "attention"),
         (report_of(DELETED), "bad"),
+        (report_of(HELD_COHORTS), "attention"),
         (report_of(ECAMPUS, UNREAD, state=RunState.PARTIAL), "attention"),
         (report_of(replace(ECAMPUS, waiting=3), state=RunState.PARTIAL), "attention"),
         (report_of(DENIED, state=RunState.PARTIAL), "attention"),
@@ -193,6 +198,7 @@ def test_only_a_run_that_left_nothing_to_a_person_says_that_nobody_has_anything_
         report_of(HELD),
         report_of(BLOCKED),
         report_of(DELETED),
+        report_of(HELD_COHORTS),
         report_of(UNREAD, state=RunState.PARTIAL),
         report_of(DENIED, state=RunState.PARTIAL),
         report_of(replace(ECAMPUS, left=1), state=RunState.PARTIAL),
@@ -213,6 +219,18 @@ def test_what_waits_for_a_person_comes_with_the_most_urgent_first() -> None:
         (Task.HELD, "ecampus"),
         (Task.HELD, "sante"),
     ]
+
+
+def test_new_cohorts_and_renames_that_are_held_are_a_task_and_come_before_removals() -> None:
+    report = report_of(replace(HELD_COHORTS, held=2))
+    assert [item.task for item in report_page.waiting(report)] == [Task.HELD_COHORTS, Task.HELD]
+    french, english = shown(report, FR, "header"), shown(report, EN, "header")
+    assert "ecampus : 300 nouvelles cohortes et 1 changement de nom de cohorte attendent votre décision" in french
+    assert "ecampus: 300 new cohorts and 1 rename of a cohort wait for your decision" in english
+    assert "4 cohortes créées en 24 heures et 0 à venir, pour 120 autorisées." in shown(report, FR)
+    assert "0 cohorts renamed in 24 hours and 1 to come, of 60 allowed." in shown(report, EN)
+    one = replace(ECAMPUS, guard=replace(GUARD, cohorts=(RENAMED,)))
+    assert "1 changement de nom de cohorte attend votre décision" in shown(report_of(one), FR, "header")
 
 
 def test_the_head_sums_up_all_platforms_that_were_read() -> None:

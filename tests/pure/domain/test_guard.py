@@ -11,8 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.domain.guard import WINDOW_SECONDS, Guard, GuardLimits, Judgement, MonthDay, Removals, Season, judge
-from worker.domain.states import Limit
+from worker.domain.guard import (
+    WINDOW_SECONDS,
+    CohortJudgement,
+    Guard,
+    GuardLimits,
+    Judgement,
+    MonthDay,
+    Removals,
+    Season,
+    judge,
+    judge_cohorts,
+)
+from worker.domain.states import CohortChange, Limit
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
 WIDE = GuardLimits(cohort_percent=20, platform_percent=100, floor=0)
@@ -350,3 +361,38 @@ def test_in_no_day_do_more_leave_than_the_limits_let(steps: list[Step], limits: 
             assert len(recent) <= limits.platform(sum(members.values()) + len(recent))
         for its, let in passing(cohorts, found).items():
             assert not let or recent.count(its) <= limits.cohort(members[its] + recent.count(its))
+
+
+# New cohorts and renames
+
+CREATION, RENAME = CohortChange.CREATION, CohortChange.RENAME
+
+
+def judged_cohorts(
+    change: CohortChange,
+    *,
+    ours: int = 0,
+    made: int = 0,
+    pending: int = 0,
+    guard: Guard = Guard(),  # noqa: B008
+) -> CohortJudgement:
+    return judge_cohorts(guard, change, NOW, ours=ours, made=made, pending=range(pending))
+
+
+def test_twenty_new_cohorts_and_twenty_renames_always_pass_and_one_more_holds_all_that_are_to_come() -> None:
+    for change in CohortChange:
+        assert judged_cohorts(change, made=8, pending=12).held == frozenset()
+        assert judged_cohorts(change, made=8, pending=13).held == frozenset(range(13))
+
+
+def test_of_a_thousand_cohorts_a_hundred_more_and_fifty_renames_pass() -> None:
+    assert judged_cohorts(CREATION, ours=1000, pending=100).held == frozenset()
+    assert len(judged_cohorts(CREATION, ours=1000, pending=101).held) == 101
+    assert judged_cohorts(RENAME, ours=1000, pending=50).held == frozenset()
+    assert len(judged_cohorts(RENAME, ours=1000, pending=51).held) == 51
+
+
+def test_seasons_and_a_guard_that_is_off_are_for_cohorts_too() -> None:
+    all_year = Season(first=(1, 1), last=(12, 31), limits=GuardLimits(new_cohorts_floor=300))
+    assert judged_cohorts(CREATION, pending=300, guard=Guard(seasons=(all_year,))).held == frozenset()
+    assert judged_cohorts(CREATION, pending=9999, guard=Guard(enabled=False)).held == frozenset()

@@ -3,7 +3,7 @@
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -880,29 +880,6 @@ def test_two_workers_share_a_platform_without_ever_meeting_in_a_cohort(ledger_ur
 # --- Anything, in any order ---
 
 History = list[tuple[tuple[str, str, str], Fault | None, float]]
-Playground = Callable[[], World]
-
-
-@pytest.fixture(scope="module")
-def playground(tmp_path_factory: pytest.TempPathFactory, empty_ledger: Path) -> Iterator[Playground]:
-    """Build a fresh world at each call, on one and the same web server."""
-    path = tmp_path_factory.mktemp("ledger") / "ledger.db"
-    moodle = SandboxMoodle(token=TOKEN)
-    with moodle.serving(), ExitStack() as last:
-
-        def play() -> World:
-            last.close()
-            for leftover in path.parent.iterdir():
-                leftover.unlink()
-            shutil.copy(empty_ledger, path)
-            for table in (moodle.users, moodle.user_ids, moodle.cohort_rows, moodle.members_of, moodle.calls):
-                table.clear()
-            for name in ("etape-cohorts", "s1", "s2", "s3", "s4"):
-                moodle.add_user(username=name)
-            return World(f"sqlite:///{path}", [platform()], last, moodles={"ecampus": moodle})
-
-        yield play
-
 
 STUDENTS, ETAPES = ["s1", "s2", "s3", "late"], ["L1DROI", "L1ADPU", "FOREIGN"]
 STEPS = st.one_of(
@@ -921,7 +898,7 @@ HISTORIES = st.lists(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=HISTORIES)
-def test_whatever_happens_in_whatever_order_the_truth_prevails(history: History, playground: Playground) -> None:
+def test_whatever_happens_in_whatever_order_the_truth_prevails(history: History, playground: Build) -> None:
     world = playground()
     world.shorten_the_timeout()
     moodle = world.moodle

@@ -8,8 +8,8 @@ from typing import Any
 from worker.domain.cohorts import Cohort
 from worker.domain.idnumbers import alike
 from worker.domain.instants import Instant
-from worker.domain.states import Action, CohortState
-from worker.ledger.cohorts import UNBLOCKED
+from worker.domain.states import Action, CohortChange, CohortState
+from worker.ledger.cohorts import UNBLOCKED, UNDECIDED, owned
 from worker.ledger.work_queue import Work
 from worker.moodle import IDNUMBER_TAKEN, MoodleWriter, RemoteCohort
 from worker.sync.converge.context import OBSERVE_RETRY_SECONDS, LaneContext
@@ -89,7 +89,7 @@ class CohortProvider:
                 ready[cohort.id] = cohort.moodle_id
             if cohort.state is CohortState.WANTED:
                 wanted.append(cohort)
-            elif _is_misnamed(cohort):
+            elif _is_misnamed(cohort) and not cohort.held:
                 misnamed.append(cohort)
         if wanted:
             ready |= self._find_or_create([cohort for cohort in wanted if cohort.id in joined])
@@ -117,7 +117,7 @@ class CohortProvider:
         foreign = [(cohort, context.queue.blocked_by(cohort, holder)) for cohort, holder in matched.foreign]
         # It may have been ours for days, under a ledger that was since lost: whoever is in it is unknown.
         created = [
-            (cohort, _owned(remote.id, remote.name, remote.idnumber) | {"unread": True})
+            (cohort, owned(remote.id, remote.name, remote.idnumber, now) | {"unread": True})
             for cohort, remote in matched.created
         ]
         context.queue.write_cohorts([*foreign, *created], now)
@@ -126,7 +126,8 @@ class CohortProvider:
             return ready
         if writer is None:
             return ready | {cohort.id: 0 for cohort in matched.missing}  # so that what would be done in them is planned
-        return ready | self._create(writer, matched.missing)
+        missing = context.permitted(CohortChange.CREATION, matched.missing)
+        return ready | self._create(writer, missing) if missing else ready
 
     def _create(self, writer: MoodleWriter, missing: Sequence[Cohort]) -> dict[int, int]:
         context = self._context
@@ -138,8 +139,10 @@ class CohortProvider:
             ids, refused = writer.create(list(names.items()), of_items=of_items)
         created = [cohort for cohort in missing if cohort.idnumber in ids]
         context.suspects.accepted(changes(Of.COHORT, (cohort.id for cohort in created)))
-        owned = [(cohort, _owned(ids[cohort.idnumber], names[cohort.idnumber], cohort.idnumber)) for cohort in created]
-        context.queue.write_cohorts(owned, now, Action.CREATE_COHORT)
+        rows = [
+            (cohort, owned(ids[cohort.idnumber], names[cohort.idnumber], cohort.idnumber, now)) for cohort in created
+        ]
+        context.queue.write_cohorts(rows, now, Action.CREATE_COHORT)
         context.log.info("cohorts created", cohorts=len(created))
         if refused:
             self._refused([(cohort, refused[cohort.idnumber]) for cohort in missing if cohort.idnumber in refused])
@@ -161,7 +164,7 @@ class CohortProvider:
                 values = context.queue.blocked_by(cohort, holders[0])
             else:
                 values = {**UNBLOCKED, "refusal": code, **self._later(cohort, now)}
-            rows.append((cohort, values))
+            rows.append((cohort, {**values, "creation_at": cohort.creation_at}))
             context.log.error("cohort cannot be created", cohort=cohort.idnumber, code=code, alike=len(holders))
         context.queue.write_cohorts(rows, now)
 
@@ -223,16 +226,20 @@ class CohortProvider:
             "name_is_ours": wanted.name_is_ours,
             "moodle_name": wanted.name,
             "moodle_idnumber": wanted.idnumber,
+            "held": None,
+            **UNDECIDED,
             **UNBLOCKED,
         }
         action = None
         if (wanted.name, wanted.idnumber) != (remote.name, remote.idnumber):
+            if not context.permitted(CohortChange.RENAME, [cohort]):
+                return
             refusal = self._update(writer, cohort, remote, wanted)
             if refusal is None:
                 action = Action.RENAME_COHORT
                 context.log.info("cohort renamed", cohort=cohort.idnumber)
             else:
-                values = {**UNBLOCKED, "refusal": refusal}
+                values = {**UNBLOCKED, "refusal": refusal, "renaming_at": cohort.renaming_at}
                 context.log.error("cohort cannot be renamed", cohort=cohort.idnumber, code=refusal)
         if values.get("moodle_idnumber") != cohort.idnumber:  # refused, taken, or not ours to move
             values |= self._later(cohort, now) | taken
@@ -254,13 +261,3 @@ def _is_misnamed(cohort: Cohort) -> bool:
         cohort.moodle_idnumber != cohort.idnumber
         or (cohort.name_is_ours and cohort.wanted_name not in {None, cohort.moodle_name})
     )
-
-
-def _owned(moodle_id: int, name: str, idnumber: str) -> dict[str, Any]:
-    return {
-        "state": CohortState.OWNED,
-        "moodle_id": moodle_id,
-        "moodle_name": name,
-        "moodle_idnumber": idnumber,
-        **UNBLOCKED,
-    }

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from structlog.typing import FilteringBoundLogger
 
 from worker.domain.accounts import CONFIRM_NIGHTS
-from worker.domain.cohorts import Gap
+from worker.domain.cohorts import Cohort, Gap
 from worker.domain.errors import MoodleRefusesAll, MoodleUnavailable
 from worker.domain.instants import Instant
 from worker.domain.rules import PlatformPolicy
-from worker.domain.states import Reason
+from worker.domain.states import CohortChange, Reason
 from worker.ledger import WorkQueue
 from worker.ledger.work_queue import Parked
 from worker.moodle import MoodleReader, MoodleWriter
@@ -36,6 +36,13 @@ class LaneContext:
     confirm_nights: int = CONFIRM_NIGHTS
     """Nights within which every account is confirmed: those that are older are looked up again."""
     suspects: Suspects = field(default_factory=Suspects)
+
+    def permitted(self, change: CohortChange, cohorts: Sequence[Cohort]) -> list[Cohort]:
+        """Return those of these cohorts that the guard lets pass; a call to change them is to follow at once."""
+        permit = self.queue.begin(change, cohorts, self.clock())
+        if permit.held:
+            self.log.warning("cohorts are held until a person decides", change=change.value, cohorts=permit.held)
+        return [cohort for cohort in cohorts if cohort.id in permit.cohort_ids]
 
     @contextmanager
     def changing(self, cohort_ids: Iterable[int], gaps: Sequence[Gap] = ()) -> Iterator[None]:
