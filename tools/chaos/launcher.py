@@ -50,16 +50,23 @@ def main() -> None:
 
 def _shorten_delays() -> None:
     """Make the worker wait for seconds instead of minutes where no setting decides."""
-    parts = (
-        "runtime.consumption", "sync.converge.lane", "sync.converge.accounts", "ledger.database", "ledger.clock_skew",
-    )  # fmt: skip
-    consumption, lane, accounts, database, clock_skew = (import_module(f"worker.{name}") for name in parts)
-    lane.UNAVAILABLE = lane.Backoff(first=0.5, most=5.0)  # type: ignore[attr-defined] # any module
-    lane.DENIED_RETRY_SECONDS = lane.RETRY_AFTER_MOST_SECONDS = 5.0  # type: ignore[attr-defined]
-    accounts.SIGHT_SECONDS = 2.0  # type: ignore[attr-defined]
-    database.BUSY_SECONDS = 5  # type: ignore[attr-defined]
-    clock_skew.APART_SECONDS = 3.0  # type: ignore[attr-defined]
-    consumption.TOPICS_SECONDS = 2.0  # type: ignore[attr-defined]
+    outage = import_module("worker.sync.outage")
+    shorter: dict[str, dict[str, Any]] = {
+        "sync.outage": {
+            "UNAVAILABLE": outage.Backoff(first=0.5, most=5.0),
+            "DENIED_RETRY_SECONDS": 5.0,
+            "RETRY_AFTER_MOST_SECONDS": 5.0,
+        },
+        "sync.converge.accounts": {"SIGHT_SECONDS": 2.0},
+        "ledger.database": {"BUSY_SECONDS": 5},
+        "ledger.clock_skew": {"APART_SECONDS": 3.0},
+        "runtime.consumption": {"TOPICS_SECONDS": 2.0},
+    }
+    for module_name, constants in shorter.items():
+        module = import_module(f"worker.{module_name}")
+        for name, value in constants.items():
+            getattr(module, name)  # a name that has moved must fail here
+            setattr(module, name, value)
 
 
 def _shift_clock(file: Path) -> None:
