@@ -24,7 +24,13 @@ DEPLOY = ROOT / "deploy" / "prometheus"
 RULES = [DEPLOY / "recording.yml", DEPLOY / "alerts.yml"]
 TESTS = [DEPLOY / "tests.yml", DEPLOY / "tests-days.yml"]
 
-EXPECTED = {"CohortsGuardOff", "CohortsNightPartial", "CohortsSnapshotRefused", "CohortsDeadLetters"}
+EXPECTED = {
+    "CohortsGuardOff",
+    "CohortsNightPartial",
+    "CohortsSnapshotRefused",
+    "CohortsDeadLetters",
+    "CohortsPlatformDown",
+}
 """Alerts of which the world of the test has the cause."""
 EMPTY = {
     "cohorts_consumption_stopped": "nothing has stopped it",
