@@ -1,12 +1,16 @@
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from worker.sandbox.demo import day, run
+from worker.sandbox.demo.show import Show
 from worker.sandbox.demo.stage import Stage
 
 STUDENTS = 250
+TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial" / "demo.md"
 
 
 @pytest.fixture(autouse=True)
@@ -18,14 +22,33 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_the_demo_finds_every_cohort_as_the_generator_says(capsys: pytest.CaptureFixture[str]) -> None:
-    held = run.run(students=STUDENTS, seed=2)
+def test_the_demo_finds_every_cohort_as_the_generator_says_and_leaves_a_decision_to_the_spectator(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_run_on", not_at_all)  # it would go on until Ctrl-C
+    held = run.run(students=STUDENTS, seed=2, serve=True)
     printed = capsys.readouterr().out
     assert held, printed
     assert "every check held" in printed
     assert "FAILED" not in printed
     for shown in ("1 extra, 1 gone account, 1 missing, 1 renamed, 1 unmatched kept", "1 vanished", "`cohorts held`"):
         assert shown in printed
+    assert "This time the decision is yours." in printed
+    assert [line for line in quoted_by_the_tutorial() if words(line) not in set(map(words, printed.splitlines()))] == []
+
+
+def not_at_all(stage: Stage, show: Show) -> None:
+    """Let no further day pass."""
+
+
+def quoted_by_the_tutorial() -> list[str]:
+    blocks = re.findall(r"^```text\n(.*?)^```", TUTORIAL.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def words(line: str) -> str:
+    """Return a line without its figures, codes, hashes and functions of Moodle: they are those of one university."""
+    return re.sub(r"core_\w+|[\w.]*\d[\w.]*|\b[A-Z]{2,}\b", "#", line)
 
 
 def test_the_demo_fails_and_prints_what_differs_when_somebody_meddles(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What no message announces: departures, cohorts edited by hand, and an extract that isn't whole."""
+"""What no message announces: departures, cohorts edited by hand, and a snapshot that isn't whole."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -22,7 +22,7 @@ class Incidents:
     """What happened, as the night must find it."""
 
     lost: str
-    """The étape that is missing from the extract."""
+    """The étape that is missing from the snapshot."""
     members: frozenset[str]
     """The members of its cohort."""
     leaving: Mapping[str, Pairs]
@@ -38,11 +38,10 @@ def cause(stage: Stage, show: Show) -> Incidents:
     departed = university.depart(DEPARTING)
     show.say(f"   {departed} students left; the source knows, but no message says so")
     true = {(code, student) for code, students in university.truth().items() for student in students}
-    lost = _largest(on_ecampus, except_for={code for code, _ in on_collegium})
+    lost = largest(on_ecampus, except_for={code for code, _ in on_collegium})
     extra, drift = _edit_ecampus(stage, show, ecampus, lost)
     vanished = _delete_cohort(show, collegium)
-    rows = stage.publish_snapshot(row for row in university.snapshot_rows() if not _is_of(row, lost, university.year))
-    show.say(f"   a snapshot is published: {rows} enrolments, none of them in {lost}, as if {lost} had closed")
+    publish_without(lost, stage, show)
     return Incidents(
         lost=lost,
         members=frozenset(student for code, student in on_ecampus if code == lost),
@@ -54,11 +53,19 @@ def cause(stage: Stage, show: Show) -> Incidents:
     )
 
 
+def publish_without(etape: str, stage: Stage, show: Show) -> None:
+    """Let the source publish a snapshot that lacks one étape of this year."""
+    university = stage.university
+    rows = stage.publish_snapshot(row for row in university.snapshot_rows() if not _is_of(row, etape, university.year))
+    show.say(f"   a snapshot is published: {rows} enrolments, none of them in {etape}, as if {etape} had closed")
+
+
 def _outside(etape: str, memberships: Pairs) -> Pairs:
     return {(code, student) for code, student in memberships if code != etape}
 
 
-def _largest(memberships: Pairs, *, except_for: Collection[str]) -> str:
+def largest(memberships: Pairs, *, except_for: Collection[str]) -> str:
+    """Return the étape with most members, other than these."""
     sizes = Counter(code for code, _ in memberships)
     return max(sizes.keys() - except_for, key=lambda code: (sizes[code], code))
 

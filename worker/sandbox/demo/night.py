@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from threading import Event
 
 from worker.console.report_page import render
@@ -12,7 +13,7 @@ from worker.domain.states import Action, Language, RunState
 from worker.ledger import decisions, runs, status
 from worker.ledger.proposals import PlannedCohort, planned
 from worker.runtime import build
-from worker.sandbox.demo.incidents import Incidents, Pairs, cause
+from worker.sandbox.demo.incidents import Incidents, Pairs, cause, largest, publish_without
 from worker.sandbox.demo.show import Show
 from worker.sandbox.demo.stage import AUTOMATIC, Stage
 from worker.sync.reconcile import Progress
@@ -21,7 +22,7 @@ PERSON = "demo"
 
 
 class Night:
-    """Its steps, in this order: `upset`, `reconcile`, `approve`, `undo`, `mend`.
+    """Its steps, in this order: `upset`, `reconcile`, `approve`, `undo`, `mend`; and `leave_held` for who stays.
 
     `meddle` is called once while the first reconciliation runs, after it has read every Moodle.
     """
@@ -36,7 +37,7 @@ class Night:
     def upset(self) -> None:
         """Let happen what no message announces."""
         self._show.step(
-            "A night: students leave without a message, people edit cohorts, and the extract has lost an étape."
+            "A night: students leave without a message, people edit cohorts, and the snapshot has lost an étape."
         )
         self._incidents = cause(self._stage, self._show)
 
@@ -88,9 +89,9 @@ class Night:
         self._show.wait_until_right(*AUTOMATIC, what=f"{decision.memberships} members are back in {lost}")
 
     def mend(self) -> None:
-        """Reconcile with a whole extract, which decides about those who were put back."""
+        """Reconcile with a whole snapshot, which decides about those who were put back."""
         stage, show, lost, members = self._stage, self._show, self._incidents.lost, self._incidents.members
-        show.step("The next night: the extract is whole again, and says which of them stay and which had left.")
+        show.step("The next night: the snapshot is whole again, and says which of them stay and which had left.")
         rows = stage.publish_snapshot(stage.university.snapshot_rows())
         show.say(f"   a snapshot is published: {rows} enrolments")
         del stage.overrides[lost]
@@ -104,6 +105,23 @@ class Night:
         )
         show.wait_until_right(*AUTOMATIC, what="every cohort matches the generator; nothing is held, no gap is left")
         self._check_foreign(report)
+
+    def leave_held(self) -> None:
+        """Lose another étape, and leave the decision to the spectator."""
+        stage, show = self._stage, self._show
+        on_ecampus, on_collegium = (stage.platforms[name].memberships() for name in AUTOMATIC)
+        lost = largest(on_ecampus, except_for={self._incidents.lost} | {code for code, _ in on_collegium})
+        members = frozenset(student for code, student in on_ecampus if code == lost)
+        self._incidents = replace(self._incidents, lost=lost, members=members)
+        show.step("One more night: the snapshot has lost another étape. This time the decision is yours.")
+        publish_without(lost, stage, show)
+        report, _ = self._run()
+        self._check_outcome(report)
+        self._check_held()
+        show.say("   Look at it, and decide:")
+        approval, rejection = f"approve {self._hash}", f"reject {self._hash}"
+        for words in (f"explain {min(members)}", "held", approval, rejection, f"runs show {report.run}"):
+            show.say(f"   {show.command(words)}")
 
     def _run(self, meddle: Callable[[Stage], None] | None = None) -> tuple[Report, dict[str, Pairs]]:
         """Reconcile in this process; returns the report and what was removed meanwhile."""

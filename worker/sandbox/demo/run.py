@@ -41,6 +41,7 @@ def run(
         day.measure()
         _conclude(show)
         if serve:
+            night.leave_held()
             _run_on(stage, show)
     return not show.failures
 
