@@ -151,6 +151,10 @@ def test_a_run_of_invalid_messages_stops_consumption_and_not_the_converging(
     assert "cohorts dead-letters list" in sentence
     assert sum(installation.recorded().values()) == 10 + 5
     assert len(installation.letters()) == 5
+    assert "NO MESSAGE IS READ since" in installation.run("status").stdout
+    checked = installation.run("check")
+    assert checked.returncode == 1
+    assert "FAILURE consumption: stopped: 5 messages in a row are invalid" in checked.stdout
 
     welcome(moodle, range(9, 20))  # the tenth was recorded, and waits for an account
     eventually(lambda: lawyers(moodle) == numbers(range(10)))
@@ -160,6 +164,7 @@ def test_a_run_of_invalid_messages_stops_consumption_and_not_the_converging(
     eventually(lambda: lawyers(moodle) == numbers(range(20)))
     assert all_recorded(installation)
     assert len(installation.letters()) == 8
+    assert "NO MESSAGE IS READ" not in installation.run("status").stdout
     assert after.get("readyz").status_code == 200
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import typer
 from rich.table import Table
 
-from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, out, prepare, say, say_json
+from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, out, prepare, say, say_json, when
 from worker.cli.deleted import deleted_sentences
 from worker.domain.cohorts import blocked_sentences
 from worker.domain.instants import Instant
@@ -31,6 +31,8 @@ def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
     if as_json:
         say_json(asdict(current))
         return
+    if current.halt is not None:
+        say(f"NO MESSAGE IS READ since {when(current.halt.since, settings)}: {current.halt.sentence}")
     for platform in current.platforms:
         for sentence in deleted_sentences(platform.name, platform.deleted, settings):
             say(sentence)

@@ -45,10 +45,10 @@ _Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by
 meta = Table(
     "meta",
     metadata,
-    Column("key", Text, primary_key=True, comment="instance, policy or clock"),
+    Column("key", Text, primary_key=True, comment="instance, policy, clock or halt"),
     Column("value", Text, nullable=False),
 )
-"""Single values; of the clock, see `worker.ledger.clock_skew`."""
+"""Single values; of the clock, see `worker.ledger.clock_skew`, of a halt `worker.ledger.consumption`."""
 
 position = Table(
     "position",

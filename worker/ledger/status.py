@@ -11,6 +11,7 @@ from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.instants import Instant
 from worker.domain.states import OF_DECISIONS, PARKING, Cause, CohortChange, CohortState, PlatformState, Status
 from worker.ledger import blocked, cohort_guard, deletions
+from worker.ledger.consumption import Halt, halted
 from worker.ledger.database import Ledger
 from worker.ledger.gaps import PROMISE_SECONDS
 from worker.ledger.guard import approved
@@ -80,6 +81,8 @@ class LedgerStatus:
     """Enrolments from change capture that wait for the student number of their person."""
     positions: Mapping[str, int]
     """Messages' positions, as `topic[partition]`: the next one to read."""
+    halt: Halt | None = None
+    """Why no message is read, if a worker had to stop reading and none was started since."""
     platforms: tuple[PlatformStatus, ...] = field(default=())
 
 
@@ -117,6 +120,7 @@ def read_status(ledger: Ledger, platforms: Iterable[str], now: Instant) -> Ledge
                 f"{row.topic}[{row.partition}]": row.next_offset
                 for row in connection.execute(sa.select(position).order_by(position.c.topic, position.c.partition))
             },
+            halt=halted(connection),
             platforms=tuple(_platform(connection, name, now) for name in platforms),
         )
 

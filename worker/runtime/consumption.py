@@ -9,7 +9,7 @@ import structlog
 from worker import telemetry
 from worker.domain.errors import BrokerError, ContractBroken, PositionLost
 from worker.kafka import ABSENCE, Properties, RecordConsumer, RecordProducer, describe
-from worker.ledger import Ledger, status
+from worker.ledger import Ledger, consumption, status
 from worker.runtime.http import Health
 from worker.runtime.ledger import recorder
 from worker.runtime.messages import formats
@@ -36,7 +36,8 @@ class Consumption:
 
     def __init__(self, settings: Settings, ledger: Ledger, health: Health, stop: threading.Event) -> None:
         kafka = settings.kafka
-        self._health, self._stop = health, stop
+        self._ledger, self._health, self._stop = ledger, health, stop
+        consumption.resume(ledger)
         self._properties = kafka.properties()
         self._topic_ids = _topic_ids(self._properties, kafka)
         for topic in status.recreated(ledger, self._topic_ids):
@@ -92,6 +93,8 @@ class Consumption:
     def _halt(self, reason: str, sentence: str) -> None:
         """Consume no more, but let the rest of the worker go on: a restart alone wouldn't help."""
         telemetry.CONSUMPTION_STOPPED.labels(reason).set(1)
+        telemetry.LAG.clear()  # it grows unmeasured from now on
+        consumption.halt(self._ledger, consumption.Halt(since=time.time(), reason=reason, sentence=sentence))
         self._health.forget("ingest")
         self._health.obstacles["ingest"] = sentence
         log.error("consumption stopped; converging goes on", reason=reason, error=sentence)

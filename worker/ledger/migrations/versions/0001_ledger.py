@@ -210,7 +210,7 @@ def upgrade() -> None:
     op.create_index(op.f("journal_student_id_ix"), "journal", ["student_id"], unique=False)
     op.create_table(
         "meta",
-        sa.Column("key", sa.Text(), nullable=False, comment="instance, policy or clock"),
+        sa.Column("key", sa.Text(), nullable=False, comment="instance, policy, clock or halt"),
         sa.Column("value", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("meta_pk")),
     )
