@@ -13,7 +13,7 @@ from worker.ledger.runs import Runs
 from worker.moodle import MoodleReader, MoodleWriter
 from worker.runtime.ledger import recorder
 from worker.runtime.messages import latest_snapshot
-from worker.runtime.platforms import transport
+from worker.runtime.platforms import require_tokens, transport
 from worker.settings.platforms import Strangers
 from worker.settings.root import Settings
 from worker.sync.converge.backoff import Backoff
@@ -30,8 +30,10 @@ PROCESS_ID = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 def lanes(settings: Settings, ledger: Ledger, stop: threading.Event, stack: ExitStack) -> Iterator[tuple[str, Lane]]:
     """Build the lanes of every platform that is not manual: one more than connections, one where nothing is written.
 
-    While calls run, the spare lane prepares the next one: no connection waits for the ledger.
+    While calls run, the spare lane prepares the next one: no connection waits for the ledger. Raises SettingsError for
+    want of a token.
     """
+    require_tokens(settings)
     nights = settings.reconcile.confirm_accounts_nights
     backoff = Backoff(first=settings.converge.park_seconds, most=settings.converge.park_most_seconds)
     for policy in settings.policy().platforms:
@@ -79,7 +81,8 @@ def reconciliation(
     with_snapshot: bool = True,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Reconciliation:
-    """Build a reconciliation of every platform that can be read."""
+    """Build a reconciliation of every platform that can be read. Raises SettingsError for want of a token."""
+    require_tokens(settings)
     platforms = []
     for policy in settings.policy().platforms:
         platform = settings.platforms[policy.name]

@@ -19,7 +19,7 @@ from worker.runtime import topics
 from worker.runtime.accounts import account_sentences
 from worker.runtime.collisions import collisions
 from worker.runtime.ledger import open_ledger
-from worker.runtime.platforms import transport
+from worker.runtime.platforms import missing_token, transport
 from worker.settings.platforms import GUARD_OFF, PlatformSettings
 from worker.settings.root import Settings
 
@@ -117,6 +117,8 @@ def _ledger(settings: Settings, ledger: Ledger) -> Iterator[CheckResult]:
     status = read_status(ledger, sorted(settings.platforms), time.time())
     sentence = f"{ledger.name}, instance {status.instance}, {status.enrolments} enrolments"
     yield CheckResult(level=Level.OK, subject="ledger", sentence=sentence)
+    if status.halt is not None:
+        yield CheckResult(level=Level.FAILURE, subject="consumption", sentence=f"stopped: {status.halt.sentence}")
     policy = settings.policy()
     by_name = {platform.name: platform for platform in policy.platforms}
     for platform in status.platforms:
@@ -129,14 +131,15 @@ def _ledger(settings: Settings, ledger: Ledger) -> Iterator[CheckResult]:
 
 def _platform(name: str, platform: PlatformSettings) -> Iterator[CheckResult]:
     if platform.mode is Mode.MANUAL:
-        sentence = "manual: never written"
-        yield CheckResult(level=Level.OK, subject=name, sentence=sentence)
+        yield CheckResult(level=Level.OK, subject=name, sentence="manual: never written")
     elif not platform.guard.enabled:
         yield CheckResult(level=Level.WARNING, subject=f"{name} guard", sentence=GUARD_OFF)
+    if platform.url is not None and is_in_the_clear(platform.url):
+        yield CheckResult(level=Level.WARNING, subject=f"{name} url", sentence=IN_THE_CLEAR)
+    if sentence := missing_token(name, platform):
+        yield CheckResult(level=Level.FAILURE, subject=f"{name} token", sentence=sentence)
     if platform.url is None or platform.token is None:
         return
-    if is_in_the_clear(platform.url):
-        yield CheckResult(level=Level.WARNING, subject=f"{name} url", sentence=IN_THE_CLEAR)
     connection = transport(name, platform)
     try:
         yield from _moodle(name, platform, MoodleReader(connection))

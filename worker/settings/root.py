@@ -39,6 +39,9 @@ from worker.settings.sources import LdapSourceSettings, SourceSettings, SqlSourc
 DEFAULT_FILE = Path("cohorts.toml")
 SECRETS_VARIABLE = "CREDENTIALS_DIRECTORY"
 """Directory of mounted secrets; the name is that of systemd for `LoadCredential`."""
+PREFIX = "COHORTS_"
+OF_COMMANDS = {"COHORTS_CONFIG"}
+"""Variables with our prefix that are options of commands, not settings."""
 
 
 def _known_zone(name: str) -> str:
@@ -56,7 +59,7 @@ class Settings(BaseSettings):
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
-        env_prefix="COHORTS_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
     )
     _file: ClassVar[Mapping[str, Any]] = {}
@@ -95,7 +98,7 @@ class Settings(BaseSettings):
         secrets = NestedSecretsSettingsSource(
             file_secret_settings,
             secrets_dir=os.environ.get(SECRETS_VARIABLE),
-            secrets_prefix="COHORTS_",
+            secrets_prefix=PREFIX,
             secrets_nested_delimiter="__",
         )
         return secrets, env_settings, init_settings
@@ -182,21 +185,62 @@ def load(path: Path = DEFAULT_FILE) -> Settings:
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: {error}") from None
+    if misspelt := list(_unknown_variables()):
+        raise SettingsError("\n".join(misspelt))
     try:
         return Settings(**content)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(error, path))) from None
+        raise SettingsError("\n".join(_explain(error, path, content))) from None
 
 
-def _explain(error: ValidationError, path: Path) -> Iterator[str]:
+def _unknown_variables() -> Iterator[str]:
+    """Yield each variable that begins like ours and names no section: pydantic-settings would pass it over."""
+    for variable, where in _variables().items():
+        section, *rest = variable.removeprefix(PREFIX).split("__")
+        if section.lower() not in Settings.model_fields and variable not in OF_COMMANDS:
+            near = difflib.get_close_matches(section.lower(), Settings.model_fields, n=1)
+            meant = "".join(f"; did you mean {'__'.join([f'{PREFIX}{name.upper()}', *rest])}?" for name in near)
+            yield f"{variable} {where}: no such setting{meant}"
+
+
+def _variables() -> dict[str, str]:
+    """Return the names of settings in the environment and among the mounted secrets, and which of the two."""
+    names = dict.fromkeys(os.environ, "in the environment")
+    folder = os.environ.get(SECRETS_VARIABLE)
+    if folder and Path(folder).is_dir():
+        names |= {file.name: "among the secrets" for file in Path(folder).iterdir() if file.is_file()}
+    return {name: where for name, where in names.items() if name.startswith(PREFIX)}
+
+
+def _explain(error: ValidationError, path: Path, content: Mapping[str, Any]) -> Iterator[str]:
     """Yield where each error is and what would be right; the value of a secret is never shown."""
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         where = ".".join(map(str, item["loc"])) or "(top level)"
+        given = _given_by(item["loc"], content) or path
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(item["loc"][-1]), _keys(item["loc"]), n=1)
-            yield f"{path}: {where}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
+            yield f"{given}: {where}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
         else:
-            yield f"{path}: {where}: {item['msg'].removeprefix('Value error, ')}"
+            yield f"{given}: {where}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _given_by(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str | None:
+    """Return the variable that gave a setting, or its table; None if the file did."""
+    for keys in (location, location[:-1]):
+        if keys and not _holds(content, keys):
+            start = PREFIX + "__".join(map(str, keys)).upper()
+            for variable, where in _variables().items():
+                if f"{variable.upper()}__".startswith(f"{start}__"):
+                    return f"{variable} {where}"
+    return None
+
+
+def _holds(content: object, keys: Sequence[int | str]) -> bool:
+    for key in keys:
+        if not isinstance(content, Mapping) or key not in content:
+            return False
+        content = content[key]
+    return True
 
 
 def _keys(where: tuple[int | str, ...]) -> set[str]:

@@ -11,6 +11,7 @@ from worker.domain.states import Payment, Status
 from worker.formats import Debezium
 from worker.formats.cloudevents import Native
 from worker.runtime import messages
+from worker.runtime.platforms import require_tokens
 from worker.settings.effective import effective
 from worker.settings.platforms import Strangers, site_key
 from worker.settings.root import SECRETS_VARIABLE, load
@@ -40,6 +41,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def written(file: Path, text: str) -> Path:
+    file.parent.mkdir(exist_ok=True)
     file.write_text(text, encoding="utf-8")
     return file
 
@@ -245,13 +247,46 @@ def test_a_name_that_follows_the_last_etape_to_speak_is_refused(
 
 
 @pytest.mark.parametrize("mode", ["automatic", "observe"])
-def test_a_platform_that_is_read_needs_url_and_token(file: Path, mode: str) -> None:
-    sentence = f"platforms.ecampus: mode {mode} needs {{}}; only a manual platform works without"
-    token = "token (COHORTS_PLATFORMS__<NAME>__TOKEN in the environment)"
-    assert refusal(file, LEAST.replace("automatic", mode)) == sentence.format(token)
+def test_a_platform_that_is_read_needs_a_url(file: Path, mode: str) -> None:
     without_url = "\n".join(line for line in LEAST.splitlines() if not line.startswith("url"))
-    assert refusal(file, f"{without_url}\n{TOKEN}".replace("automatic", mode)) == sentence.format("url")
-    assert refusal(file, without_url.replace("automatic", mode)) == sentence.format(f"url and {token}")
+    said = refusal(file, f"{without_url}\n{TOKEN}".replace("automatic", mode))
+    assert said == f"platforms.ecampus: mode {mode} needs a url; only a manual platform works without"
+
+
+def test_whoever_calls_no_moodle_needs_no_token_and_the_others_name_each_that_is_missing(file: Path) -> None:
+    other = '[platforms.sante]\nmode = "observe"\nurl = "https://sante.test"\n[platforms.prelude]\nmode = "manual"\n'
+    settings = load(written(file, LEAST + other))
+    with pytest.raises(SettingsError) as refused:
+        require_tokens(settings)
+    ecampus, sante = str(refused.value).splitlines()
+    assert ecampus.startswith("platforms.ecampus: it has no token: set COHORTS_PLATFORMS__ECAMPUS__TOKEN in the env")
+    assert sante.startswith("platforms.sante: it has no token: set COHORTS_PLATFORMS__SANTE__TOKEN in the environment")
+
+
+@pytest.mark.parametrize(
+    ("variable", "sentence"),
+    [
+        ("COHORTS_PLATFORM__ECAMPUS__TOKEN", "no such setting; did you mean COHORTS_PLATFORMS__ECAMPUS__TOKEN?"),
+        ("COHORTS_LEGDER__URL", "no such setting; did you mean COHORTS_LEDGER__URL?"),
+        ("COHORTS_KAFKA__PASWORD", "kafka.pasword: no such setting; did you mean password?"),
+        ("COHORTS_PLATFORMS__ECAMPSU__TOKEN", "platforms.ecampsu.mode: Field required"),
+        ("COHORTS_WEB__PORT", "web.port: Input should be a valid integer, unable to parse string as an integer"),
+    ],
+)
+def test_a_variable_that_is_wrong_is_named_and_not_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch, variable: str, sentence: str
+) -> None:
+    written(file, LEAST + TOKEN)
+    monkeypatch.setenv(variable, "secret")
+    with pytest.raises(SettingsError) as refused:
+        load(file)
+    assert str(refused.value) == f"{variable} in the environment: {sentence}"
+    monkeypatch.delenv(variable)
+    written(file.parent / "secrets" / variable, "secret")
+    monkeypatch.setenv(SECRETS_VARIABLE, str(file.parent / "secrets"))
+    with pytest.raises(SettingsError) as refused:
+        load(file)
+    assert str(refused.value) == f"{variable} among the secrets: {sentence}"
 
 
 def test_a_manual_platform_needs_neither_url_nor_token(file: Path) -> None:
