@@ -67,7 +67,7 @@ class Scope(Contract):
     """Codes UAI of the establishments."""
     academic_years: Annotated[tuple[AcademicYear, ...], Field(min_length=1)]
     """The years in which the academic years start."""
-    etapes: Annotated[tuple[Code32, ...], Field(min_length=1)] | None = None
+    etapes: Annotated[tuple[Code32, ...], Field(min_length=1, max_length=2_000)] | None = None
     """Étape codes (globs: `*`, `?`, `[XY]`); every étape when absent."""
 
 

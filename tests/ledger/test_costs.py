@@ -1,6 +1,8 @@
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,24 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.support.builders import NOW, described, received, recorder, told, workbook
+from tests.support.builders import (
+    NOW,
+    POLICY,
+    STUDENT,
+    UAI,
+    described,
+    memberships,
+    merged,
+    received,
+    recorder,
+    told,
+    workbook,
+)
 from tests.support.scenes import DAY
 from tests.support.servers.postgres import Postgres
-from worker.domain.changes import Received
+from worker.domain.changes import ComponentChange, Received
 from worker.domain.guard import Guard
-from worker.domain.states import Action
+from worker.domain.states import Action, Status
 from worker.ledger import Ledger, proposals, runs
 from worker.ledger.schema import journal, membership
 
@@ -169,6 +183,75 @@ def test_what_is_left_of_a_night_is_counted_at_no_more_cost_where_many_are_membe
                 assert runs.open_gaps(ledger, 1, ["ecampus"], since=NOW) == {"ecampus": 0}
     few, many = steps
     assert many < 1.5 * few + 1
+
+
+@contextmanager
+def called(calls: list[int]) -> Iterator[None]:
+    """Append how many functions are called within the block, Python's own included."""
+    done = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal done
+        done += event in {"call", "c_call"}
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+    calls.append(done)
+
+
+def chain(length: int) -> list[Received]:
+    """Merge numbers one into the next, and enrol the first of them."""
+    merges = [merged(f"{rank}", f"{rank + 1}", at=NOW + rank) for rank in range(length)]
+    return received(told(student_id="0"), *merges)
+
+
+def test_a_chain_of_merges_costs_so_much_a_merge_however_long_it_is(enrolled: Enrolled) -> None:
+    steps: list[int] = []
+    calls: list[int] = []
+    for length in (100, 800):
+        with enrolled(students=1, etapes=1) as ledger, counted(ledger, steps), called(calls):
+            recorder(ledger).record(chain(length), now=NOW)
+    for few, many in (steps, calls):
+        assert many < 8 * 1.3 * few
+
+
+@pytest.mark.parametrize("left", [Status.RESIGNED, Status.ACTIVE])
+def test_a_student_of_many_etapes_costs_so_much_an_etape_however_many_they_are(
+    enrolled: Enrolled, left: Status
+) -> None:
+    calls: list[int] = []
+    for etapes in (100, 800):
+        codes = [f"M{rank:04}" for rank in range(etapes)]
+        with enrolled(students=1, etapes=1) as ledger, called(calls):
+            recorder(ledger).record(received(*(told(enrolment_id=code, etape=code) for code in codes)), now=NOW)
+            if left is Status.RESIGNED:
+                gone = [told(enrolment_id=code, etape=code, version=2, status=left) for code in codes]
+                recorder(ledger).record(received(*gone), now=NOW)
+            else:
+                next_year = replace(POLICY, active_years=frozenset({2027}))
+                recorder(ledger, next_year).apply_policy(now=NOW)
+            assert not any(row.desired for row in memberships(ledger).values() if row.student_id == STUDENT)
+    few, many = calls
+    assert many < 8 * 1.3 * few
+
+
+def test_a_new_cohort_is_named_at_no_more_cost_where_there_are_many_components(enrolled: Enrolled) -> None:
+    steps: list[int] = []
+    for components in (1, 5_000):
+        with enrolled(students=1, etapes=1) as ledger:
+            kinds = [
+                ComponentChange(uai=UAI, component=f"C{rank}", component_label="UFR", changed_at=NOW, origin="c")
+                for rank in range(components)
+            ]
+            recorder(ledger).record([Received(change=kind, published_at=NOW) for kind in kinds], now=NOW)
+            with counted(ledger, steps):
+                recorder(ledger).record(received(told(etape="NEW")), now=NOW)
+    few, many = steps
+    assert many < 1.5 * few + 2
 
 
 def test_an_etape_moves_to_another_component_at_no_more_cost_where_its_enrolments_say_their_own(

@@ -15,6 +15,8 @@ from worker.domain.snapshots import Snapshot, SnapshotScope
 from worker.domain.states import Status
 from worker.formats.cloudevents import MOST_AHEAD_SECONDS, arrived
 from worker.ledger import Ledger
+from worker.ledger.enrolments import accepted_snapshots
+from worker.ledger.snapshots import MOST_SCOPES
 
 HIGHEST = 2**63 - 1
 HOUR = 3600.0
@@ -98,3 +100,14 @@ def test_what_is_known_within_a_scope_is_counted_whatever_its_form(ledger: Ledge
     assert known(replace(here, etapes=("L*",)), NOW + 9) == {2026: 4}
     assert known(replace(here, academic_years=frozenset({2025, 2026})), NOW) == {2025: 1, 2026: 4}
     assert known(replace(here, uais=frozenset({"0000000X"})), NOW) == {}
+
+
+def test_hostile_scopes_of_many_forms_are_forgotten_except_the_newest(ledger: Ledger) -> None:
+    told_to = recorder(ledger)
+    for rank in range(MOST_SCOPES + 5):
+        scope = replace(SCOPE, etapes=(f"Z{rank}*",))
+        taken = Snapshot(id=f"S{rank}", taken_at=NOW + rank, system="apogee", scope=scope, rows=[])
+        told_to.record_snapshot(taken, run=1, now=NOW + rank)
+    with ledger.read() as connection:
+        remembered = accepted_snapshots(connection)
+    assert [each.id for each in remembered] == [f"S{rank}" for rank in reversed(range(5, MOST_SCOPES + 5))]

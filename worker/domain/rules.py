@@ -5,7 +5,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -174,6 +174,10 @@ def eligibility(  # noqa: PLR0911 - a verdict each
     return Verdict.ELIGIBLE
 
 
+MOST_KNOWN = 100_000
+"""Results that a mapper remembers."""
+
+
 class Mapper:
     """Étapes to cohorts, for one policy. Results are cached: a university has some thousand of them."""
 
@@ -206,6 +210,8 @@ class Mapper:
         key = (enrolment.etape, enrolment.etape_version, component, enrolment.academic_year)
         known = self._known.get(key)
         if known is None:
+            if len(self._known) >= MOST_KNOWN:  # whoever invents étapes must not fill the memory
+                self._known.clear()
             known = self._known[key] = self._cohorts(*key)
         return known
 
@@ -278,24 +284,34 @@ def survivors(merges: Mapping[str, tuple[str, float]]) -> dict[str, str]:
     """Resolve merges (previous number to surviving number and instant) to the last survivor of each.
 
     Chains are followed. In a cycle (a merge that was reversed) the oldest merge of the cycle is dropped, in whatever
-    order they were learnt.
+    order they were learnt. Each merge is looked at a few times, however long the chains are.
     """
     edges = dict(merges)
+    for circle in _circles(merges):
+        del edges[min(circle, key=lambda number: (merges[number][1], number))]
+    last: dict[str, str] = {}
     for start in merges:
         trail, at = [], start
-        while at in edges and at not in trail:
+        while at not in last and at in edges:
             trail.append(at)
             at = edges[at][0]
-        if at in trail:
-            cycle = trail[trail.index(at) :]
-            del edges[min(cycle, key=lambda number: (edges[number][1], number))]
-    return {start: _last(start, edges) for start in merges}
+        end = last.get(at, at)
+        last |= dict.fromkeys(trail, end)
+        last.setdefault(start, end)
+    return last
 
 
-def _last(number: str, edges: Mapping[str, tuple[str, float]]) -> str:
-    while number in edges:
-        number = edges[number][0]
-    return number
+def _circles(merges: Mapping[str, tuple[str, float]]) -> Iterator[list[str]]:
+    """Yield the numbers of each circle of merges."""
+    seen_from: dict[str, str] = {}
+    for start in merges:
+        trail, at = [], start
+        while at in merges and at not in seen_from:
+            seen_from[at] = start
+            trail.append(at)
+            at = merges[at][0]
+        if seen_from.get(at) == start:
+            yield trail[trail.index(at) :]
 
 
 def _matches(value: str, globs: Iterable[str]) -> bool:

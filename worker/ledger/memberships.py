@@ -17,7 +17,7 @@ from worker.ledger.enrolments import EnrolmentFacts, EnrolmentKey, Trigger, Trig
 from worker.ledger.identities import merged_into, survivors_of
 from worker.ledger.schema import cohort, enrolment, etape, gap, in_cohort, membership
 from worker.ledger.students import Relogins
-from worker.ledger.wanted_cohorts import WantedCohorts
+from worker.ledger.wanted_cohorts import CohortName, WantedCohorts
 
 Key = tuple[int, str]
 """A membership: cohort id, student id."""
@@ -38,10 +38,23 @@ class _Latest(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Reasons:
+    """Why the memberships of one student are projected again, told apart once for all of their cohorts."""
+
+    by_etape: Mapping[str, Trigger]
+    """By the present code of the étape."""
+    counting: Mapping[bool, Trigger]
+    """The last message about an enrolment that counts by its status, and about one that doesn't."""
+    newest: Instant
+    """When the newest message about an enrolment was published."""
+    otherwise: Trigger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Loaded:
     """What the memberships of some students follow from."""
 
-    triggers: Mapping[str, Triggers]
+    reasons: Mapping[str, _Reasons]
     enrolments: Mapping[str, Sequence[EnrolmentLike]]
     components: Mapping[str, str | None]
     desired: Mapping[Key, str | None]
@@ -100,7 +113,7 @@ class MembershipProjector:
                 desired[ids[each.platform, each.idnumber], number] = each.etape
         known = select_in(connection, _KNOWN, membership.c.student_id, persons.keys() | {*persons.values()})
         return _Loaded(
-            triggers=triggers,
+            reasons={number: self._reasons(triggers[number]) for number in triggers},
             enrolments=enrolments,
             components=components,
             desired=desired,
@@ -113,21 +126,25 @@ class MembershipProjector:
         new = sorted(loaded.desired.keys() - by_rule)
         rows = []
         for key in new:
-            trigger = self._trigger(loaded.triggers[key[1]], loaded.desired[key], begins=True)
+            trigger = _trigger(loaded.reasons[key[1]], loaded.desired[key], begins=True)
             rows.append(self._row(key, trigger, now))
         return rows
 
     def _ended(self, loaded: _Loaded, ended: Mapping[Key, sa.Row[Any]], now: Instant) -> list[dict[str, Any]]:
         """Return the rows of memberships that ended, given with their cohorts, except those that a person keeps."""
         rows = []
+        in_any_year: dict[str, set[CohortName]] = {}
         for key, of_cohort in ended.items():
-            triggers, known = loaded.triggers[key[1]], loaded.known[key]
-            if known.kept is not None and not self._overrules(triggers, known, of_cohort.etape):
+            number = key[1]
+            reasons, known = loaded.reasons[number], loaded.known[key]
+            if known.kept is not None and not _overrules(reasons, known, of_cohort.etape):
                 continue
-            trigger = self._trigger(triggers, of_cohort.etape, begins=False)
-            year_closed = trigger.cause is Cause.SETTINGS and self._is_of_closed_year(
-                loaded.enrolments[key[1]], loaded.components, of_cohort
-            )
+            trigger = _trigger(reasons, of_cohort.etape, begins=False)
+            if trigger.cause is Cause.SETTINGS and number not in in_any_year:
+                wanted = self.mapper.desired_in_any_year(loaded.enrolments.get(number, ()), loaded.components)
+                in_any_year[number] = {(each.platform, each.idnumber) for each in wanted}
+            wanted_once = in_any_year[number] if trigger.cause is Cause.SETTINGS else ()
+            year_closed = (of_cohort.platform, of_cohort.idnumber) in wanted_once
             rows.append(self._ended_row(key, trigger, now, year_closed=year_closed))
         return rows
 
@@ -165,45 +182,18 @@ class MembershipProjector:
         unnamed = sa.update(cohort).where(cohort.c.platform.in_(written), cohort.c.attempts == 0)
         connection.execute(unnamed.values(next_attempt_at=0.0))
 
-    def _trigger(self, triggers: Triggers, etape_code: str | None, *, begins: bool) -> Trigger:
-        """Return why a membership changes: a message about the étape of its cohort, if there was one.
-
-        A cohort of several étapes is joined because of an enrolment that counts, and left because of one that doesn't.
-        """
-        if etape_code is None:
-            about = [trigger for trigger in triggers.values() if self._counts(trigger) is begins]
-        else:
-            about = self._about(triggers, etape_code)
-        return about[-1] if about else triggers[None]
-
-    def _counts(self, trigger: Trigger) -> bool | None:
-        """Whether an enrolment counts by the status that a message gave it; None for what is about no enrolment."""
-        if trigger.cause not in _OF_ENROLMENTS:
-            return None
-        return Status(trigger.cause) in self.mapper.policy.statuses
-
-    def _about(self, triggers: Triggers, etape_code: str | None) -> list[Trigger]:
-        aliases = self.mapper.policy.aliases
-        return [
-            trigger for code, trigger in triggers.items() if code is not None and canonical(code, aliases) == etape_code
-        ]
-
-    def _overrules(self, triggers: Triggers, kept: sa.Row[Any], etape_code: str | None) -> bool:
-        """Whether the étape of a membership that a person had put back is in newer messages than that decision.
-
-        For a cohort of several étapes, any enrolment of the student counts.
-        """
-        if etape_code is None:
-            about = [trigger for trigger in triggers.values() if trigger.cause in _OF_ENROLMENTS]
-        else:
-            about = self._about(triggers, etape_code)
-        return kept.kept == Kept.UNDONE and any(trigger.published_at > kept.kept_at for trigger in about)
-
-    def _is_of_closed_year(
-        self, enrolments: Sequence[EnrolmentLike], components: Mapping[str, str | None], of_cohort: sa.Row[Any]
-    ) -> bool:
-        wanted = self.mapper.desired_in_any_year(enrolments, components)
-        return (of_cohort.platform, of_cohort.idnumber) in {(each.platform, each.idnumber) for each in wanted}
+    def _reasons(self, triggers: Triggers) -> _Reasons:
+        """Tell apart why one student's memberships are projected again."""
+        by_etape: dict[str, Trigger] = {}
+        counting: dict[bool, Trigger] = {}
+        newest = 0.0
+        for code, trigger in triggers.items():
+            if code is not None:
+                by_etape[canonical(code, self.mapper.policy.aliases)] = trigger
+            if trigger.cause in _OF_ENROLMENTS:
+                counting[Status(trigger.cause) in self.mapper.policy.statuses] = trigger
+                newest = max(newest, trigger.published_at)
+        return _Reasons(by_etape=by_etape, counting=counting, newest=newest, otherwise=triggers[None])
 
     def _row(self, key: Key, trigger: Trigger, now: Instant) -> dict[str, Any]:
         return {
@@ -231,6 +221,28 @@ class MembershipProjector:
             "due_by": trigger.published_at + grace + gaps.PROMISE_SECONDS,
             "next_attempt_at": now + max(grace, self._removal_delay),
         }
+
+
+def _trigger(reasons: _Reasons, etape_code: str | None, *, begins: bool) -> Trigger:
+    """Return why a membership changes: a message about the étape of its cohort, if there was one.
+
+    A cohort of several étapes is joined because of an enrolment that counts, and left because of one that doesn't.
+    """
+    about = reasons.counting.get(begins) if etape_code is None else reasons.by_etape.get(etape_code)
+    return reasons.otherwise if about is None else about
+
+
+def _overrules(reasons: _Reasons, kept: sa.Row[Any], etape_code: str | None) -> bool:
+    """Whether the étape of a membership that a person had put back is in newer messages than that decision.
+
+    For a cohort of several étapes, any enrolment of the student counts.
+    """
+    if kept.kept != Kept.UNDONE:
+        return False
+    if etape_code is None:
+        return reasons.newest > float(kept.kept_at)
+    about = reasons.by_etape.get(etape_code)
+    return about is not None and about.published_at > float(kept.kept_at)
 
 
 def enrolments_of(

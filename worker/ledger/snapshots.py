@@ -33,6 +33,8 @@ from worker.ledger.identities import with_all_numbers
 from worker.ledger.schema import cohort, enrolment, membership
 from worker.ledger.schema import snapshot as snapshot_table
 
+MOST_SCOPES = 50
+"""Accepted snapshots that are remembered, one of each scope: a message that comes late is compared to all of them."""
 NEVER = -1
 """Version of a state that no message has carried: any message that isn't older than the snapshot comes after it."""
 _ENDED = {Status.DELETED, Status.ABSENT}
@@ -164,7 +166,10 @@ def _ended_row(known: KnownEnrolment, snapshot: Snapshot, now: Instant) -> dict[
 
 
 def remember(connection: sa.Connection, snapshot: Snapshot, *, run: int, now: Instant) -> None:
-    """Write that it was accepted, in place of an older one of the same scope, or of the same name."""
+    """Write that it was accepted, in place of an older one of the same scope, or of the same name.
+
+    Of too many scopes those of the oldest snapshots are forgotten.
+    """
     accepted = snapshot.accepted()
     scope = _text(accepted.scope)
     same = sa.or_(snapshot_table.c.scope == scope, snapshot_table.c.id == accepted.id)
@@ -180,6 +185,8 @@ def remember(connection: sa.Connection, snapshot: Snapshot, *, run: int, now: In
         "run": run,
     }
     connection.execute(sa.insert(snapshot_table), row)
+    newest = sa.select(snapshot_table.c.id).order_by(snapshot_table.c.taken_at.desc()).limit(MOST_SCOPES)
+    connection.execute(sa.delete(snapshot_table).where(snapshot_table.c.id.not_in(newest)))
 
 
 def lift_undone(connection: sa.Connection, snapshot: Snapshot, touched: Mapping[str, Triggers], *, run: int) -> Touched:

@@ -92,7 +92,9 @@ class WantedCohorts:
     def _write_names(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> None:
         codes = {row.etape for row in rows if row.etape is not None}
         described = {row.code: row for row in select_in(connection, sa.select(etape), etape.c.code, codes)}
-        labels = {row.code: row.label for row in connection.execute(sa.select(component))}
+        codes = {row.component for row in [*rows, *described.values()] if row.component is not None}
+        components = select_in(connection, sa.select(component), component.c.code, codes)
+        labels = {row.code: row.label for row in components}
         names = []
         for row in rows:
             name = self._name(row, described.get(row.etape), labels)
