@@ -47,7 +47,7 @@ def test_explain_answers_why_and_why_not_in_both_languages_and_as_json(install: 
     assert answer["state"]["code"] == "not_member"
     assert {"would_lead", "ended_since", "removed"} <= {finding["code"] for finding in answer["findings"]}
 
-    assert "Aucune source ne connaît le numéro 2000001." in explained("2000001")
+    assert "Aucune source ne connaît le numéro 2000001." in explained("2000001", code=1)
     assert "Cohorte inconnue" in explained(number(0), "--cohort", "L1DRO1")
     assert "Plateformes connues : ecampus, prelude." in explained(number(0), "--platform", "nowhere", code=2)
     assert installation.run("explain", number(0), "--lang", "de").returncode == 2

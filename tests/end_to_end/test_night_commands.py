@@ -105,7 +105,7 @@ def test_plan_says_who_would_leave_and_why_and_what_holds_them(departed: Install
     named = said_by(departed, "plan", "--students", "--cohort", "L1*")
     assert f"ecampus/L1DROI: leave, departed: {', '.join(sorted(numbers(LEAVING)))}" in named
     assert "L1DROI" not in said_by(departed, "plan", "--cohort", "M1*").splitlines()[3]
-    assert "nowhere is not a platform that is kept automatically" in said_by(
+    assert "no platform is called nowhere" in said_by(
         departed, "plan", "--platform", "nowhere", code=2
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, person, prepare, say
-from worker.domain.errors import DecisionRefused, SettingsError
+from worker.domain.errors import DecisionRefused
 from worker.ledger import deletions
 from worker.runtime.ledger import opened
 
@@ -21,8 +21,7 @@ def acknowledge(
 ) -> None:
     """Say that the courses of cohorts that were deleted on Moodle are seen to: they are no longer reported."""
     settings = prepare(path)
-    if platform not in settings.platforms:
-        raise SettingsError(f"no platform is called {platform}; {path} has {', '.join(sorted(settings.platforms))}")
+    settings.platform(platform)
     with opened(settings) as ledger:
         acknowledged = deletions.acknowledge(ledger, platform, globs, by=person(), now=time.time())
     if not acknowledged:

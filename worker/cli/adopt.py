@@ -52,10 +52,10 @@ def adopt(
 ) -> None:
     """List the existing cohorts whose idnumber is one of ours, and whom they would lose; with --apply, adopt them."""
     settings = prepare(path)
+    if settings.platform(platform).mode is Mode.MANUAL:
+        raise SettingsError(f"{platform} is managed by hand: its cohorts stay its people's")
     policy = settings.policy()
-    chosen = next((each for each in policy.platforms if each.name == platform), None)
-    if chosen is None or chosen.mode is Mode.MANUAL:
-        raise SettingsError(f"{platform} is not an automatic platform; see platforms in {path}")
+    [chosen] = [each for each in policy.platforms if each.name == platform]
     connection = transport(platform, settings.platforms[platform])
     with opened(settings) as ledger, out.status(f"Reading {platform}"):
         reader = MoodleReader(connection)

@@ -45,8 +45,11 @@ LogOption = Annotated[str, typer.Option("--log", callback=_known_level, help="de
 DEFAULT_CONFIG = DEFAULT_FILE
 
 
-def prepare(path: Path, log: str = "warning") -> Settings:
-    """Set up the log and read the settings, as every command does that needs them."""
+def prepare(path: Path, log: str = "error") -> Settings:
+    """Set up the log and read the settings, as every command does that needs them.
+
+    The log is JSON, for whoever runs the program; a person at a terminal is told what happened by sentences.
+    """
     telemetry.configure_logging(log)
     return load(path)
 

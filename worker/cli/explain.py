@@ -25,7 +25,12 @@ def explain(
     language: Annotated[Language, typer.Option("--lang", help="The language of the answer.")] = Language.FR,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain why a student is, or isn't, in a cohort: what the sources say, what blocks it, and what happens next."""
+    """Explain why a student is, or isn't, in a cohort: what the sources say, what blocks it, and what happens next.
+
+    Exit code 1: no source knows this number.
+    """
+    if not student.strip():
+        raise typer.BadParameter("give a student number (COD_ETU)", param_hint="STUDENT")
     settings = prepare(path)
     policy = settings.policy()
     with opened(settings) as ledger:
@@ -38,3 +43,5 @@ def explain(
         out.print(text, end="", soft_wrap=True, markup=False, highlight=False)
     if explaining.Why.PLATFORM_UNKNOWN in answer.codes():
         raise typer.Exit(2)
+    if explaining.Why.STUDENT_UNKNOWN in answer.codes():
+        raise typer.Exit(1)

@@ -28,9 +28,12 @@ def positions(
     """Print the positions where reading resumes. Reading messages again is always safe: they change nothing."""
     with opened(prepare(path)) as ledger:
         if forget is not None:
-            out.print(f"{forget_positions(ledger, forget)} positions of {forget} forgotten")
+            forgotten = forget_positions(ledger, forget)
+            if not forgotten:
+                raise SettingsError(f"no position in a topic {forget} is known; `cohorts positions` lists them")
+            say(f"{forgotten} positions of {forget} forgotten")
         for partition, offset in read_status(ledger, (), time.time()).positions.items():
-            out.print(f"{partition} {offset}", markup=False)
+            say(f"{partition} {offset}")
 
 
 @family.command()

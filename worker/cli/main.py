@@ -1,7 +1,7 @@
 """The command line: which commands there are, where each is, and how an error ends one. No logic lives here."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -97,8 +97,8 @@ FAMILIES = {
 }
 EXIT_CODES = {
     0: "done",
-    1: "a check failed, lines are invalid, or the demo differs from the truth",
-    2: "the command line or the settings are wrong",
+    1: "a check failed, lines are invalid, a number is unknown, or the demo differs from the truth",
+    2: "the command line or the settings are wrong, or a file can't be read or written",
     3: "Kafka is unreachable, refuses, or did not acknowledge",
     4: "the ledger cannot be opened, or its database failed",
     5: "a Moodle is unreachable or refuses, or its mode forbids this",
@@ -123,6 +123,7 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich takes longer to load than all else that help needs
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Keep the cohorts of Moodle platforms in step with students' enrolments.",
     epilog="Exit codes: " + "; ".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
 )
@@ -133,12 +134,20 @@ def main() -> None:
     try:
         cli()
     except CohortsError as error:
-        from rich.markup import escape  # noqa: PLC0415 - the command that failed has loaded them
+        _fail(str(error), next((code for kind, code in _EXITS if isinstance(error, kind)), 1))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}", 2)
 
-        from worker.cli.base import errors  # noqa: PLC0415 - idem
 
-        errors.print(f"[red]cohorts:[/red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(next((code for kind, code in _EXITS if isinstance(error, kind)), 1))
+def _fail(sentence: str, code: int) -> NoReturn:
+    from rich.markup import escape  # noqa: PLC0415 - the command that failed has loaded them
+
+    from worker.cli.base import errors  # noqa: PLC0415 - idem
+
+    errors.print(f"[red]cohorts:[/red] {escape(sentence)}", soft_wrap=True)
+    sys.exit(code)
 
 
 def _print_version(asked: bool) -> None:

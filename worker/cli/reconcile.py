@@ -35,7 +35,7 @@ def reconcile(
     It closes gaps itself, so it doesn't need a running worker. Exit code 6: no snapshot could be accepted, and nothing
     was changed; 7: partial, because a platform could not be read or written, or gaps remain.
     """
-    settings = prepare(path)
+    settings = prepare(path, log="warning")
     stop = threading.Event()
     with opened(settings) as ledger, ExitStack() as stack:
         recorder(settings, ledger).apply_policy(now=time.time())

@@ -27,11 +27,7 @@ def retry(
     A running worker does it within seconds; it must know the new token itself.
     """
     settings = prepare(path)
-    known = settings.platforms.get(platform)
-    if known is None:
-        names = ", ".join(sorted(settings.platforms))
-        raise SettingsError(f"no platform is called {platform}; {path} has {names}")
-    if known.mode is Mode.MANUAL:
+    if settings.platform(platform).mode is Mode.MANUAL:
         raise SettingsError(f"{platform} is managed by hand: nothing is written there, so there is nothing to retry")
     with opened(settings) as ledger:
         availability = Availability(ledger, platform)

@@ -84,6 +84,8 @@ def plan(
     if as_json:
         say_json([_plan_json(each, cohort, students=students) for each in platforms])
         return
+    if cohort is not None and not any(matching(each, cohort) or _changes(each, cohort) for each in platforms):
+        say(f"no cohort matches {cohort}, or none that does would change")
     for each in platforms:
         _print_plan(each, matching(each, cohort), settings, decidable=not active_years)
         if students:

@@ -108,7 +108,7 @@ class Availability:
             seconds = pause(attempts)
             self._write(
                 connection, state=state.value, since=since, attempts=attempts,
-                next_attempt_at=now + seconds, code=code, sentence=sentence,
+                next_attempt_at=now + seconds, code=code, sentence=sentence.removeprefix(f"{self._platform}: "),
             )  # fmt: skip
         return seconds
 

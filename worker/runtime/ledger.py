@@ -39,7 +39,7 @@ def recorder(settings: Settings, ledger: Ledger, *, grace_days: float | None = N
 def review_of(settings: Settings, ledger: Ledger, platform: str | None = None) -> Review:
     """Build the review of one platform's removals, or of those of all that aren't manual. Raises SettingsError."""
     names = [name for name, each in sorted(settings.platforms.items()) if each.mode is not Mode.MANUAL]
-    if platform is not None and platform not in names:
-        raise SettingsError(f"{platform} is not a platform that is kept automatically; there are {', '.join(names)}")
+    if platform is not None and settings.platform(platform).mode is Mode.MANUAL:
+        raise SettingsError(f"{platform} is managed by hand: nothing is planned or held there")
     chosen = names if platform is None else [platform]
     return Review(ledger, {name: settings.guard(name) for name in chosen})

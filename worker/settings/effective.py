@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,8 @@ def _effective(prefix: str, section: BaseModel) -> Iterator[Setting]:
                 yield from _effective(f"{section_path}.", nested)
         else:
             shown = section.model_dump(mode="json", include={name})[name]
+            if isinstance(value, SecretStr) and value.get_secret_value().startswith("sqlite:"):
+                shown = value.get_secret_value()  # the path of a file
             text = json.dumps(sorted(shown) if isinstance(value, frozenset) else shown, ensure_ascii=False)
             yield Setting(path=path, value=text, description=info.description or "")
 

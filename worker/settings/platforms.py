@@ -203,8 +203,7 @@ class PlatformSettings(Section):
     url: str | None = Field(None, pattern=r"^https?://[^\s/]+(/[^\s]*)?$")
     """Address of the site, as its `wwwroot`. Required unless the mode is manual. No two platforms have the same one."""
     token: SecretStr | None = None
-    """Token of the service user: COHORTS_PLATFORMS__<NAME>__TOKEN, or a file of that name among the secrets. Only
-    the commands that call the Moodle need it."""
+    """Token of the service user: COHORTS_PLATFORMS__<NAME>__TOKEN, or a file of that name among the secrets."""
     account: AccountSettings = AccountSettings()
     routes: Annotated[tuple[RouteSettings, ...], Field(min_length=1)] = (RouteSettings(),)
     cohorts: Annotated[tuple[CohortSettings, ...], Field(min_length=1)] = (CohortSettings(),)

@@ -147,6 +147,12 @@ class Settings(BaseSettings):
             raise SettingsError("the source needs its uai, since uais has several")
         return next(iter(self.uais))
 
+    def platform(self, name: str) -> PlatformSettings:
+        """Return the settings of a platform. Raises SettingsError when there is none of that name."""
+        if name not in self.platforms:
+            raise SettingsError(f"no platform is called {name}; there are: {', '.join(sorted(self.platforms))}")
+        return self.platforms[name]
+
     def guard(self, platform: str) -> Guard:
         """Return the guard of a platform."""
         return self.platforms[platform].guard.guard(self.zone)

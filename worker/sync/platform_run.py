@@ -137,7 +137,7 @@ class PlatformRun:
         log.warning("platform cannot be read", platform=self.policy.name, code=error.code)
         if self.policy.mode is not Mode.MANUAL:
             outage.note(self._availability, error, began=began, now=self._clock())
-        return str(error)
+        return str(error).removeprefix(f"{self.policy.name}: ")
 
     def _observe(self, reading: _Reading) -> Observation:
         ours, (cohorts, members) = reading.ours, reading.contents.result()

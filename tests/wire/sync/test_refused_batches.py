@@ -94,7 +94,7 @@ def test_a_stopped_service_account_denies_the_platform_in_a_few_calls(
     found = school.status()
     assert (found.state, found.code) == (PlatformState.DENIED, code)
     assert advice in (found.sentence or "")
-    assert (found.sentence or "").count("ecampus") == 1
+    assert "ecampus" not in (found.sentence or "")  # whoever shows it names the platform
     assert found.reasons == {}
     assert attempts(school) == {0}
     school.moodle.fault = None

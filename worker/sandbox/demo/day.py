@@ -75,7 +75,7 @@ class Day:
         behind, platform = len(stage.compare("collegium").differences), stage.status("collegium")
         if behind:
             show.check(
-                f"the outage is reported: {behind} cohorts are behind ({platform.sentence})",
+                f"the outage is reported: {behind} cohorts are behind ({platform.name}: {platform.sentence})",
                 ["collegium is reported as up"] if platform.state is PlatformState.UP else [],
             )
 
