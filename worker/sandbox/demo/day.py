@@ -7,6 +7,7 @@ from collections import Counter
 from worker import telemetry
 from worker.domain.states import Action, PlatformState
 from worker.ledger import status
+from worker.ledger.availability import Availability
 from worker.sandbox.demo.show import POLL_SECONDS, Show
 from worker.sandbox.demo.stage import AUTOMATIC, REMOVAL_DELAY_SECONDS, Stage
 from worker.sandbox.moodle.server import Fault
@@ -80,12 +81,22 @@ class Day:
             )
 
     def recover(self) -> None:
-        """Let Collegium answer again."""
-        collegium = self._stage.platforms["collegium"].moodle
-        self._show.step("Collegium answers again: its gaps close by themselves at the next attempt.")
+        """Let Collegium answer again, first with our service account suspended."""
+        stage, show, collegium = self._stage, self._show, self._stage.platforms["collegium"].moodle
+        show.step("Collegium answers again, but somebody has suspended our service account. A person activates it.")
         failed = sum(call.error == Fault.PHP_DOWN for call in collegium.calls)
+        if stage.status("collegium").state is not PlatformState.UP:
+            collegium.fault = Fault.ACCOUNT_SUSPENDED
+            show.wait_until(self._is_denied, what="the refusal is reported, with its remedy, and calls pause")
+            show.say(f"   collegium: {stage.status('collegium').sentence}")
         collegium.fault = None
-        self._show.wait_until_right("collegium", what=f"collegium has caught up ({failed} calls had failed)")
+        Availability(stage.ledger, "collegium").end_pause(time.time())
+        show.wait_until_right(
+            "collegium", what=f"`cohorts retry collegium`: it has caught up ({failed} calls had failed)"
+        )
+
+    def _is_denied(self) -> bool:
+        return self._stage.status("collegium").state is PlatformState.DENIED
 
     def complete(self) -> None:
         """Create the accounts that were missing."""

@@ -39,14 +39,14 @@ def cause(stage: Stage, show: Show) -> Incidents:
     show.say(f"   {departed} students left; the source knows, but no message says so")
     true = {(code, student) for code, students in university.truth().items() for student in students}
     lost = largest(on_ecampus, except_for={code for code, _ in on_collegium})
-    extra, drift = _edit_ecampus(stage, show, ecampus, lost)
+    edited, drift = _edit_ecampus(stage, show, ecampus, lost)
     vanished = _delete_cohort(show, collegium)
     publish_without(lost, stage, show)
     return Incidents(
         lost=lost,
         members=frozenset(student for code, student in on_ecampus if code == lost),
         leaving={
-            "ecampus": _outside(lost, on_ecampus - true) | {extra},
+            "ecampus": _outside(lost, on_ecampus - true) | edited,
             "collegium": _outside(vanished, on_collegium - true),
         },
         drift={"ecampus": drift, "collegium": Counter([Drift.VANISHED])},
@@ -70,10 +70,10 @@ def largest(memberships: Pairs, *, except_for: Collection[str]) -> str:
     return max(sizes.keys() - except_for, key=lambda code: (sizes[code], code))
 
 
-def _edit_ecampus(stage: Stage, show: Show, ecampus: Platform, lost: str) -> tuple[tuple[str, str], Counter[str]]:
-    """Let people edit cohorts other than the lost one.
+def _edit_ecampus(stage: Stage, show: Show, ecampus: Platform, lost: str) -> tuple[Pairs, Counter[str]]:
+    """Let people edit accounts, and cohorts other than the lost one.
 
-    Returns the membership (étape, student) that they added, and the drift that they caused.
+    Returns the memberships that must end because of that, and the drift that they caused.
     """
     truth, cohorts, accounts = stage.university.truth(), ecampus.etapes(), ecampus.accounts()
     members = {code: sorted(truth.get(code, frozenset()) & accounts.keys()) for code in cohorts}
@@ -83,28 +83,34 @@ def _edit_ecampus(stage: Stage, show: Show, ecampus: Platform, lost: str) -> tup
     extra = next(student for student in members[short][1:] if student not in truth[crowded])
     ecampus.moodle.remove_member(cohorts[short], accounts[missing])
     ecampus.moodle.add_member(cohorts[crowded], accounts[extra])
-    stage.expected_removals.add((crowded, extra))
     ecampus.add_unmatched("a.teacher", visited)
     ecampus.moodle.edit_cohort(cohorts[renamed], idnumber=f"{renamed}-OLD")
     show.say(
         f"   ecampus, by hand: a member taken out of {short}, a student added to {crowded}, a teacher added to "
         f"{visited}; {renamed} given another idnumber"
     )
-    deleted = _with_one_membership(
-        truth, [student for code in others for student in members[code]], ecampus, except_for={missing, extra}
-    )
+    candidates = [student for code in others for student in members[code] if student not in {missing, extra}]
+    deleted, unclean, one, *_, other = _with_one_membership(truth, candidates, ecampus)
     ecampus.delete_account(deleted)
-    show.say("   ecampus, by hand: the account of a member is deleted")
-    return (crowded, extra), Counter([Drift.MISSING, Drift.EXTRA, Drift.RENAMED, Drift.GONE_ACCOUNT])
+    ecampus.make_unclean(unclean)
+    ecampus.exchange_accounts(one, other)
+    show.say(
+        "   ecampus, by hand: the account of a member is deleted, two exchange their usernames, and one has a profile "
+        "that Moodle doesn't return"
+    )
+    # Each account leaves the cohort of the student whose it was.
+    exchanged = {(code, whose) for was, whose in ((one, other), (other, one)) for code in truth if was in truth[code]}
+    ends = {(crowded, extra)} | exchanged
+    stage.expected_removals |= ends
+    found = [Drift.MISSING, Drift.EXTRA, Drift.RENAMED, Drift.GONE_ACCOUNT, *[Drift.CHANGED_HANDS] * len(exchanged)]
+    return ends, Counter(found)
 
 
-def _with_one_membership(
-    truth: Mapping[str, frozenset[str]], students: list[str], ecampus: Platform, *, except_for: set[str]
-) -> str:
-    """Return the first of the students who is in one étape only and in no cohort made by hand."""
+def _with_one_membership(truth: Mapping[str, frozenset[str]], students: list[str], ecampus: Platform) -> list[str]:
+    """Return those of the students who are in one étape only and in no cohort made by hand."""
     etapes = Counter(student for members in truth.values() for student in members)
     by_hand = {student for _, members in ecampus.by_hand.values() for student in members}
-    return next(s for s in students if etapes[s] == 1 and s not in by_hand | except_for)
+    return [student for student in students if etapes[student] == 1 and student not in by_hand]
 
 
 def _delete_cohort(show: Show, collegium: Platform) -> str:

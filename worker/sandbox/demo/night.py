@@ -13,6 +13,7 @@ from worker.domain.states import Action, Language, RunState
 from worker.ledger import decisions, runs, status
 from worker.ledger.proposals import PlannedCohort, planned
 from worker.runtime import build
+from worker.runtime.accounts import account_sentences
 from worker.sandbox.demo.incidents import Incidents, Pairs, cause, largest, publish_without
 from worker.sandbox.demo.show import Show
 from worker.sandbox.demo.stage import AUTOMATIC, Stage
@@ -53,10 +54,11 @@ class Night:
         for name in AUTOMATIC:
             leaving = incidents.leaving[name]
             show.check(
-                f"{name}: {len(leaving)} memberships removed, all of students who left or had been added by hand",
+                f"{name}: {len(leaving)} memberships removed: of who left, was added by hand, or has another account",
                 map(str, sorted(removed[name] ^ leaving)),
             )
         show.wait_until_right(*AUTOMATIC, what=f"every cohort is right, and {lost} kept its {len(members)} members")
+        self._check_unclean()
         self._show_guard(report)
         self._check_held()
         self._check_foreign(report)
@@ -166,14 +168,26 @@ class Night:
     def _check_drift(self, report: Report, ecampus: Counter[str], collegium: Counter[str]) -> None:
         """Check that exactly this drift was found, and the unmatched members."""
         found = {platform.name: _drift(platform) for platform in report.platforms}
-        caused = {
-            name: drift + Counter({"unmatched kept": len(self._stage.platforms[name].unmatched)})
-            for name, drift in (("ecampus", ecampus), ("collegium", collegium))
-        }
+        caused = {}
+        for name, drift in (("ecampus", ecampus), ("collegium", collegium)):
+            unmatched = len(self._stage.platforms[name].unmatched)
+            caused[name] = drift + Counter({"unmatched kept": unmatched})
         self._show.check(
             f"drift found: {'; '.join(f'{name} {_listed(found[name])}' for name in caused)}",
             [f"{name}: {_listed(drift)} expected" for name, drift in caused.items() if found[name] != drift],
         )
+
+    def _check_unclean(self) -> None:
+        """Check that `cohorts check` names the account that Moodle no longer returns, and what to do about it."""
+        ecampus, said = self._stage.platforms["ecampus"], [*account_sentences(self._stage.ledger, "ecampus")]
+        accounts = ", ".join(str(ecampus.accounts()[student]) for student in ecampus.unclean)
+        show = self._show
+        show.check(
+            "`cohorts check` names the account that Moodle no longer returns; its member stays",
+            [] if any(f"ids {accounts})" in each for each in said) else said or ["it names none"],
+        )
+        for sentence in said:
+            show.say(f"   {sentence}")
 
     def _show_guard(self, report: Report) -> None:
         for platform in report.platforms:

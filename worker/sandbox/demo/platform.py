@@ -46,6 +46,9 @@ class Platform:
     unmatched: set[tuple[str, int]] = field(default_factory=set)
     """(idnumber, account) of each member whom a person added and who is no student: the account stays."""
 
+    unclean: set[str] = field(default_factory=set)
+    """Students whose accounts Moodle no longer returns: they stay where they are."""
+
     def add_accounts(self, accounts: Iterable[tuple[str, str]]) -> None:
         """Create the accounts (username, student id) that don't exist yet."""
         known = set(self.students.values())
@@ -72,6 +75,20 @@ class Platform:
         account = self.accounts()[student]
         self.moodle.delete_user(account)
         del self.students[account]
+
+    def make_unclean(self, student: str) -> None:
+        """Let a person write something into a student's profile for which Moodle no longer returns the account."""
+        self.moodle.change_user(self.accounts()[student], city="<Caen>")
+        self.unclean.add(student)
+
+    def exchange_accounts(self, one: str, other: str) -> None:
+        """Let a person give the accounts of two students each other's usernames: each is the other student's then."""
+        accounts = self.accounts()
+        first, second = accounts[one], accounts[other]
+        usernames = {account: self.moodle.users[account].username for account in (first, second)}
+        self.moodle.change_user(first, username=usernames[second])
+        self.moodle.change_user(second, username=usernames[first])
+        self.students |= {first: other, second: one}
 
     def accounts(self) -> dict[str, int]:
         """Account by student."""

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -68,6 +68,15 @@ class Show:
                     break
                 time.sleep(POLL_SECONDS)
         self.check(f"{what}, after {seconds:.1f} s", differences)
+
+    def wait_until(self, holds: Callable[[], bool], *, what: str) -> None:
+        """Wait until something holds, and check it."""
+        started = time.monotonic()
+        while (
+            not (is_so := holds()) and time.monotonic() - started < TIMEOUT_SECONDS and not self._stage.worker_ended()
+        ):
+            time.sleep(POLL_SECONDS)
+        self.check(f"{what}, after {time.monotonic() - started:.1f} s", [] if is_so else ["it isn't so"])
 
     def progress(self) -> Progress:
         """Return progress bars that show only on a terminal."""
