@@ -75,7 +75,7 @@ def test_a_captured_university_has_its_cohorts_whatever_is_repeated_or_changes_v
     produce(installation, (event for event in initial if event.table != "INDIVIDU"))
     rows = sum(event.table == "INS_ADM_ETP" for event in initial)
     eventually(lambda: worker.metrics()["cohorts_waiting_enrolments",] == rows)
-    assert f"{rows} enrolments wait for the student number of their person" in installation.run("status").stdout
+    assert f"waiting for the student number of their person: {rows} enrolments" in installation.run("status").stdout
     assert moodle.memberships() == {}
 
     # The students, the day, and some that can't be read.
@@ -158,7 +158,7 @@ def test_topics_of_change_capture_are_left_to_their_connector(install: Install, 
     done = installation.run("topics", "create", "--partitions", "2", "--replicas", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert f"{captured}: exists, 3 partition(s)" in lines
+    assert f"{captured}: exists, 3 partitions" in lines
     assert f"{missing}: missing; the connector of change capture creates it" in lines
-    assert f"{ours}: created, 2 partition(s), messages kept for 14 days" in lines
+    assert f"{ours}: created, 2 partitions, messages kept for 14 days" in lines
     assert describe(kafka.properties, [missing, ours]).topics.keys() == {ours}

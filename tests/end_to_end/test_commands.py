@@ -195,7 +195,7 @@ def test_positions_are_shown_and_forgotten_so_that_a_restart_reads_everything_ag
     assert worker.terminate() == 0
     assert lines_of(installation, "positions") == [f"{installation.topic}[0] 5"]
     assert lines_of(installation, "positions", "--forget", installation.topic) == [
-        f"1 positions of {installation.topic} forgotten"
+        f"1 position of {installation.topic} forgotten"
     ]
     again = installation.worker()
     eventually(lambda: installation.recorded() == installation.published())
@@ -381,15 +381,15 @@ def test_a_cohort_made_by_hand_is_adopted_when_a_person_says_so_and_nobody_leave
     shown = "\n".join(lines_of(installation, "adopt", "ecampus"))
     assert "Droit, première année" in shown
     assert re.search(r"L1DROI .* 3 +│ 2 +│ 0 +│ 1 +│ 2 ", shown)
-    assert "ecampus: 1 members match no known student: they stay" in shown
-    assert "1 cohorts could be adopted on ecampus; add --apply to adopt them" in shown
+    assert "ecampus: unknown, matching no student: 1 member; they stay" in shown
+    assert "1 cohort could be adopted on ecampus; --apply adopts them" in shown
     assert installation.state_of("ecampus").cohorts["foreign"] == 1
     nothing = "\n".join(lines_of(installation, "adopt", "ecampus", "M*"))
     assert "ecampus: not adopted, matches no cohort: M*" in nothing
     assert "0 cohorts could be adopted" in nothing
     assert lawyers(moodle) == numbers([0, 1, 5])
 
-    assert "1 of 1 cohorts adopted on ecampus" in lines_of(installation, "adopt", "ecampus", "L1*", "--apply")
+    assert "1 of 1 cohort adopted on ecampus" in lines_of(installation, "adopt", "ecampus", "L1*", "--apply")
     eventually(lambda: lawyers(moodle) == numbers([0, 1, 2, 3, 5]))
     installation.publish([enrolment(0, status="resigned", revision=2)])
     eventually(lambda: lawyers(moodle) == numbers([1, 2, 3, 5]))

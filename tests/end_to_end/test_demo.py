@@ -31,7 +31,11 @@ def test_the_demo_finds_every_cohort_as_the_generator_says_and_leaves_a_decision
     assert held, printed
     assert "every check held" in printed
     assert "FAILED" not in printed
-    for shown in ("2 changed hands, 1 extra, 1 gone account, 1 missing, 1 renamed, 1 unmatched kept", "1 vanished", "`cohorts held`"):
+    for shown in (
+        "2 changed hands, 1 extra, 1 gone account, 1 missing, 1 renamed, 1 unmatched kept",
+        "1 vanished",
+        "`cohorts held`",
+    ):
         assert shown in printed
     assert "This time the decision is yours." in printed
     assert [line for line in quoted_by_the_tutorial() if words(line) not in set(map(words, printed.splitlines()))] == []

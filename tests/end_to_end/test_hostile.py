@@ -67,7 +67,7 @@ def test_a_producer_that_has_everybody_resign_or_renumbered_empties_no_cohort(
     eventually(lambda: installation.state_of("ecampus").gaps["held"] == 59)
     assert lawyers(moodle) == numbers(EVERYBODY)
     assert worker.events("removals are held until a person decides")
-    assert "59 removals of 1 cohorts are held" in installation.run("held").stdout
+    assert "held: 59 removals of 1 cohort" in installation.run("held").stdout
 
 
 def shown(installation: Installation, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:

@@ -185,7 +185,7 @@ def test_sources_of_every_kind_can_be_read_from_the_image(
         command = [*read_only, str(tmp_path), *image.command(words, COHORTS_CONFIG=str(installation.file))]
         return subprocess.run(command, capture_output=True, check=False, text=True)
 
-    assert "1 enrolments (2026: 1)" in read("directory").stdout
+    assert "1 enrolment (2026: 1)" in read("directory").stdout
     refused = read("apogee")
     assert refused.returncode == 6
     assert "apogee: the database can't be reached" in refused.stderr  # there is no Oracle, but there is its driver

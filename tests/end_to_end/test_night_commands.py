@@ -105,9 +105,7 @@ def test_plan_says_who_would_leave_and_why_and_what_holds_them(departed: Install
     named = said_by(departed, "plan", "--students", "--cohort", "L1*")
     assert f"ecampus/L1DROI: leave, departed: {', '.join(sorted(numbers(LEAVING)))}" in named
     assert "L1DROI" not in said_by(departed, "plan", "--cohort", "M1*").splitlines()[3]
-    assert "no platform is called nowhere" in said_by(
-        departed, "plan", "--platform", "nowhere", code=2
-    )
+    assert "no platform is called nowhere" in said_by(departed, "plan", "--platform", "nowhere", code=2)
 
 
 def test_plan_as_json_has_the_hash_that_held_shows(departed: Installation) -> None:
@@ -149,17 +147,17 @@ def test_held_removals_are_made_once_they_are_approved_and_undone_by_the_same_ha
     departed: Installation, moodle: SandboxMoodle
 ) -> None:
     text = said_by(departed, "held")
-    assert "6 removals of 1 cohorts are held; all of them: " in text
+    assert "held: 6 removals of 1 cohort; all of them: " in text
     name = HASH.findall(text)[0]
     assert lawyers(moodle) == numbers(EVERYBODY)
     approved = said_by(departed, "approve", name)
-    assert "6 memberships of 1 cohorts approved: they will be removed" in approved
+    assert "6 memberships of 1 cohort approved: they will be removed" in approved
     assert "  ecampus/L1DROI" in approved
     assert "the approval expires at " in approved
     eventually(lambda: lawyers(moodle) == numbers(EVERYBODY) - numbers(LEAVING))
-    assert "0 removals of 0 cohorts are held" in said_by(departed, "held")
+    assert "held: 0 removals of 0 cohorts" in said_by(departed, "held")
     eventually(lambda: len(status.applied(departed.ledger, "ecampus", Action.REMOVE)) == len(LEAVING))
-    assert "6 memberships of 1 cohorts undone" in said_by(departed, "undo", name)
+    assert "6 memberships of 1 cohort undone" in said_by(departed, "undo", name)
     eventually(lambda: lawyers(moodle) == numbers(EVERYBODY))
     departed.publish([enrolment(30)])
     welcome(moodle, [30])
@@ -186,8 +184,8 @@ def test_an_approval_of_what_was_shown_before_is_refused_once_it_changed(
 
 def test_rejected_removals_are_not_made_and_no_longer_wait(departed: Installation, moodle: SandboxMoodle) -> None:
     name = HASH.findall(said_by(departed, "held"))[0]
-    assert "6 memberships of 1 cohorts rejected" in said_by(departed, "reject", name)
-    assert "0 removals of 0 cohorts are held" in said_by(departed, "held")
+    assert "6 memberships of 1 cohort rejected" in said_by(departed, "reject", name)
+    assert "held: 0 removals of 0 cohorts" in said_by(departed, "held")
     departed.publish([enrolment(6, status="resigned", revision=2)])  # by itself it may pass
     eventually(lambda: lawyers(moodle) == numbers(EVERYBODY) - {number(6)})
 
@@ -208,10 +206,10 @@ def test_a_night_is_done_listed_shown_and_undone(law: Installation, moodle: Sand
     assert "reconciliation 1: done" in text
     assert "19 enrolments, taken " in text
     assert "1 new or changed, 2 ended by absence, 3 memberships changed" in text
-    assert "ecampus: 1 cohorts of ours with 20 members; drift: 1 missing" in text
-    assert "ecampus: 2 added, 2 removed, 0 held, 0 parked, 0 left; 1 unmatched members kept" in text
+    assert "ecampus: 1 cohort of ours with 20 members; drift: 1 missing" in text
+    assert "ecampus: 2 added, 2 removed, 0 held, 0 parked, 0 left; unmatched kept: 1" in text
     assert "ecampus: guard: 21 memberships, 2 removed in 24 h" in text
-    assert "ecampus: 1 cohorts that aren't ours, none changed meanwhile" in text
+    assert "ecampus: 1 cohort of others, none changed meanwhile" in text
     assert lawyers(moodle) == numbers([*range(2, 20), 30]) | {"a.teacher"}
 
     [run] = json_of(law, "runs")
@@ -232,7 +230,7 @@ def test_a_night_is_done_listed_shown_and_undone(law: Installation, moodle: Sand
     assert said_by(law, "runs", "show", "1", "--html", "-", "--lang", "en") == page
     assert "run 7 has no report" in said_by(law, "runs", "show", "7", code=2)
 
-    assert "2 memberships of 1 cohorts undone" in said_by(law, "undo", "1")
+    assert "2 memberships of 1 cohort undone" in said_by(law, "undo", "1")
     law.worker()
     eventually(lambda: lawyers(moodle) == numbers([*EVERYBODY, 30]) | {"a.teacher"})
 
@@ -301,7 +299,7 @@ def test_a_platform_that_denies_makes_nights_partial_until_it_is_put_right(
     assert text[1].startswith(f"ecampus: NOT READ since {began}: ")
     assert "suspended" in text[1]
     assert "last read: never; once it answers, run `cohorts reconcile --without-snapshot`" in text[2]
-    assert text[3] == "ecampus: 1 change(s) LEFT; `cohorts status` says what they wait for"
+    assert text[3] == "ecampus: LEFT: 1 change; `cohorts status` says what they wait for"
     moodle.fault = None
     assert status_of(law)["next_attempt_at"] > datetime.now(UTC).timestamp() + 60
     assert "ecampus was denied: " in said_by(law, "retry", "ecampus")

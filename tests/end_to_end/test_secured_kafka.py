@@ -196,7 +196,7 @@ def test_a_watch_works_with_its_rights_and_ends_with_the_one_that_is_missing(
     once = ["--once"] if missing is None else []  # else it must end by itself, so that its supervisor starts it again
     ended = subprocess.run([*command, *once], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own arguments
     if missing is None:
-        assert (ended.returncode, ended.stdout) == (0, "1 entries, 1 of them new or changed; published: 1 state\n")
+        assert (ended.returncode, ended.stdout) == (0, "1 entry, 1 of them new or changed; published: 1 state\n")
     else:
         assert ended.returncode == 3
         assert missing.name in ended.stderr
@@ -210,9 +210,9 @@ def test_topics_are_created_and_judged_by_who_may(secured: SecuredKafka, cohorts
     assert (code, output.splitlines()) == (
         0,
         [
-            "new: created, 3 partition(s), messages kept for 14 days",
-            "new.snapshots: created, 3 partition(s), snapshots kept for 3 days",
-            f"{NAMES.dead_letters}: exists, 1 partition(s)",
+            "new: created, 3 partitions, messages kept for 14 days",
+            "new.snapshots: created, 3 partitions, snapshots kept for 3 days",
+            f"{NAMES.dead_letters}: exists, 1 partition",
         ],
     )
     found = topic_settings(secured.properties, ["new"])["new"]

@@ -252,7 +252,7 @@ def test_check_warns_of_a_missing_topic_of_snapshots_and_finds_nothing_wrong_wit
 
 
 def test_check_names_the_topic_of_snapshots(installation: Installation) -> None:
-    assert f"ok kafka {installation.snapshots}: 3 partition(s)" in lines_of(installation, "check")
+    assert f"ok kafka {installation.snapshots}: 3 partitions" in lines_of(installation, "check")
 
 
 def test_schema_prints_the_contract_of_snapshots(installation: Installation) -> None:

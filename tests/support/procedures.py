@@ -31,7 +31,7 @@ class Procedure:
         self._here = here
         self.left = commands(title)
 
-    def run(self, command: str, *, code: int = 0, **stands_for: str) -> str:
+    def run(self, command: str, code: int = 0, /, **stands_for: str) -> str:
         """Run the next command of the runbook, which must be this one, with what its words in capitals stand for.
 
         Gives all that it printed; it must end with this code.

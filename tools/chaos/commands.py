@@ -70,8 +70,8 @@ def meddling(world: World) -> Iterator[None]:
 
 
 def meddle(world: World) -> None:
-    """Remove and add members, delete accounts and create them again, delete and rename a cohort."""
-    members = sorted(world.members())
+    """Remove and add members, delete accounts and create them again, exchange two, delete and rename a cohort."""
+    members = sorted(member for member in world.members() if member[1] not in world.visitors)
     drawn = world.random.sample(members, 30)
     for (etape, student), (other, _) in zip(drawn[:10], drawn[10:20], strict=True):
         world.moodle.remove_member(world.cohort_of(etape), world.account_of(student))
@@ -81,6 +81,7 @@ def meddle(world: World) -> None:
     for _, student in drawn[20:23]:
         world.moodle.delete_user(world.account_of(student))
     world.create_accounts()
+    world.exchange_accounts(drawn[25][1], drawn[26][1])
     world.moodle.rename_cohort(world.cohort_of(drawn[23][0]), "Renommée à la main")
     world.moodle.delete_cohort(world.cohort_of(drawn[24][0]))
 

@@ -109,6 +109,19 @@ def cut_forms(world: World) -> Iterator[None]:
     world.moodle.max_input_vars = before
 
 
+@contextmanager
+def unclean(world: World) -> Iterator[None]:
+    """Write what Moodle can't return into the profiles of some members, until an administrator mends them."""
+    members = sorted({student for _, student in world.members()})
+    accounts = [world.account_of(student) for student in world.random.sample(members, 5)]
+    for account in accounts:
+        world.moodle.change_user(account, city="<Caen>")
+    yield
+    world.eventually(world.has_read)
+    for account in accounts:
+        world.moodle.change_user(account, city="")
+
+
 FAULTS = (
     *(
         Fault(
@@ -133,4 +146,5 @@ FAULTS = (
     Fault(name="Moodle: may not manage cohorts", strike=partial(without_right, right="moodle/cohort:manage")),
     Fault(name="Moodle: may not see people", strike=partial(without_right, right="moodle/user:viewalldetails")),
     Fault(name="Moodle: PHP cuts the forms", strike=cut_forms),
+    Fault(name="Moodle: some accounts are unclean", strike=unclean, brief=True),
 )

@@ -95,9 +95,12 @@ class World:
             moodle.create_cohort(name="Lecteurs de la bibliothèque", idnumber="BU"),
             moodle.create_cohort(name="Faite à la main", idnumber=min(campus.truth())),
         }
+        visitors = [*self._students][:5]
         for cohort in self._foreign_ids:
-            for user in [*self._students][:5]:
+            for user in visitors:
                 moodle.add_member(cohort, user)
+        self.visitors = {self._students[user] for user in visitors}
+        """Students in the foreign cohorts: deleting their accounts would change these."""
         self._foreign_before = self._foreign_cohorts()
         self.worker = self._started()
 
@@ -108,6 +111,21 @@ class World:
         for username, idnumber, student in [*self.campus.accounts(), *self.campus.late_accounts()]:
             if username not in self.moodle.user_ids:
                 self._students[self.moodle.add_user(username=username, idnumber=idnumber)] = student
+
+    def exchange_accounts(self, one: str, other: str) -> None:
+        """Give the accounts of two students each other's usernames, so that each is the other's from now on.
+
+        Until that is noticed, each may be added and removed in the other's place.
+        """
+        accounts = {self.account_of(student): student for student in (one, other)}
+        if len(accounts) == 1:
+            return
+        usernames = {account: self.moodle.users[account].username for account in accounts}
+        for account, rival in zip(accounts, reversed(accounts), strict=True):
+            self.moodle.change_user(account, username=usernames[rival])
+            self._students[account] = accounts[rival]
+        both = self.numbers(one) | self.numbers(other)
+        self.expected_removals |= {(etape, student) for etape in self.campus.truth() for student in both}
 
     def live_a_day(self, changes: int) -> list[Message]:
         """Let a day with so many changes pass; returns its messages."""

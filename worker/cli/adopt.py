@@ -13,6 +13,7 @@ from worker.domain.departure import Departure
 from worker.domain.errors import SettingsError
 from worker.domain.rules import Mapper, Mode
 from worker.domain.sanitize import printable
+from worker.domain.words import counted
 from worker.moodle import MoodleReader
 from worker.runtime.ledger import opened
 from worker.runtime.platforms import transport
@@ -69,9 +70,9 @@ def adopt(
         say(f"{platform}: {sentence}")
     found = len(survey.candidates)
     if apply:
-        say(f"{found - len(missed)} of {found} cohorts adopted on {platform}")
+        say(f"{found - len(missed)} of {counted(found, 'cohort')} adopted on {platform}")
     else:
-        say(f"{found} cohorts could be adopted on {platform}; add --apply to adopt them")
+        say(f"{counted(found, 'cohort')} could be adopted on {platform}; --apply adopts them")
         if found:
             say("if a plugin of Moodle keeps them (tool_cohortdatabase, local_ldap), switch it off first")
 
@@ -108,13 +109,13 @@ def sentences(candidates: Iterable[AdoptionCandidate], settings: PlatformSetting
     if not settings.guard.enabled:
         decided = f"they are removed after the first reading, unasked: {GUARD_OFF}"
     if leaving:
-        yield f"{leaving} members are known students who have no place there: {decided}"
+        yield f"known students who have no place there: {counted(leaving, 'member')}; {decided}"
     if unmatched:
         removed = settings.strangers is Strangers.REMOVE
-        yield f"{unmatched} members match no known student: {decided if removed else 'they stay'}"
+        yield f"unknown, matching no student: {counted(unmatched, 'member')}; {decided if removed else 'they stay'}"
     if unclean:
         yield (
-            f"{unclean} members have an account that Moodle doesn't return (unclean accounts): they stay; "
+            f"accounts that Moodle doesn't return (unclean accounts): {counted(unclean, 'member')}; they stay, and "
             "an administrator of Moodle must mend them"
         )
     for candidate in candidates:

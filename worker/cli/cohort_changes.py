@@ -10,6 +10,7 @@ from rich.table import Table
 from worker.cli.base import out, say
 from worker.domain.sanitize import printable
 from worker.domain.states import CohortChange
+from worker.domain.words import counted
 from worker.ledger.cohort_proposals import CohortCause, PlannedChange
 from worker.sync.review import ChangeGroup
 
@@ -67,7 +68,7 @@ def _standing(change: PlannedChange) -> str:
 def _sentences(group: ChangeGroup, *, decidable: bool) -> Iterator[str]:
     number = len(group.changes)
     together = f"; all of them together: {group.hash}" if decidable else ""
-    yield f"{group.platform}: {number} cohorts would be {WORDS[group.change][1]}{together}"
+    yield f"{group.platform}: {counted(number, 'cohort')} would be {WORDS[group.change][1]}{together}"
     if number > SHOWN:
         yield f"  only {SHOWN} are listed; `--json` lists all"
     origins = Counter((change.cause, change.origin) for change in group.changes)

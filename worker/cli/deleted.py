@@ -6,6 +6,7 @@ from worker.cli.base import when
 from worker.domain.cohorts import DeletedCohort
 from worker.domain.sanitize import printable
 from worker.domain.states import BLOCKED
+from worker.domain.words import counted
 from worker.settings.root import Settings
 
 NAMED = 20
@@ -19,7 +20,7 @@ def deleted_sentences(platform: str, deleted: Sequence[DeletedCohort], settings:
         etape = f", étape {cohort.etape}" if cohort.etape else ""
         yield (
             f"{platform}: COHORT DELETED ON MOODLE: {cohort.idnumber}{name}{etape}, noticed "
-            f"{when(cohort.deleted_at, settings)}, {cohort.lost} members lost; {_since(cohort)}"
+            f"{when(cohort.deleted_at, settings)}, {counted(cohort.lost, 'member')} lost; {_since(cohort)}"
         )
     if deleted[NAMED:]:
         yield f"{platform}: {len(deleted) - NAMED} more cohorts were deleted: see `cohorts status --json`"

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, errors, out, prepare, say
 from worker.domain.errors import SettingsError
+from worker.domain.words import counted
 from worker.ledger import Ledger, backup
 from worker.ledger.database import has_password
 from worker.ledger.status import forget_positions, read_status
@@ -31,7 +32,7 @@ def positions(
             forgotten = forget_positions(ledger, forget)
             if not forgotten:
                 raise SettingsError(f"no position in a topic {forget} is known; `cohorts positions` lists them")
-            say(f"{forgotten} positions of {forget} forgotten")
+            say(f"{counted(forgotten, 'position')} of {forget} forgotten")
         for partition, offset in read_status(ledger, (), time.time()).positions.items():
             say(f"{partition} {offset}")
 
@@ -70,4 +71,4 @@ def copy_ledger(
             copied.close()
     for table, rows in counts.items():
         say(f"{table}: {rows}")
-    out.print(f"{sum(counts.values())} rows copied; the copy is the same ledger, {source.instance}")
+    out.print(f"{counted(sum(counts.values()), 'row')} copied; the copy is the same ledger, {source.instance}")

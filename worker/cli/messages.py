@@ -10,6 +10,7 @@ import typer
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, out, prepare, say
 from worker.domain.errors import SettingsError
 from worker.domain.sanitize import printable
+from worker.domain.words import counted
 from worker.runtime.messages import formats
 from worker.sync import dead_letters
 from worker.sync import publish as publishing
@@ -44,7 +45,7 @@ def publish(
             out.print(f"{file}:{number}: {problem}", soft_wrap=True, markup=False)
         out.print(f"{len(error.lines)} invalid lines: nothing was sent")
         raise typer.Exit(1) from None
-    out.print(f"{sent} messages published to {target}")
+    out.print(f"{counted(sent, 'message')} published to {target}")
 
 
 @letters.command(name="list")

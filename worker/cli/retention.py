@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, prepare, say
+from worker.domain.words import counted
 from worker.ledger import retention
 from worker.ledger.retention import Removed
 from worker.runtime.ledger import opened
@@ -63,7 +64,9 @@ def erase(
 
 def _print_removed(removed: Removed, *, dry_run: bool) -> None:
     say(
-        f"{removed.numbers} student numbers, {removed.enrolments} enrolments, {removed.memberships} memberships, "
-        f"{removed.accounts} accounts, {removed.journal} journal entries, {removed.proposals} decisions, "
+        f"{counted(removed.numbers, 'student number')}, {counted(removed.enrolments, 'enrolment')}, "
+        f"{counted(removed.memberships, 'membership')}, "
+        f"{counted(removed.accounts, 'account')}, {counted(removed.journal, 'journal entry', 'journal entries')}, "
+        f"{counted(removed.proposals, 'decision')}, "
         f"{removed.runs} reports {'would be removed' if dry_run else 'removed'}"
     )

@@ -26,6 +26,7 @@ from worker.cli.deleted import deleted_sentences
 from worker.cli.run_report import guard_sentences
 from worker.domain.cohorts import blocked_sentences
 from worker.domain.states import Limit
+from worker.domain.words import counted
 from worker.ledger.decisions import Decision
 from worker.ledger.proposals import ChangeReason, PlannedCohort, PlannedPlatform, guard_report
 from worker.runtime.ledger import opened, recorder, review_of
@@ -223,7 +224,7 @@ def _print_held(held: Held, *, students: bool) -> None:
         for cohort in held.cohorts:
             say(f"{cohort.platform}/{cohort.idnumber}: {', '.join(student for _, student in cohort.pairs)}")
     together = f"; all of them: {held.hash}" if held.hash else ""
-    say(f"{len(held.pairs)} removals of {len(held.cohorts)} cohorts are held{together}")
+    say(f"held: {counted(len(held.pairs), 'removal')} of {counted(len(held.cohorts), 'cohort')}{together}")
     print_changes(held.groups)
     if held.hash or held.groups:
         say("`cohorts approve HASH` lets it be done, `cohorts reject HASH` keeps members and cohorts as they are")
@@ -271,10 +272,11 @@ def _people_json(people: People, *, students: bool) -> dict[str, Any]:
 
 def _print_decision(decision: Decision, of_members: str, of_cohorts: str, settings: Settings) -> None:
     if decision.memberships:
-        say(f"{decision.memberships} memberships of {len(decision.cohorts)} cohorts {of_members}")
+        cohorts = counted(len(decision.cohorts), "cohort")
+        say(f"{counted(decision.memberships, 'membership')} of {cohorts} {of_members}")
     for number, done in ((decision.created, "created"), (decision.renamed, "renamed")):
         if number:
-            say(f"{number} cohorts {of_cohorts.format(done=done)}")
+            say(f"{counted(number, 'cohort')} {of_cohorts.format(done=done)}")
     for cohort in decision.cohorts:
         say(f"  {cohort}")
     if decision.until is not None:

@@ -9,6 +9,7 @@ from worker.domain.instants import Instant
 from worker.domain.report import REPORTS, GuardReport, PlatformReport, Report, SnapshotReport
 from worker.domain.sanitize import printable
 from worker.domain.states import CohortChange
+from worker.domain.words import counted
 from worker.settings.root import Settings
 
 
@@ -42,9 +43,11 @@ def _sentences(report: Report, settings: Settings) -> Iterator[str]:
 
 def _snapshot_sentence(snapshot: SnapshotReport, started_at: Instant) -> str:
     return (
-        f"snapshot {snapshot.id}: {snapshot.rows} enrolments, taken {ago(started_at - snapshot.taken_at)} before; "
+        f"snapshot {snapshot.id}: {counted(snapshot.rows, 'enrolment')}, "
+        f"taken {ago(started_at - snapshot.taken_at)} before; "
         f"{snapshot.applied} new or changed, {snapshot.ended} ended by absence, "
-        f"{snapshot.memberships} memberships changed; {snapshot.unknown} unknown to the source, which stay as they were"
+        f"{counted(snapshot.memberships, 'membership')} changed; "
+        f"{snapshot.unknown} unknown to the source, which stay as they were"
     )
 
 
@@ -60,7 +63,7 @@ def _incomplete_sentences(platform: PlatformReport, settings: Settings) -> Itera
         yield f"{name}: NOTHING IS WRITTEN THERE{since}: {stopped.sentence}"
         yield f"{name}: once that is mended, `cohorts retry {name}` tries at once"
     if platform.left:
-        yield f"{name}: {platform.left} change(s) LEFT; `cohorts status` says what they wait for"
+        yield f"{name}: LEFT: {counted(platform.left, 'change')}; `cohorts status` says what they wait for"
 
 
 def _platform_sentences(platform: PlatformReport) -> Iterator[str]:
@@ -71,29 +74,31 @@ def _platform_sentences(platform: PlatformReport) -> Iterator[str]:
     for sentence in blocked_sentences(platform.blocked):
         yield f"{platform.name}: {sentence}"
     changed = len(platform.foreign_changes) or "none"
-    yield f"{platform.name}: {platform.foreign} cohorts that aren't ours, {changed} changed meanwhile"
+    yield f"{platform.name}: {counted(platform.foreign, 'cohort')} of others, {changed} changed meanwhile"
     for change in platform.foreign_changes:
         name = printable(change.idnumber) or change.moodle_id
-        yield f"  {name}: {change.what} by others; our journal has {change.journalled} entries of it"
+        entries = counted(change.journalled, "entry", "entries")
+        yield f"  {name}: {change.what} by others; our journal has {entries} of it"
 
 
 def _owned_sentences(platform: PlatformReport, guard: GuardReport) -> Iterator[str]:
     drift = ", ".join(f"{number} {kind}" for kind, number in platform.drift.items() if number) or "none"
-    yield f"{platform.name}: {platform.cohorts} cohorts of ours with {platform.members} members; drift: {drift}"
+    ours = f"{counted(platform.cohorts, 'cohort')} of ours with {counted(platform.members, 'member')}"
+    yield f"{platform.name}: {ours}; drift: {drift}"
     unmatched = "to be removed" if platform.strangers_removed else "kept"
     yield (
         f"{platform.name}: {platform.added} added, {platform.removed} removed, {platform.held} held, "
-        f"{platform.parked} parked, {platform.waiting} left; {platform.strangers} unmatched members {unmatched}"
+        f"{platform.parked} parked, {platform.waiting} left; unmatched {unmatched}: {platform.strangers}"
     )
     if platform.unclean:
         yield (
-            f"{platform.name}: {platform.unclean} members whose account Moodle doesn't return (unclean accounts): "
-            "they stay; an administrator of Moodle must mend them"
+            f"{platform.name}: accounts that Moodle doesn't return (unclean accounts): "
+            f"{counted(platform.unclean, 'member')}; they stay, and an administrator of Moodle must mend them"
         )
     if platform.unconfirmed:
         yield (
-            f"{platform.name}: {platform.unconfirmed} members whose account has their name no more: they stay until "
-            "it is known whose it is; an administrator of Moodle gives it its name back, or takes it out"
+            f"{platform.name}: accounts that no longer have their name: {counted(platform.unconfirmed, 'member')}; "
+            "they stay until it is known whose it is; an administrator of Moodle gives the name back, or takes them out"
         )
     for sentence in guard_sentences(guard):
         yield f"{platform.name}: {sentence}"
@@ -103,7 +108,7 @@ def _held_cohorts(platform: PlatformReport) -> Iterator[str]:
     for figures in platform.guard.cohorts if platform.guard else ():
         if figures.held:
             done = "created" if figures.change is CohortChange.CREATION else "renamed"
-            yield f"{platform.name}: {figures.held} cohorts ARE HELD: a person must decide before they are {done}"
+            yield f"{platform.name}: HELD: {counted(figures.held, 'cohort')} to be {done} once a person decides"
 
 
 def guard_sentences(guard: GuardReport) -> Iterator[str]:
@@ -120,7 +125,8 @@ def _removals_sentence(guard: GuardReport) -> str:
     worst = "no removals"
     if guard.worst_cohort is not None:
         worst = f"worst cohort {guard.worst_cohort} {guard.worst_percent:.0f} %"
-    seen = f"{guard.memberships} memberships, {guard.removed} removed in 24 h, {guard.pending} to be removed, {worst}"
+    memberships = counted(guard.memberships, "membership")
+    seen = f"{memberships}, {guard.removed} removed in 24 h, {guard.pending} to be removed, {worst}"
     if not guard.enabled:
         return f"THE GUARD IS OFF: {seen}, nothing holds them"
     return f"guard: {seen}, " + (f"{guard.held} HELD" if guard.held else "passed")

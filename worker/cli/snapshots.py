@@ -18,6 +18,7 @@ from worker import snapshots
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, JsonOption, ago, out, prepare, say, say_json
 from worker.domain.errors import SettingsError
 from worker.domain.snapshots import SnapshotScope
+from worker.domain.words import counted
 from worker.runtime import sources
 from worker.runtime.messages import latest_snapshot
 from worker.snapshots import CollectedSnapshot
@@ -120,7 +121,7 @@ def _counted(rows: Iterable[SnapshotRow]) -> Iterator[SnapshotRow]:
 
 def _sentence(collected: CollectedSnapshot, left_out: Counter[str]) -> str:
     shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(collected.rows_by_year.items()))
-    sentence = f"{collected.rows} enrolments ({shown}), {collected.repeated} of them repeated"
+    sentence = f"{counted(collected.rows, 'enrolment')} ({shown}), {collected.repeated} of them repeated"
     for reasons, what in ((collected.unknown, "unknown, which stay as they were"), (left_out, "left out")):
         if reasons:
             counts = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
@@ -164,4 +165,4 @@ def show(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> No
     shown = ", ".join(f"{year}: {rows}" for year, rows in sorted(summary.rows_by_year.items()))
     unknown = f", {len(found.unknown)} unknown" if found.unknown else ""
     taken = ago(time.time() - found.taken_at)
-    say(f"{found.id}: whole, {len(found.rows)} enrolments ({shown}){unknown}, taken {taken} ago")
+    say(f"{found.id}: whole, {counted(len(found.rows), 'enrolment')} ({shown}){unknown}, taken {taken} ago")

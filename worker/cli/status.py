@@ -13,6 +13,7 @@ from worker.domain.cohorts import blocked_sentences
 from worker.domain.instants import Instant
 from worker.domain.rules import Mode
 from worker.domain.states import CohortChange
+from worker.domain.words import counted
 from worker.ledger.status import GAP_STATES, PlatformStatus, read_status
 from worker.runtime.ledger import opened
 from worker.settings.platforms import GUARD_OFF, PlatformSettings
@@ -40,9 +41,9 @@ def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
     for platform in current.platforms:
         _print_platform(platform, settings.platforms[platform.name], now)
     if current.without_number:
-        say(f"{current.without_number} enrolments wait for the student number of their person")
+        say(f"waiting for the student number of their person: {counted(current.without_number, 'enrolment')}")
     positions = ", ".join(f"{partition} {offset}" for partition, offset in current.positions.items())
-    say(f"{current.enrolments} enrolments; positions {positions or 'none yet'}")
+    say(f"{counted(current.enrolments, 'enrolment')}; positions {positions or 'none yet'}")
 
 
 def _table(platforms: Sequence[PlatformStatus], settings: Settings, now: Instant) -> Table:
@@ -90,6 +91,6 @@ def _print_platform(platform: PlatformStatus, chosen: PlatformSettings, now: Ins
     for change, number in platform.held_cohorts.items():
         if number:
             done = "created" if change is CohortChange.CREATION else "renamed"
-            say(f"{platform.name}: {number} cohorts wait for a person's decision to be {done}: `cohorts held`")
+            say(f"{platform.name}: {counted(number, 'cohort')} to be {done} once a person decides: `cohorts held`")
     for sentence in blocked_sentences(platform.blocked):
         say(f"{platform.name}: {sentence}")

@@ -6,6 +6,7 @@ import typer
 
 from worker import kafka
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, prepare, say
+from worker.domain.words import counted
 from worker.runtime.topics import definitions, rights, shortcomings, uses
 
 family = typer.Typer()
@@ -37,11 +38,11 @@ def create(
     for name, use in uses(settings).items():
         if name in created:
             days = int(wanted[name].settings["retention.ms"]) // 86_400_000
-            say(f"{name}: created, {wanted[name].partitions} partition(s), {use} kept for {days} days")
+            say(f"{name}: created, {counted(wanted[name].partitions, 'partition')}, {use} kept for {days} days")
         elif name not in existing:
             say(f"{name}: missing; the connector of change capture creates it")
         else:
-            say(f"{name}: exists, {existing[name].partitions} partition(s)")
+            say(f"{name}: exists, {counted(existing[name].partitions, 'partition')}")
             for sentence in shortcomings(use, existing[name], current[name], several=several):
                 say(f"{name}: {sentence}")
 

@@ -6,6 +6,7 @@ import typer
 
 from worker import telemetry
 from worker.cli.base import DEFAULT_CONFIG, ConfigOption, LogOption, prepare, say
+from worker.domain.words import counted
 from worker.runtime import sources, watch_process
 from worker.runtime.ledger import opened
 from worker.sources.watch import PollResult
@@ -41,4 +42,5 @@ def watch(
 def _sentence(found: PollResult) -> str:
     published = ", ".join(f"{number} {kind}" for kind, number in sorted(found.published.items())) or "nothing"
     missing = f", {found.missed} missing, who have left if the next poll misses them too" if found.missed else ""
-    return f"{found.entries} entries, {found.read} of them new or changed{missing}; published: {published}"
+    entries = counted(found.entries, "entry", "entries")
+    return f"{entries}, {found.read} of them new or changed{missing}; published: {published}"

@@ -11,6 +11,7 @@ from worker import kafka
 from worker.domain.cohorts import blocked_sentences
 from worker.domain.errors import BrokerError, LedgerError, MoodleError
 from worker.domain.rules import Mode
+from worker.domain.words import counted
 from worker.ledger import Ledger
 from worker.ledger.database import exposed_files
 from worker.ledger.status import read_status
@@ -85,11 +86,13 @@ def _kafka(settings: Settings) -> Iterator[CheckResult]:
             sentence=f"{error}; see kafka.bootstrap and kafka.client",
         )
         return
-    yield CheckResult(level=Level.OK, subject="kafka", sentence=f"{cluster.brokers} broker(s), cluster {cluster.id}")
+    yield CheckResult(
+        level=Level.OK, subject="kafka", sentence=f"{counted(cluster.brokers, 'broker')}, cluster {cluster.id}"
+    )
     for name in [*needed, snapshots]:
         topic = cluster.topics.get(name)
         if topic is not None:
-            yield CheckResult(level=Level.OK, subject=f"kafka {name}", sentence=f"{topic.partitions} partition(s)")
+            yield CheckResult(level=Level.OK, subject=f"kafka {name}", sentence=counted(topic.partitions, "partition"))
         elif name == snapshots:
             sentence = f"no such topic; the first reconciliation needs a snapshot; create it ({kafka.ABSENCE})"
             yield CheckResult(level=Level.WARNING, subject=f"kafka {name}", sentence=sentence)
@@ -115,7 +118,7 @@ def _topics(settings: Settings, existing: Mapping[str, kafka.Topic]) -> Iterator
 
 def _ledger(settings: Settings, ledger: Ledger) -> Iterator[CheckResult]:
     status = read_status(ledger, sorted(settings.platforms), time.time())
-    sentence = f"{ledger.name}, instance {status.instance}, {status.enrolments} enrolments"
+    sentence = f"{ledger.name}, instance {status.instance}, {counted(status.enrolments, 'enrolment')}"
     yield CheckResult(level=Level.OK, subject="ledger", sentence=sentence)
     if status.halt is not None:
         yield CheckResult(level=Level.FAILURE, subject="consumption", sentence=f"stopped: {status.halt.sentence}")
@@ -212,5 +215,5 @@ def _idnumbers(name: str, reader: MoodleReader) -> Iterator[CheckResult]:
         sentence = f"idnumbers used by several cohorts, which stay untouched: {shown}; make them unique on Moodle"
         yield CheckResult(level=Level.WARNING, subject=f"{name} cohorts", sentence=sentence)
     else:
-        sentence = f"{len(cohorts)} cohorts, no duplicate idnumber"
+        sentence = f"{counted(len(cohorts), 'cohort')}, no duplicate idnumber"
         yield CheckResult(level=Level.OK, subject=f"{name} cohorts", sentence=sentence)

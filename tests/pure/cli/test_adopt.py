@@ -40,7 +40,7 @@ def test_nothing_is_said_of_a_cohort_that_stays_as_it_is() -> None:
 def test_whoever_is_to_leave_is_said_to_wait_for_a_person_unless_the_guard_is_off() -> None:
     leaving = replace(ADOPTED, leaving={Departure.ENDED: 3, Departure.ELSEWHERE: 6})
     (held,) = said(leaving)
-    assert held.startswith("9 members are known students who have no place there: the first reading holds")
+    assert held.startswith("known students who have no place there: 9 members; the first reading holds")
     (unasked,) = said(leaving, guarded=False)
     assert unasked.endswith(f"they are removed after the first reading, unasked: {GUARD_OFF}")
 
@@ -48,8 +48,8 @@ def test_whoever_is_to_leave_is_said_to_wait_for_a_person_unless_the_guard_is_of
 def test_unknown_members_stay_unless_the_settings_remove_them() -> None:
     unknown = replace(ADOPTED, unmatched=4, unclean=1)
     stay, unclean = said(unknown)
-    assert stay == "4 members match no known student: they stay"
-    assert unclean.startswith("1 members have an account that Moodle doesn't return")
+    assert stay == "unknown, matching no student: 4 members; they stay"
+    assert unclean.startswith("accounts that Moodle doesn't return (unclean accounts): 1 member")
     assert "holds their removal" in said(unknown, strangers=Strangers.REMOVE)[0]
 
 
