@@ -18,7 +18,7 @@ BUILD = Info("cohorts_build", "The version that runs.")
 BUILD.info({"version": __version__})
 CHANGES = Counter(
     "cohorts_changes_total",
-    "Messages read, by outcome; one that waited for a student number is counted again when the number arrives.",
+    "Messages read, by outcome; `waiting` are enrolments whose person has no student number that is known.",
     ["outcome"],
 )
 RECORD_SECONDS = Histogram("cohorts_record_seconds", "Time to record one batch of messages in the ledger.")
@@ -33,6 +33,9 @@ LAST_POLL = Gauge("cohorts_last_poll_timestamp_seconds", "When the consuming loo
 WAITING = Gauge(
     "cohorts_waiting_enrolments",
     "Enrolments from change capture that wait for the student number of their person.",
+)
+HELD_MERGES = Gauge(
+    "cohorts_held_merges", "Merges of student numbers that are held until a person decides: `cohorts merges`."
 )
 APPLIED_SECONDS = Histogram(
     "cohorts_change_to_moodle_seconds",

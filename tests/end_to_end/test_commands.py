@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.installation import (
+    UAI,
     Install,
     Installation,
     enrolment,
@@ -23,6 +24,7 @@ from worker.domain.states import Action
 from worker.kafka import RecordProducer
 from worker.ledger import status
 from worker.sandbox.moodle.server import Fault, SandboxMoodle
+from worker.sandbox.university.records import rekeyed
 
 pytestmark = pytest.mark.end_to_end
 
@@ -325,6 +327,31 @@ def test_check_warns_of_an_idnumber_that_several_cohorts_carry(install: Install,
     level, sentence = findings(installation, code=0)["ecampus cohorts"]
     assert level == "warning"
     assert "L1DROI; make them unique" in sentence
+
+
+# Merged numbers
+
+
+def test_a_person_sees_merges_and_ends_or_approves_one_after_a_preview(install: Install, moodle: SandboxMoodle) -> None:
+    installation = install({"ecampus": platform(moodle)})
+    welcome(moodle, range(2))
+    worker = installation.worker()
+    installation.publish([enrolment(0)])
+    eventually(lambda: lawyers(moodle) == numbers([0]))
+    installation.publish([rekeyed(number(0), number(1), UAI, 1_788_000_100.0)])
+    eventually(lambda: lawyers(moodle) == numbers([1]))
+    assert worker.terminate() == 0
+    (merge,) = json.loads("".join(lines_of(installation, "merges", "--json")))
+    assert (merge["student_id"], merge["merged_into"], merge["state"]) == (number(0), number(1), "applied")
+    assert lines_of(installation, "merges")[-1] == "1 merge, 0 held"
+    assert lines_of(installation, "merges", "end", number(0))[-1] == "nothing was changed; add --apply to decide so"
+    assert json.loads("".join(lines_of(installation, "merges", "--json"))) == [merge]
+    ended = lines_of(installation, "merges", "end", number(0), "--apply")
+    assert ended == ["decided; desired otherwise: 2 memberships; see `cohorts plan`"]
+    assert status.desired(installation.ledger, "ecampus") == {"L1DROI": {number(0)}}
+    lines_of(installation, "merges", "end", number(0), "--apply", code=1)
+    lines_of(installation, "merges", "approve", number(0), "--apply")
+    assert status.desired(installation.ledger, "ecampus") == {"L1DROI": {number(1)}}
 
 
 # A cohort that somebody deleted

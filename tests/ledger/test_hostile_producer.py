@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ledger.test_runs import SCOPE
-from tests.support.builders import ETAPE, FOREIGN_UAI, NOW, STUDENT, UAI, memberships, merged, recorder, told
+from tests.support.builders import ETAPE, FOREIGN_UAI, NOW, STUDENT, UAI, memberships, merged, numbered, recorder, told
 from tests.support.scenes import Scene
 from worker.domain.changes import EnrolmentChange, PersonEnrolled
 from worker.domain.errors import InvalidMessage
@@ -63,7 +63,7 @@ def test_what_was_so_before_a_snapshot_stays_too_late_whatever_its_version(ledge
     assert is_desired(ledger)
 
 
-ANY = (told(), PersonEnrolled(person=1, enrolment=told()), merged("1", "2"))
+ANY = (told(), PersonEnrolled(person=1, enrolment=told()), merged("1", "2"), numbered(1, "2", version=1, at=NOW))
 
 
 @given(st.sampled_from(ANY), st.floats(0, MOST_AHEAD_SECONDS))

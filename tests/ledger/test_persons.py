@@ -116,7 +116,7 @@ def test_a_university_desires_the_same_through_debezium_as_through_its_messages(
 def test_a_snapshot_that_is_emitted_again_changes_no_membership_and_no_name(ledger: Ledger) -> None:
     _, capture, events = captured(6)
     tell_in_batches(ledger, read(events))
-    before = {table: content(ledger)[table] for table in ("membership", "cohort", "waiting", "account", "journal")}
+    before = {table: content(ledger)[table] for table in ("membership", "cohort", "merge", "account", "journal")}
     counts = [tell(ledger, capture.snapshot(), at=NOW + 60), tell(ledger, events[:500], at=NOW + 61)]
     after = content(ledger)
     assert {table: after[table] for table in before} == before
@@ -132,7 +132,6 @@ def test_an_enrolment_waits_until_the_number_of_its_person_is_known(ledger: Ledg
     tell(ledger, apogee.put("INDIVIDU", individu(29900001), NOW))
     assert members(ledger) == {ETAPE: {"29900001"}}
     assert without_number(ledger) == 0
-    assert content(ledger)["waiting"] == []
 
 
 def test_the_clock_of_what_waited_starts_when_it_could_be_told(ledger: Ledger, apogee: Apogee) -> None:

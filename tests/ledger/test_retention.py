@@ -8,7 +8,19 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support import scenes
-from tests.support.builders import ETAPE, NOW, POLICY, STUDENT, UAI, memberships, merged, recorder, told, workbook
+from tests.support.builders import (
+    ETAPE,
+    NOW,
+    POLICY,
+    STUDENT,
+    UAI,
+    memberships,
+    merged,
+    numbered,
+    recorder,
+    told,
+    workbook,
+)
 from tests.support.scenes import DAY, FORMER, HOUR, OTHER, Scene, Setup
 from worker.domain.accounts import FoundAccount
 from worker.domain.changes import (
@@ -16,7 +28,6 @@ from worker.domain.changes import (
     EtapeChange,
     NumberChange,
     PersonEnrolled,
-    PersonNumbered,
     Received,
 )
 from worker.domain.directory import KnownEntry
@@ -31,7 +42,7 @@ from worker.ledger import Ledger, decisions, guard, retention, runs, status
 from worker.ledger.directory_state import DirectoryState
 from worker.ledger.retention import ERASED, Removed
 from worker.ledger.runs import Runs
-from worker.ledger.schema import enrolment, journal, membership, metadata, proposal, snapshot, waiting
+from worker.ledger.schema import enrolment, journal, membership, merge, metadata, person, proposal, snapshot
 from worker.ledger.status import read_status
 from worker.sandbox.university.generator import University
 from worker.sandbox.university.records import Message
@@ -89,13 +100,6 @@ def show(scene: Scene, *numbers: str) -> str:
     return name
 
 
-def numbered(number: str, *, person: int = 104233) -> PersonNumbered:
-    """Tell the number of a person, as change capture does."""
-    return PersonNumbered(
-        uai=UAI, person=person, student_id=number, version=1, changed_at=NOW, sequence="", origin="individu[0]@1"
-    )
-
-
 def entry(uuid: str, number: str, *, gone: bool = False, rows: str = "[]") -> KnownEntry:
     """Give an entry of a watched directory, as it was told last."""
     return KnownEntry(uuid=uuid, csn="20260901000000Z", terms="", student_id=number, rows=rows, version=1, gone=gone)
@@ -105,7 +109,14 @@ def departed(scene: Scene) -> None:
     """Have a student with two numbers, a login and every kind of trace leave, and another stay."""
     maths = told(student_id=FORMER, enrolment_id=MATHS, etape="XMATH1")
     stays = told(student_id=OTHER, enrolment_id="9", login="autre")
-    scene.tell(told(login=LOGIN), maths, stays, merged(FORMER, STUDENT), numbered(STUDENT), numbered(OTHER, person=7))
+    scene.tell(
+        told(login=LOGIN),
+        maths,
+        stays,
+        merged(FORMER, STUDENT),
+        numbered(104233, STUDENT, version=1),
+        numbered(7, OTHER, version=1),
+    )
     DirectoryState(scene.ledger, "ldap").write([entry("A", STUDENT, gone=True), entry("B", OTHER), entry("C", FORMER)])
     scene.settle()
     accounts = {STUDENT: int(STUDENT), LOGIN: int(STUDENT), OTHER: int(OTHER)}
@@ -131,7 +142,8 @@ def test_of_a_student_gone_for_longer_than_the_period_nothing_is_left_in_any_tab
     scene = Scene(ledger)
     departed(scene)
     assert {of.partition(".")[0] for of in traces(ledger, STUDENT, FORMER, LOGIN)} == {
-        "enrolment", "student", "person", "watched", "membership", "account", "journal", "proposal", "snapshot",
+        "enrolment", "student", "person", "merge", "watched", "membership", "account", "journal", "proposal",
+        "snapshot",
     }  # fmt: skip
     removed = purge(ledger)
     assert (removed.numbers, removed.enrolments, removed.memberships) == (2, 2, 2)
@@ -323,7 +335,23 @@ def test_an_enrolment_that_waits_for_a_number_goes_when_it_is_over(ledger: Ledge
     scene = Scene(ledger)
     scene.tell(PersonEnrolled(person=8, enrolment=told(student_id="", status=status)))
     assert purge(ledger, policy=POLICY).enrolments == 1 - left
-    assert len(rows(ledger, waiting)) == left
+    assert len(rows(ledger, enrolment)) == left
+
+
+def test_a_person_who_never_had_a_number_goes_when_that_was_said_long_ago(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    scene.tell(numbered(1, "", version=1), numbered(2, "", version=2), numbered(2, FORMER, version=1))
+    scene.tell(told(student_id=FORMER))
+    purge(ledger, policy=POLICY)
+    assert {row.cod_ind for row in rows(ledger, person)} == {2}
+
+
+def test_a_number_that_another_person_has_by_now_goes_with_that_person(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    scene.tell(numbered(1, "60", version=1), numbered(1, "61", version=2), numbered(2, "60", version=3))
+    erase(ledger, "60")
+    assert [(row.cod_ind, row.student_id) for row in rows(ledger, person)] == [(1, "61")]
+    assert rows(ledger, merge) == []
 
 
 # Erasing

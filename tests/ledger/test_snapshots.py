@@ -158,9 +158,14 @@ def test_a_row_brings_back_what_an_older_message_deleted(ledger: Ledger) -> None
     assert desired(ledger) == MEMBER
 
 
-def test_a_row_of_a_merged_number_is_the_survivor_s(ledger: Ledger) -> None:
-    record(ledger, merged(STUDENT, OTHER), image(told()))
+def test_a_row_of_a_number_that_was_merged_since_is_the_survivor_s(ledger: Ledger) -> None:
+    record(ledger, image(told()), merged(STUDENT, OTHER, at=TAKEN_AT + 1))
     assert desired(ledger) == {ETAPE: frozenset({OTHER})}
+
+
+def test_a_row_of_a_number_that_was_merged_before_ends_that(ledger: Ledger) -> None:
+    record(ledger, merged(STUDENT, OTHER), image(told()))
+    assert desired(ledger) == MEMBER
 
 
 def test_rows_tell_labels_and_logins_too(ledger: Ledger) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from worker.domain.changes import EnrolmentChange, EtapeChange, NumberChange, Received
+from worker.domain.changes import EnrolmentChange, EtapeChange, NumberChange, PersonNumbered, Received
 from worker.domain.guard import Guard
 from worker.domain.instants import Instant
 from worker.domain.rules import CohortTemplate, Mapper, Mode, PlatformPolicy, Policy
@@ -51,6 +51,20 @@ def deleted(**changes: Any) -> EnrolmentChange:  # noqa: ANN401 - any field of i
 def merged(previous: str, into: str, *, at: Instant = NOW, uai: str = UAI) -> NumberChange:
     """Return the merge of a number into another."""
     return NumberChange(uai=uai, previous_student_id=previous, student_id=into, changed_at=at, origin=f"merge@{at:.0f}")
+
+
+def numbered(person: int, number: str, *, version: int, at: Instant | None = None) -> PersonNumbered:
+    """Return that a person has a number."""
+    changed_at = NOW + version if at is None else at
+    return PersonNumbered(
+        uai=UAI,
+        person=person,
+        student_id=number,
+        version=version,
+        sequence="",
+        changed_at=changed_at,
+        origin=f"individu@{version}",
+    )
 
 
 def described(

@@ -16,6 +16,7 @@ from tests.support.builders import (
     deleted,
     described,
     merged,
+    numbered,
     recorder,
     told,
     workbook,
@@ -259,6 +260,31 @@ def merged_after_having_joined(scene: Scene) -> None:
 
 def merged_and_reversed(scene: Scene) -> None:
     scene.tell(told(), merged(STUDENT, FORMER), merged(FORMER, STUDENT, at=NOW + 60))
+    scene.settle()
+
+
+def number_of_two_persons(scene: Scene) -> None:
+    scene.tell(numbered(1, STUDENT, version=1), numbered(1, OTHER, version=2), numbered(2, STUDENT, version=3), told())
+    scene.settle()
+
+
+def merged_and_still_in_use(scene: Scene) -> None:
+    scene.tell(told(), merged(STUDENT, OTHER))
+    scene.now += HOUR
+    scene.image(told())
+    scene.settle()
+
+
+def merged_again_though_in_use(scene: Scene) -> None:
+    merged_and_still_in_use(scene)
+    scene.now += HOUR
+    scene.tell(merged(STUDENT, OTHER, at=scene.now))
+
+
+def merge_ended_by_a_person(scene: Scene) -> None:
+    scene.tell(told(), merged(STUDENT, OTHER))
+    scene.now += HOUR
+    recorder(scene.ledger).decide_merge(STUDENT, None, Action.REJECT, by="scol", now=scene.now)
     scene.settle()
 
 

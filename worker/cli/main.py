@@ -53,6 +53,9 @@ FAMILIES = {
         "undo": "Put back whom a run, or an approval, has removed; a newer message or snapshot may end their "
         "membership again.",
     },
+    "worker.cli.merges": {
+        "merges": "List student numbers that became others, and decide about merges that are held or wrong.",
+    },
     "worker.cli.adopt": {
         "adopt": "List the existing cohorts whose idnumber is one of ours, and whom they would lose; with --apply, "
         "adopt them.",

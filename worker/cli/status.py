@@ -42,6 +42,9 @@ def status(path: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
         _print_platform(platform, settings.platforms[platform.name], now)
     if current.without_number:
         say(f"waiting for the student number of their person: {counted(current.without_number, 'enrolment')}")
+    if current.held_merges:
+        merges = counted(current.held_merges, "merge")
+        say(f"waiting for a person's decision: {merges} of student numbers; see `cohorts merges --held`")
     positions = ", ".join(f"{partition} {offset}" for partition, offset in current.positions.items())
     say(f"{counted(current.enrolments, 'enrolment')}; positions {positions or 'none yet'}")
 

@@ -34,6 +34,8 @@ class EnrolmentChange(NamedTuple):
     payment: Payment = Payment.UNKNOWN
     sequence: str = ""
     """Orders, as text, the facts that a source publishes under one version and instant; empty where there is one."""
+    cod_ind: int | None = None
+    """The person, where the source names one: the enrolment is theirs, whatever their number is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class PersonEnrolled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonNumbered:
-    """The student number (COD_ETU) of a person (COD_IND)."""
+    """The student number (COD_ETU) of a person (COD_IND), empty when they have none, or are deleted."""
 
     uai: str
     person: int

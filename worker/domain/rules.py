@@ -5,7 +5,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -278,40 +278,6 @@ def account_key(platform: PlatformPolicy, student_id: str, login: str | None) ->
     """
     key = _render(platform.account_template, {"student_id": student_id, "login": login})
     return key.lower() if key and platform.account_field is AccountField.USERNAME else key
-
-
-def survivors(merges: Mapping[str, tuple[str, float]]) -> dict[str, str]:
-    """Resolve merges (previous number to surviving number and instant) to the last survivor of each.
-
-    Chains are followed. In a cycle (a merge that was reversed) the oldest merge of the cycle is dropped, in whatever
-    order they were learnt. Each merge is looked at a few times, however long the chains are.
-    """
-    edges = dict(merges)
-    for circle in _circles(merges):
-        del edges[min(circle, key=lambda number: (merges[number][1], number))]
-    last: dict[str, str] = {}
-    for start in merges:
-        trail, at = [], start
-        while at not in last and at in edges:
-            trail.append(at)
-            at = edges[at][0]
-        end = last.get(at, at)
-        last |= dict.fromkeys(trail, end)
-        last.setdefault(start, end)
-    return last
-
-
-def _circles(merges: Mapping[str, tuple[str, float]]) -> Iterator[list[str]]:
-    """Yield the numbers of each circle of merges."""
-    seen_from: dict[str, str] = {}
-    for start in merges:
-        trail, at = [], start
-        while at in merges and at not in seen_from:
-            seen_from[at] = start
-            trail.append(at)
-            at = merges[at][0]
-        if seen_from.get(at) == start:
-            yield trail[trail.index(at) :]
 
 
 def _matches(value: str, globs: Iterable[str]) -> bool:

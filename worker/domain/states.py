@@ -39,7 +39,7 @@ class Cause(StrEnum):
     RESIGNED = "resigned"
     DELETED = "deleted"
     REKEYED = "rekeyed"
-    """Two student numbers were merged."""
+    """Two student numbers were merged, or no longer are, or an enrolment followed its person to another number."""
     DESCRIBED = "described"
     """The étape's component, which routes depend on, became known or changed."""
     ABSENT = "absent"
@@ -132,6 +132,26 @@ class Kept(StrEnum):
     """A person rejected its removal: it is kept until the desired state changes again."""
     UNDONE = "undone"
     """A person undid its removal: it is kept until a newer message or snapshot ends the enrolment."""
+
+
+class MergeState(StrEnum):
+    """What became of a merge: that a student number lives on as another, as a message or change capture says."""
+
+    APPLIED = "applied"
+    SET_ASIDE = "set_aside"
+    """A newer merge leads the number elsewhere, or back."""
+    CLAIMED = "claimed"
+    """Held: more than one person has had the numbers, so that they may be two people's."""
+    TOLD_AGAIN = "told_again"
+    """Held: said anew after a snapshot, or a person, said that the number is in use by itself."""
+    CONTRADICTED = "contradicted"
+    """A newer snapshot has enrolments under the former number, or a person has said since that it is in use."""
+    REJECTED = "rejected"
+    """A person ended it."""
+
+
+HELD_MERGES = (MergeState.CLAIMED, MergeState.TOLD_AGAIN)
+"""Merges without effect until a person decides."""
 
 
 class Drift(StrEnum):

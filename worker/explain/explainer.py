@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 from worker.domain.instants import Instant
 from worker.domain.rules import Mapper, Mode, PlatformPolicy, Policy, canonical, is_called_by_login
-from worker.domain.states import Action
+from worker.domain.states import Action, MergeState
 from worker.explain.blockers import BlockedMembership, about_account, blockers, what_next
 from worker.explain.enrolments import EnrolmentVerdict, admits, confirmation, judge, routes
 from worker.explain.findings import Answer, CohortKey, Explanation, Finding, JudgedEnrolment, Why, found
@@ -30,6 +30,16 @@ _STATES = {
     (False, None): Why.REMOVING_UNCERTAIN,
 }
 """By desired and observed."""
+
+
+_MERGES = {
+    MergeState.APPLIED: Why.NUMBER_MERGED,
+    MergeState.SET_ASIDE: Why.MERGE_SET_ASIDE,
+    MergeState.CLAIMED: Why.MERGE_CLAIMED,
+    MergeState.TOLD_AGAIN: Why.MERGE_TOLD_AGAIN,
+    MergeState.CONTRADICTED: Why.MERGE_CONTRADICTED,
+    MergeState.REJECTED: Why.MERGE_REJECTED,
+}
 
 
 def explain(
@@ -81,14 +91,13 @@ class _Explainer:
     def about(self) -> Iterator[Finding]:
         """Yield what is known of the number itself."""
         view = self._view
-        if not (self._verdicts or view.known_numbers or view.memberships):
+        if not (self._verdicts or view.known_numbers or view.memberships or view.merges):
             taken_at = view.snapshots[0].taken_at if view.snapshots else None
             yield found(Why.STUDENT_UNKNOWN, number=view.asked, taken_at=taken_at)
             return
-        for number in view.known_numbers:
-            if number.merged_into is not None:
-                code = Why.MERGE_SET_ASIDE if number.survivor is None else Why.NUMBER_MERGED
-                yield found(code, number=number.student_id, into=number.merged_into, at=number.merged_at)
+        for merge in view.merges:
+            code, at = _MERGES[merge.state], merge.decided_at if merge.state is MergeState.REJECTED else merge.merged_at
+            yield found(code, number=merge.student_id, into=merge.merged_into, at=at)
         yield from self._login()
         if not self._verdicts:
             yield found(Why.NO_ENROLMENT, number=view.survivor)

@@ -20,6 +20,13 @@ class Why(StrEnum):
     NO_ENROLMENT = "no_enrolment"
     NUMBER_MERGED = "number_merged"
     MERGE_SET_ASIDE = "merge_set_aside"
+    MERGE_CLAIMED = "merge_claimed"
+    """Held: more than one person has had the numbers."""
+    MERGE_TOLD_AGAIN = "merge_told_again"
+    """Held: said anew after the number was found to be in use by itself."""
+    MERGE_CONTRADICTED = "merge_contradicted"
+    """Ended: a newer snapshot has enrolments under the former number."""
+    MERGE_REJECTED = "merge_rejected"
     LOGIN = "login"
     LOGIN_UNKNOWN = "login_unknown"
 

@@ -3,13 +3,13 @@
 | table | columns that are read | what it becomes |
 | --- | --- | --- |
 | `INS_ADM_ETP` | the key, `ETA_IAE`, `ETA_PMT_IAE`, `COD_CMP` | an enrolment of a person, perhaps deleted |
-| `INDIVIDU` | `COD_IND`, `COD_ETU` | the person's student number, unless it is null |
+| `INDIVIDU` | `COD_IND`, `COD_ETU` | the person's student number, or that there is none |
 | `VERSION_ETAPE` | `COD_ETP`, `COD_VRS_VET`, `LIB_WEB_VET` | the label of a version of an étape, unless it is null |
 | `ETAPE` | `COD_ETP`, `LIB_ETP` | the label of an étape of which no version has one |
 | `COMPOSANTE` | `COD_CMP`, `LIB_CMP` | the label of a component |
 
 No other column is read or kept: INDIVIDU holds the social-security number. Other tables are ignored, and so is a
-deleted row of any table but the first: a person without a row is still enrolled.
+deleted row of any table but the first two: a person without a row is still enrolled.
 
 `source.scn`, the number of the change in Oracle, is the version, and `source.ts_ms` the instant. A transaction may
 change a row twice under one SCN: then the place in the redo log decides (`rs_id` and `ssn`, or `lcr_position`).
@@ -122,16 +122,17 @@ class _Message:
         return PersonEnrolled(person=row.cod_ind, enrolment=enrolment)
 
     def individu(self) -> Sequence[Change]:
-        """Read a change of INDIVIDU. A person who has no number, or lost it, keeps the known one, if any."""
+        """Read a change of INDIVIDU: the person's number, none when it is null, or the row deleted."""
+        change = _validated(debezium_rows.Persons, self.document)
         if self.event.op == "d":
-            return ()
-        row = _validated(debezium_rows.After[debezium_rows.Individu], self.document).after
-        if row.cod_etu is None:
-            return ()
+            row, cod_etu = _required(change.before, "before"), None
+        else:
+            present = _required(change.after, "after")
+            row, cod_etu = present, present.cod_etu
         number = PersonNumbered(
             uai=self.uai,
             person=row.cod_ind,
-            student_id=str(row.cod_etu),
+            student_id="" if cod_etu is None else str(cod_etu),
             version=self.event.source.scn,
             sequence=self.event.source.place,
             changed_at=self.event.source.changed_at,

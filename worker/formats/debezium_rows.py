@@ -152,11 +152,23 @@ class After(ChangeEnvelope, Generic[R]):
     after: R
 
 
-class Individu(Row):
-    """A row of INDIVIDU, of which no other column must ever be read."""
+class IndividuKey(Row):
+    """The key of a row of INDIVIDU."""
 
     cod_ind: Number
+
+
+class Individu(IndividuKey):
+    """A row of INDIVIDU, of which no other column must ever be read."""
+
     cod_etu: Number | None
+
+
+class Persons(ChangeEnvelope):
+    """A change of INDIVIDU."""
+
+    before: IndividuKey | None = None
+    after: Individu | None = None
 
 
 class EtapeTableRow(Row):

@@ -20,7 +20,7 @@ from worker.domain.snapshots import AcceptedSnapshot, SnapshotScope, Unknown
 from worker.domain.states import Cause, Kept, Status
 from worker.ledger.database import select_in, update, upsert
 from worker.ledger.identities import merged_into
-from worker.ledger.schema import enrolment, membership
+from worker.ledger.schema import NO_NUMBER, enrolment, membership
 from worker.ledger.schema import snapshot as snapshot_table
 
 EnrolmentKey = tuple[str, str]
@@ -48,6 +48,7 @@ class KnownEnrolment(NamedTuple):
     etape: str | None
     etape_version: str | None
     component: str | None
+    cod_ind: int | None
 
 
 EnrolmentFacts = KnownEnrolment | EnrolmentChange
@@ -60,7 +61,7 @@ ENROLMENT_COLUMNS = KnownEnrolment._fields
 ENROLMENT_KEY = tuple(column.name for column in enrolment.primary_key)
 ENROLMENT_ORDER = ("version", "changed_at", "sequence")
 """Columns that order the states of one enrolment at one source."""
-ENROLMENT_FACTS = tuple(name for name in ENROLMENT_COLUMNS if name not in {*ENROLMENT_KEY, *ENROLMENT_ORDER})
+ENROLMENT_FACTS = tuple(name for name in ENROLMENT_COLUMNS if name not in {*ENROLMENT_KEY, *ENROLMENT_ORDER, "cod_ind"})
 """Columns that memberships follow from."""
 REPLACED = tuple(column.name for column in enrolment.c if not column.primary_key)
 """Columns that a newer state replaces."""
@@ -91,7 +92,12 @@ class Touched(dict[str, Triggers]):
     """The students whose memberships are to be projected again, and why."""
 
     def touch(self, student_id: str, trigger: Trigger, *etapes: str | None) -> None:
-        """Add a student; the reason for all other étapes, if there was one before, stays."""
+        """Add a student; the reason for all other étapes, if there was one before, stays.
+
+        Whoever has no number that is known is in no cohort.
+        """
+        if student_id == NO_NUMBER:
+            return
         triggers = self.setdefault(student_id, {None: trigger})
         for code in etapes:
             if code is not None:
@@ -143,6 +149,8 @@ class FoldedBatch:
     changed: Mapping[_FactKey, EnrolmentChange]
     repeated: Mapping[_FactKey, EnrolmentChange]
     """Newer states with the same facts as before."""
+    claimed: Mapping[_FactKey, KnownEnrolment]
+    """Enrolments that a snapshot gave, of which a change that comes too late tells whose they are."""
     touched: Touched
     counts: Counts
 
@@ -155,23 +163,33 @@ def fold_batch(connection: sa.Connection, batch: Sequence[Received]) -> FoldedBa
     undone = _undone(connection)
     changed: dict[_FactKey, EnrolmentChange] = {}
     repeated: dict[_FactKey, EnrolmentChange] = {}
+    claimed: dict[_FactKey, KnownEnrolment] = {}
     touched = Touched()
-    stale = 0
-    for change, published_at in received:
-        key = change.uai, change.enrolment_id
+    stale = waiting = 0
+    for item, published_at in received:
+        key = item.uai, item.enrolment_id
         before = known.get(key, {})
+        change = _numbered(item, before.get(item.system))
         after = fold(before, change, snapshots)
+        fact_key = (*key, change.system)
         if after is before:
             stale += 1
+            previous = before.get(change.system)
+            if isinstance(previous, KnownEnrolment) and previous.cod_ind is None and change.cod_ind is not None:
+                trigger = Trigger(_CAUSES[change.status], change.origin, published_at)
+                touched.touch(previous.student_id, trigger, previous.etape)
+                touched.touch(change.student_id, trigger, previous.etape)
+                claimed[fact_key] = previous._replace(student_id=change.student_id, cod_ind=change.cod_ind)
+                known[key] = {**before, change.system: claimed[fact_key]}
             continue
         known[key] = after
+        waiting += change.student_id == NO_NUMBER
         repeats = _repeats(before, change)
         if not repeats or change.student_id in undone:
             trigger = Trigger(_CAUSES[change.status], change.origin, published_at)
             touched.touch(change.student_id, trigger, change.etape)
             for facts in before.values():  # perhaps of another student, or another étape
                 touched.touch(facts.student_id, trigger, change.etape, facts.etape)
-        fact_key = (*key, change.system)
         if repeats and fact_key not in changed:
             repeated[fact_key] = change
         else:
@@ -180,9 +198,17 @@ def fold_batch(connection: sa.Connection, batch: Sequence[Received]) -> FoldedBa
         latest={key: _latest(states) for key, states in known.items()},
         changed=changed,
         repeated=repeated,
+        claimed=claimed,
         touched=touched,
-        counts=Counts(applied=len(received) - stale, stale=stale),
+        counts=Counts(applied=len(received) - stale - waiting, stale=stale, waiting=waiting),
     )
+
+
+def _numbered(change: EnrolmentChange, previous: EnrolmentFacts | None) -> EnrolmentChange:
+    """Return a change of a person without a number under that which another source of the same system gave."""
+    if change.student_id != NO_NUMBER or previous is None:
+        return change
+    return change._replace(student_id=previous.student_id)
 
 
 def fold(known: States, change: EnrolmentChange, snapshots: Sequence[AcceptedSnapshot]) -> States:
@@ -202,6 +228,11 @@ def fold(known: States, change: EnrolmentChange, snapshots: Sequence[AcceptedSna
 def save(connection: sa.Connection, folded: FoldedBatch, now: Instant) -> None:
     """Write what a batch says of enrolments."""
     update(connection, enrolment, [_repeated_row(change, now) for change in folded.repeated.values()])
+    owners = [
+        {"uai": uai, "enrolment_id": id_, "system": system, "student_id": facts.student_id, "cod_ind": facts.cod_ind}
+        for (uai, id_, system), facts in folded.claimed.items()
+    ]
+    update(connection, enrolment, owners)
     # In the order of the keys, so that SQLite changes each page of their index once.
     rows = [enrolment_row(folded.changed[key], now) for key in sorted(folded.changed)]
     upsert(connection, enrolment, rows, update=REPLACED)
@@ -217,6 +248,7 @@ def enrolment_row(change: EnrolmentChange, now: Instant) -> dict[str, Any]:
         "changed_at": change.changed_at,
         "sequence": change.sequence,
         "student_id": change.student_id,
+        "cod_ind": change.cod_ind,
         "status": change.status.value,
         "payment": change.payment.value,
         "academic_year": change.academic_year,
@@ -281,7 +313,10 @@ def _latest(states: States) -> EnrolmentFacts:
 
 def _repeats(known: States, change: EnrolmentChange) -> bool:
     """Whether the only source of an enrolment gives the same facts again."""
-    return len(known) == 1 and change.system in known and facts_of(change) == facts_of(known[change.system])
+    if len(known) > 1 or change.system not in known:
+        return False
+    same = known[change.system]
+    return facts_of(change) == facts_of(same) and change.cod_ind == same.cod_ind
 
 
 def _is_settled(known: EnrolmentFacts, snapshots: Sequence[AcceptedSnapshot]) -> bool:

@@ -254,6 +254,13 @@ def enrolments_of(
     """
     survivors = {number: number for number in students}
     survivors |= merged_into(connection, survivors)
+    return enrolments_under(connection, survivors)
+
+
+def enrolments_under(
+    connection: sa.Connection, survivors: Mapping[str, str]
+) -> tuple[dict[str, list[EnrolmentLike]], dict[str, str | None]]:
+    """Return the same for numbers that lead to these survivors, perhaps otherwise than in the ledger."""
     enrolments = _enrolments(connection, survivors, {})
     return enrolments, _components(connection, enrolments.values())
 

@@ -22,7 +22,7 @@ from worker.ledger.accounts import Accounts
 from worker.ledger.cohorts import blocked_by
 from worker.ledger.database import Ledger, among, chunks, stream, upsert
 from worker.ledger.journal import write_confirmed
-from worker.ledger.schema import at_membership, cohort, enrolment, gap, in_cohort, membership, student
+from worker.ledger.schema import NO_NUMBER, at_membership, cohort, enrolment, gap, in_cohort, membership, student
 
 COHORTS = 1_000
 """How many are compared at a time, so that the members of a whole platform aren't in memory at once."""
@@ -312,7 +312,8 @@ class _Compared:
 def known_students(ledger: Ledger, platform: PlatformPolicy) -> Called:
     """Return every student we have heard of, by the key of their account."""
     known = sa.select(student.c.student_id, student.c.login, student.c.survivor)
-    only_enrolled = sa.select(enrolment.c.student_id, sa.null(), sa.null()).distinct()
+    named = enrolment.c.student_id != NO_NUMBER
+    only_enrolled = sa.select(enrolment.c.student_id, sa.null(), sa.null()).where(named).distinct()
     called = Called()
     with ledger.read() as connection:
         for statement in (

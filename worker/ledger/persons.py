@@ -1,202 +1,264 @@
-"""Enrolments that name a person: recorded of a student once the person's number is known, and waiting until then.
+"""Persons and their student numbers: an enrolment that names a person follows the person, whatever their number.
 
-Nothing here depends on the order of the messages. What was recorded under a former number is led to the present one
-by the merge of both, and of each enrolment that waits the newest state is kept: folding twice gives what folding once
-would have given.
+Nothing here depends on the order of the messages. Who loses their number keeps it, until it is another's: from then on
+their enrolments wait until they have one again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from worker.domain.changes import EnrolmentChange, NumberChange, PersonEnrolled, PersonNumbered, Received
+from worker.domain.changes import NumberChange, PersonEnrolled, PersonNumbered, Received
 from worker.domain.instants import Instant
-from worker.domain.states import Payment, Status
-from worker.ledger.database import among, select_in, upsert
-from worker.ledger.enrolments import ENROLMENT_ORDER, Counts, order_of
-from worker.ledger.schema import person, waiting
+from worker.domain.merges import Person
+from worker.domain.states import Cause
+from worker.ledger.database import among, select_in, update, upsert
+from worker.ledger.enrolments import Counts, Touched, Trigger
+from worker.ledger.schema import NO_NUMBER, enrolment, of_person, person
 
-Person = tuple[str, int]
-"""UAI and COD_IND."""
 T = TypeVar("T")
 
 
-class _Number(NamedTuple):
-    """A person's number; the names are those of the columns, newer ones are greater."""
+class _Claim(NamedTuple):
+    """That a person has a number, as it was said last; newer ones are greater."""
 
     version: int
     changed_at: Instant
     sequence: str
-    student_id: str
+    since: Instant = 0.0
 
 
-class _Numbering(NamedTuple):
-    """What a batch changed of the numbers of persons."""
-
-    numbers: Mapping[Person, _Number]
-    """The present ones."""
-    merges: Sequence[Received]
-    """Of two numbers of one person."""
-    known_since: Mapping[Person, Instant]
-    """When the number of persons without one was published."""
-    counts: Counts
+OVERRULED = -1
+"""Version of what was said of a number before a snapshot: any message comes after it."""
+Claims = dict[tuple[Person, str], _Claim]
+"""By person and number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedBatch:
-    """A batch in which every change names a student."""
+    """A batch in which every enrolment names a student, or nobody, and what its numbers of persons changed."""
 
     changes: Sequence[Received]
+    merges: Sequence[Received]
+    """Of the former numbers of persons into their present ones."""
+    claimed: Mapping[str, Trigger]
+    """The numbers that a person has had whom nobody knew to."""
+    touched: Touched
     counts: Counts
 
 
 def named(connection: sa.Connection, batch: Sequence[Received]) -> NamedBatch:
-    """Return a batch in which every change names a student, and let wait what can't name one yet.
-
-    It also holds the changes that waited for a number of this batch, and the merges of two numbers of one person.
-    The clock of what waited starts at the later of the two messages that it took.
-    """
+    """Write who has which number, lead their enrolments there, and name the students of this batch."""
     changes = [item for item in batch if not isinstance(item.change, PersonEnrolled | PersonNumbered)]
     numbered = _of_kind(batch, PersonNumbered)
     enrolled = _of_kind(batch, PersonEnrolled)
     if not numbered and not enrolled:
-        return NamedBatch(changes=changes, counts=Counts())
-    numbering = _record_numbers(
-        connection,
-        numbered,
-        _numbers(
-            connection,
-            {(change.uai, change.person) for change, _ in numbered}
-            | {(change.enrolment.uai, change.person) for change, _ in enrolled},
-        ),
-    )
-    enrolled += _take_out(connection, numbering.known_since)
-    unnamed = []
+        return NamedBatch(changes=changes, merges=[], claimed={}, touched=Touched(), counts=Counts())
+    persons = {_person(change) for change, _ in numbered}
+    persons |= {(change.enrolment.uai, change.person) for change, _ in enrolled}
+    claims = _claims(connection, persons, {change.student_id for change, _ in numbered})
+    before, known = _present(claims), {*claims}
+    told = _tell(connection, claims, numbered)
+    numbers = _present(claims)
+    moved = {who: number for who, number in numbers.items() if number != before.get(who, NO_NUMBER)}
+    own = {_person(change): _trigger(change, published_at) for change, published_at in numbered}
+    takers = {change.student_id: _trigger(change, published_at) for change, published_at in numbered}
     for change, published_at in enrolled:
-        owner = (change.enrolment.uai, change.person)
-        number = numbering.numbers.get(owner)
-        if number is None:
-            unnamed.append((change, published_at))
-        else:
-            of_student = change.enrolment._replace(student_id=number.student_id)
-            since = max(published_at, numbering.known_since.get(owner, published_at))
-            changes.append(Received(change=of_student, published_at=since))
-    return NamedBatch(changes=[*changes, *numbering.merges], counts=numbering.counts + _wait(connection, unnamed))
+        who = (change.enrolment.uai, change.person)
+        of_student = change.enrolment._replace(student_id=numbers.get(who, NO_NUMBER), cod_ind=change.person)
+        waited_for = own[who].published_at if who in moved and who in own else published_at
+        changes.append(Received(change=of_student, published_at=max(published_at, waited_for)))
+    return NamedBatch(
+        changes=changes,
+        merges=_merges(claims, numbered, known, before),
+        claimed={
+            change.student_id: _trigger(change, published_at)
+            for change, published_at in numbered
+            if change.student_id != NO_NUMBER and (_person(change), change.student_id) not in known
+        },
+        touched=_lead(connection, moved, {who: own[who] if who in own else takers[before[who]] for who in moved}),
+        counts=told,
+    )
 
 
 def _of_kind(batch: Iterable[Received], kind: type[T]) -> list[tuple[T, Instant]]:
     return [(item.change, item.published_at) for item in batch if isinstance(item.change, kind)]
 
 
-def _numbers(connection: sa.Connection, persons: Iterable[Person]) -> dict[Person, _Number]:
-    columns = sa.select(*person.primary_key, *(person.c[name] for name in _Number._fields))
-    rows = select_in(connection, columns, person.c.cod_ind, {cod_ind for _, cod_ind in persons})
-    return {(uai, cod_ind): _Number._make(number) for uai, cod_ind, *number in map(tuple, rows)}
+def _person(change: PersonNumbered) -> Person:
+    return change.uai, change.person
 
 
-def _record_numbers(
-    connection: sa.Connection, numbered: Iterable[tuple[PersonNumbered, Instant]], known: Mapping[Person, _Number]
-) -> _Numbering:
-    """Write the newest number of each person.
-
-    A number that comes too late is merged into the present one all the same: enrolments may have been recorded under
-    it.
-    """
-    numbers = {**known}
-    merges: list[Received] = []
-    known_since: dict[Person, Instant] = {}
-    newer: set[Person] = set()
-    applied = stale = 0
-    for change, published_at in numbered:
-        owner = (change.uai, change.person)
-        new, old = _Number._make(_number_of(change)), numbers.get(owner)
-        is_newer = old is None or new > old
-        if old is None:
-            known_since[owner] = published_at
-        if old is not None and new.student_id != old.student_id:  # counted where merges are
-            merges.append(_merge_of(old, new, change, published_at))
-        else:
-            applied += is_newer
-            stale += not is_newer
-        if is_newer:
-            numbers[owner] = new
-            newer.add(owner)
-    rows = [{"uai": uai, "cod_ind": cod_ind, **numbers[uai, cod_ind]._asdict()} for uai, cod_ind in sorted(newer)]
-    upsert(connection, person, rows, update=_Number._fields)
-    return _Numbering(numbers, merges, known_since, Counts(applied=applied, stale=stale))
+def _trigger(change: PersonNumbered, published_at: Instant) -> Trigger:
+    return Trigger(Cause.REKEYED, change.origin, published_at)
 
 
-def _merge_of(old: _Number, new: _Number, change: PersonNumbered, published_at: Instant) -> Received:
-    """Return the merge of two numbers of a person, into the newer one."""
-    former, present = sorted((new, old))
-    merge = NumberChange(
-        uai=change.uai,
-        previous_student_id=former.student_id,
-        student_id=present.student_id,
-        changed_at=present.changed_at,
-        origin=change.origin,
-    )
-    return Received(change=merge, published_at=published_at)
+def _claims(connection: sa.Connection, persons: Collection[Person], numbers: Collection[str]) -> Claims:
+    """Return all that is known of the numbers of these persons, and of who else has had one of them, or of these."""
+    claims = _read(connection, person.c.cod_ind, {cod_ind for _, cod_ind in persons})
+    numbers = {*numbers, *(number for _, number in claims)} - {NO_NUMBER}
+    claims |= _read(connection, person.c.student_id, numbers)
+    return claims | _read(connection, person.c.cod_ind, {cod_ind for (_, cod_ind), _ in claims})
 
 
-def _take_out(connection: sa.Connection, persons: Mapping[Person, Instant]) -> list[tuple[PersonEnrolled, Instant]]:
-    """Delete what waits for these persons, and return it."""
-    if not persons:
-        return []
-    same_cod_ind = select_in(connection, sa.select(waiting), waiting.c.cod_ind, {cod_ind for _, cod_ind in persons})
-    rows = [row for row in same_cod_ind if (row.uai, row.cod_ind) in persons]
-    for uai in {row.uai for row in rows}:
-        ids = [row.enrolment_id for row in rows if row.uai == uai]
-        taken = among(connection, waiting.c.enrolment_id, ids)
-        connection.execute(sa.delete(waiting).where(waiting.c.uai == uai, taken))
-    return [(_enrolled(row), row.published_at) for row in rows]
-
-
-def _enrolled(row: sa.Row[Any]) -> PersonEnrolled:
-    fields = {name: getattr(row, name) for name in _FIELDS}
-    fields |= {"status": Status(row.status), "payment": Payment(row.payment), "student_id": ""}
-    return PersonEnrolled(person=row.cod_ind, enrolment=EnrolmentChange(**fields))
-
-
-def _wait(connection: sa.Connection, unnamed: Iterable[tuple[PersonEnrolled, Instant]]) -> Counts:
-    """Write the newest state of each enrolment."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    ids = {change.enrolment.enrolment_id for change, _ in unnamed}
-    columns = sa.select(*waiting.primary_key, *(waiting.c[name] for name in ENROLMENT_ORDER))
-    known = {
-        (row.uai, row.enrolment_id): order_of(row)
-        for row in select_in(connection, columns, waiting.c.enrolment_id, ids)
+def _read(connection: sa.Connection, column: sa.Column[str] | sa.Column[int], values: Collection[object]) -> Claims:
+    columns = sa.select(*person.primary_key, *(person.c[name] for name in _Claim._fields))
+    return {
+        ((uai, cod_ind), number): _Claim._make(claim)
+        for uai, cod_ind, number, *claim in map(tuple, select_in(connection, columns, column, values))
     }
-    newer = stale = 0
-    for change, published_at in unnamed:
-        enrolment = change.enrolment
-        key = (enrolment.uai, enrolment.enrolment_id)
-        order = order_of(enrolment)
-        if key in known and order <= known[key]:
+
+
+def _present(claims: Claims) -> dict[Person, str]:
+    """Return the number of each person now. Who lost theirs has none once it was said of another person."""
+    latest: dict[Person, tuple[_Claim, str]] = {}
+    numbered: dict[Person, tuple[_Claim, str]] = {}
+    bearers: dict[tuple[str, str], tuple[_Claim, Person]] = {}
+    for (who, number), claim in claims.items():
+        latest[who] = max(latest.get(who, (claim, number)), (claim, number))
+        if number != NO_NUMBER:
+            numbered[who] = max(numbered.get(who, (claim, number)), (claim, number))
+            bearers[who[0], number] = max(bearers.get((who[0], number), (claim, who)), (claim, who))
+    present = {}
+    for who, (_, number) in numbered.items():
+        lost = latest[who][1] == NO_NUMBER and bearers[who[0], number][1] != who
+        present[who] = NO_NUMBER if lost else number
+    return present
+
+
+def _tell(connection: sa.Connection, claims: Claims, numbered: Iterable[tuple[PersonNumbered, Instant]]) -> Counts:
+    """Write what a batch says of numbers, here and in the ledger."""
+    written: set[tuple[Person, str]] = set()
+    applied = stale = 0
+    for change, _ in numbered:
+        key = (_person(change), change.student_id)
+        claim = _Claim(change.version, change.changed_at, change.sequence, change.changed_at)
+        known = claims.get(key)
+        if known is not None:
+            since = min(known.since, claim.since)
+            claim = max(known, claim)._replace(since=since)
+        if claim == known:
             stale += 1
             continue
-        newer += 1
-        known[key] = order
-        rows[key] = _waiting_row(change, published_at)
-    upsert(connection, waiting, list(rows.values()), update=_REPLACED)
-    return Counts(waiting=newer, stale=stale)
+        applied += 1
+        claims[key] = claim
+        written.add(key)
+    _write(connection, {key: claims[key] for key in written})
+    return Counts(applied=applied, stale=stale)
 
 
-def _waiting_row(change: PersonEnrolled, published_at: Instant) -> dict[str, Any]:
-    enrolment = change.enrolment
-    fields = {name: getattr(enrolment, name) for name in _FIELDS}
-    return fields | {
-        "status": enrolment.status.value,
-        "payment": enrolment.payment.value,
-        "cod_ind": change.person,
-        "published_at": published_at,
-    }
+def _merges(
+    claims: Claims,
+    numbered: Iterable[tuple[PersonNumbered, Instant]],
+    known: Collection[tuple[Person, str]],
+    before: Mapping[Person, str],
+) -> list[Received]:
+    """Return the merges of all former numbers of the persons who got another one into that."""
+    numbers: defaultdict[Person, dict[str, _Claim]] = defaultdict(dict)
+    for (who, number), claim in claims.items():
+        numbers[who][number] = claim
+    merges: list[Received] = []
+    for change, published_at in {_person(item[0]): item for item in numbered}.values():
+        had = numbers[_person(change)]
+        had.pop(NO_NUMBER, None)
+        if not had:
+            continue
+        present = max(had, key=lambda number: (had[number], number))
+        if present == before.get(_person(change)) and all((_person(change), number) in known for number in had):
+            continue
+        for former in sorted(had.keys() - {present}):
+            merge = NumberChange(
+                uai=change.uai,
+                previous_student_id=former,
+                student_id=present,
+                changed_at=had[present].changed_at,
+                origin=change.origin,
+            )
+            merges.append(Received(change=merge, published_at=published_at))
+    return merges
 
 
-_number_of = attrgetter(*_Number._fields)
-_FIELDS = [column.name for column in waiting.c if column.name not in {"cod_ind", "published_at"}]
-"""Columns that are fields of an `EnrolmentChange`."""
-_REPLACED = [column.name for column in waiting.c if not column.primary_key]
+def _lead(connection: sa.Connection, moved: Mapping[Person, str], triggers: Mapping[Person, Trigger]) -> Touched:
+    """Lead the enrolments of persons to the numbers that they have now."""
+    touched = Touched()
+    rows = []
+    for row in select_in(connection, _FOLLOWING, enrolment.c.cod_ind, {cod_ind for _, cod_ind in moved}):
+        who = (row.uai, row.cod_ind)
+        number = moved.get(who, row.student_id)
+        if number == row.student_id:
+            continue
+        trigger = triggers[who]
+        if row.student_id == NO_NUMBER:  # it waited for this: what it says is the news
+            told_at = max(trigger.published_at, row.recorded_at)
+            touched.touch(number, Trigger(Cause(row.status), row.origin, told_at, trigger.run), row.etape)
+        else:
+            touched.touch(row.student_id, trigger, row.etape)
+            touched.touch(number, trigger, row.etape)
+        key = {"uai": row.uai, "enrolment_id": row.enrolment_id, "system": row.system}
+        rows.append({**key, "student_id": number})
+    update(connection, enrolment, rows)
+    return touched
+
+
+def overrule(connection: sa.Connection, numbers: Mapping[Person, str], trigger: Trigger) -> Touched:
+    """Write the numbers that a snapshot gave persons, and lead their enrolments there; `trigger` is of its instant.
+
+    What was said later stays. What was said before, in however high a version, is heard no more.
+    """
+    claims = _claims(connection, numbers.keys(), ())
+    later = {who for (who, _), claim in claims.items() if claim.changed_at > trigger.published_at}
+    present = _present(claims)
+    moved = {who: n for who, n in numbers.items() if who not in later and present.get(who) != n}
+    overruled = {key: claim._replace(version=OVERRULED) for key, claim in claims.items() if key[0] in moved}
+    for key in moved.items():
+        since = min(trigger.published_at, claims[key].since) if key in claims else trigger.published_at
+        overruled[key] = _Claim(OVERRULED, trigger.published_at, "", since)
+    _write(connection, overruled)
+    return _lead(connection, moved, dict.fromkeys(moved, trigger))
+
+
+def _write(connection: sa.Connection, claims: Claims) -> None:
+    rows = [
+        {"uai": uai, "cod_ind": cod_ind, "student_id": number, **claim._asdict()}
+        for ((uai, cod_ind), number), claim in sorted(claims.items())
+    ]
+    upsert(connection, person, rows, update=_Claim._fields)
+
+
+def persons_of(connection: sa.Connection, numbers: Collection[str]) -> dict[str, set[Person]]:
+    """Return everybody who has, or had, each of these numbers."""
+    found: defaultdict[str, set[Person]] = defaultdict(set)
+    for who, number in _read(connection, person.c.student_id, numbers):
+        found[number].add(who)
+    return found
+
+
+def forget_numberless(connection: sa.Connection, before: Instant) -> None:
+    """Delete the persons who have no number, nor had one, as was said last before an instant."""
+    another = person.alias()
+    numbered = sa.exists().where(
+        another.c.uai == person.c.uai, another.c.cod_ind == person.c.cod_ind, another.c.student_id != NO_NUMBER
+    )
+    old = sa.and_(person.c.student_id == NO_NUMBER, person.c.changed_at < before)
+    connection.execute(sa.delete(person).where(old, ~numbered))
+
+
+def forget(connection: sa.Connection, numbers: Sequence[str]) -> int:
+    """Delete that anybody has had these numbers, and all numbers of those whose number is one of them."""
+    claims = _claims(connection, (), numbers)
+    owners = sorted(who for who, number in _present(claims).items() if number in {*numbers})
+    gone = connection.execute(sa.delete(person).where(among(connection, person.c.student_id, numbers))).rowcount
+    for uai, cod_ind in owners:
+        rest = sa.delete(person).where(person.c.uai == uai, person.c.cod_ind == cod_ind)
+        gone += connection.execute(rest).rowcount
+    return gone
+
+
+_FOLLOWING = sa.select(
+    *enrolment.primary_key,
+    *(enrolment.c[name] for name in ("cod_ind", "student_id", "status", "etape", "origin", "recorded_at")),
+).where(of_person)
+"""Enrolments that follow a person."""

@@ -9,12 +9,12 @@ from worker.domain.changes import Received, Tombstone
 from worker.domain.instants import Instant
 from worker.domain.rules import Mapper
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope
-from worker.domain.states import Cause
-from worker.ledger import descriptions, enrolments, persons, runs, snapshots, students
+from worker.domain.states import Action, Cause
+from worker.ledger import descriptions, enrolments, merge_decisions, merges, persons, runs, snapshots, students
 from worker.ledger.database import Ledger, chunks, upsert
 from worker.ledger.enrolments import Counts, Touched, Trigger, Triggers
 from worker.ledger.memberships import MembershipProjector
-from worker.ledger.schema import enrolment, meta, position
+from worker.ledger.schema import NO_NUMBER, enrolment, meta, position
 
 REFOLD_STUDENTS = 2_000
 """Students projected again in one step, after a change of settings or by a snapshot."""
@@ -58,10 +58,10 @@ class Recorder:
         with self._ledger.write() as connection:
             described = descriptions.record(connection, batch, self._uais)
             named = persons.named(connection, batch)
-            merged = students.record_merges(connection, named.changes, self._uais)
+            merged = merges.record(connection, named.changes, named.merges, named.claimed, self._uais)
             relogins = students.record_logins(connection, named.changes, self._uais)
             folded = enrolments.fold_batch(connection, named.changes)
-            touched = Touched.of_steps(described.touched, merged.touched, folded.touched)
+            touched = Touched.of_steps(described.touched, named.touched, merged.touched, folded.touched)
             self._projector.forget_accounts(connection, relogins, merged.touched)
             self._projector.relogin(connection, relogins, now)  # before there are new ones, which it would go through
             changed = self._projector.memberships(connection, touched, now, folded.latest)
@@ -85,14 +85,29 @@ class Recorder:
             described = descriptions.record(connection, rows, self._uais)
             relogins = students.record_logins(connection, rows, self._uais, run=run)
             folded = snapshots.record(connection, snapshot, run=run, now=now)
-            touched = Touched.of_steps(described.touched, folded.touched)
+            numbering = snapshots.numbering(snapshot, run)
+            renumbered = persons.overrule(connection, folded.numbers, numbering)
+            touched = Touched.of_steps(described.touched, folded.touched, renumbered)
             lifted = snapshots.lift_undone(connection, snapshot, touched, run=run)
             snapshots.remember(connection, snapshot, run=run, now=now)
-            changed = self._refold(connection, Touched.of_steps(touched, lifted), now)
-            self._projector.forget_accounts(connection, relogins)
+            parted = merges.end_contradicted(connection, snapshot, numbering)
+            self._projector.forget_accounts(connection, relogins, parted)
+            changed = self._refold(connection, Touched.of_steps(touched, lifted, parted), now)
             self._projector.relogin(connection, relogins, now)
             self._projector.cohorts.rename(connection, described.etapes, described.components)
         return SnapshotCounts(applied=folded.applied, ended=folded.ended, memberships=changed)
+
+    def decide_merge(self, number: str, into: str | None, action: Action, *, by: str, now: Instant) -> int:
+        """Write a person's decision about the merges of a number; return the number of changed memberships.
+
+        Raises DecisionRefused when there is nothing to decide.
+        """
+        with self._ledger.write() as connection:
+            family = merge_decisions.decided(connection, number, into, action, by=by, now=now)
+            word = "merge approved" if action is Action.APPROVE else "merge ended"
+            touched = family.save({number: Trigger(Cause.REKEYED, f"{word} by a person", now)})
+            self._projector.forget_accounts(connection, {}, touched)
+            return self._refold(connection, touched, now)
 
     def last_snapshot(self) -> AcceptedSnapshot | None:
         """Return the snapshot that was accepted last."""
@@ -119,7 +134,8 @@ class Recorder:
             return 0
         self._projector.cohorts.follow_aliases(connection)
         trigger = Trigger(Cause.SETTINGS, f"settings {fingerprint}", now)
-        numbers = connection.scalars(sa.select(enrolment.c.student_id).distinct()).all()
+        named = enrolment.c.student_id != NO_NUMBER
+        numbers = connection.scalars(sa.select(enrolment.c.student_id).where(named).distinct()).all()
         changed = self._refold(connection, {number: {None: trigger} for number in numbers}, now)
         self._projector.cohorts.rename_all(connection)
         self._projector.begin_writing(connection, now)

@@ -18,24 +18,25 @@ from worker.domain.instants import Instant
 from worker.domain.rules import Policy, account_key
 from worker.domain.snapshots import Unknown
 from worker.domain.states import Status
-from worker.ledger import decisions
+from worker.ledger import decisions, persons
 from worker.ledger.database import Ledger, among
 from worker.ledger.enrolments import UNKNOWN, accepted_snapshots
 from worker.ledger.identities import every_survivor, numbers_of
 from worker.ledger.memberships import is_latest
 from worker.ledger.schema import (
+    NO_NUMBER,
     account,
     enrolment,
     gap,
     journal,
     kept,
     membership,
+    merge,
     person,
     proposal,
     run,
     snapshot,
     student,
-    waiting,
     watched,
 )
 
@@ -80,9 +81,10 @@ def purge(
         runs = connection.execute(sa.delete(run).where(run.c.ended_at < journal_before, ~_last_runs())).rowcount
         old = sa.update(snapshot).where(snapshot.c.taken_at < gone_before)
         connection.execute(old.values(unknown=UNKNOWN.dump_json(Unknown()).decode()))
-        nobodys = sa.delete(waiting).where(waiting.c.changed_at < gone_before)
-        unnumbered = connection.execute(nobodys.where(~_not_over(waiting, policy, gone_before))).rowcount
+        nobodys = sa.delete(enrolment).where(enrolment.c.student_id == NO_NUMBER, enrolment.c.changed_at < gone_before)
+        unnumbered = connection.execute(nobodys.where(~_not_over(policy, gone_before))).rowcount
         people = _forget(connection, policy, _gone(connection, policy, gone_before))
+        persons.forget_numberless(connection, gone_before)
     if not dry_run:
         ledger.compact()
     return Removed(
@@ -106,7 +108,7 @@ def erase(ledger: Ledger, policy: Policy, student_id: str, *, now: Instant, dry_
         numbers = numbers_of(connection, student_id)
         of_student = among(connection, enrolment.c.student_id, numbers)
         years = connection.scalars(
-            sa.select(enrolment.c.academic_year).where(of_student, _not_over(enrolment, policy, now)).distinct()
+            sa.select(enrolment.c.academic_year).where(of_student, _not_over(policy, now)).distinct()
         )
         if found := sorted(str(year) for year in years):
             raise StudentPresent(
@@ -141,13 +143,13 @@ def _changing(ledger: Ledger, *, keep: bool) -> Iterator[sa.Connection]:
 _present = sa.or_(membership.c.desired, membership.c.observed.is_distinct_from(sa.false()))
 
 
-def _not_over(table: sa.Table, policy: Policy, at: Instant) -> sa.ColumnElement[bool]:
+def _not_over(policy: Policy, at: Instant) -> sa.ColumnElement[bool]:
     """Select enrolments that were neither ended nor of a closed year that was over at that instant."""
     then = datetime.fromtimestamp(at, UTC)
     last = then.year - (1 if then.month >= _NEW_YEAR_MONTH else 2)
-    year = table.c.academic_year
+    year = enrolment.c.academic_year
     closed = sa.and_(year.not_in(policy.active_years), year <= last)
-    return sa.and_(table.c.status.not_in(_OVER), sa.not_(sa.func.coalesce(closed, sa.false())))
+    return sa.and_(enrolment.c.status.not_in(_OVER), sa.not_(sa.func.coalesce(closed, sa.false())))
 
 
 def _gone(connection: sa.Connection, policy: Policy, before: Instant) -> list[str]:
@@ -160,12 +162,12 @@ def _gone(connection: sa.Connection, policy: Policy, before: Instant) -> list[st
     remaining: set[str] = set().union(*(some.students for some in unknown))
     unsure = sorted(set[str]().union(*(some.enrolments for some in unknown)))
     for known in (
-        sa.select(enrolment.c.student_id).where(
-            sa.or_(_not_over(enrolment, policy, before), enrolment.c.changed_at >= before)
-        ),
+        sa.select(enrolment.c.student_id).where(sa.or_(_not_over(policy, before), enrolment.c.changed_at >= before)),
         sa.select(enrolment.c.student_id).where(among(connection, enrolment.c.enrolment_id, unsure)),
         sa.select(membership.c.student_id).where(sa.or_(_present, since)),
-        sa.select(student.c.student_id).where(sa.or_(student.c.login_at >= before, student.c.merged_at >= before)),
+        sa.select(student.c.student_id).where(student.c.login_at >= before),
+        sa.select(merge.c.student_id).where(merge.c.merged_at >= before),
+        sa.select(merge.c.merged_into).where(merge.c.merged_at >= before),
         sa.select(person.c.student_id).where(person.c.changed_at >= before),
         sa.select(watched.c.student_id).where(
             ~watched.c.gone, watched.c.rows != NOTHING, watched.c.student_id.is_not(None)
@@ -174,8 +176,9 @@ def _gone(connection: sa.Connection, policy: Policy, before: Instant) -> list[st
         remaining.update(connection.scalars(known))
     survivors = every_survivor(connection)
     remaining_persons = {survivors.get(number, number) for number in remaining}
-    tables = (enrolment, membership, student, person, watched)
-    everybody = set().union(*(connection.scalars(sa.select(table.c.student_id)) for table in tables)) - {None}
+    columns = [table.c.student_id for table in (enrolment, membership, student, person, watched, merge)]
+    everybody = set().union(*(connection.scalars(sa.select(column)) for column in (*columns, merge.c.merged_into)))
+    everybody -= {None, NO_NUMBER}
     return sorted(number for number in everybody if survivors.get(number, number) not in remaining_persons)
 
 
@@ -222,8 +225,11 @@ def _forget(connection: sa.Connection, policy: Policy, numbers: Collection[str])
     memberships = connection.execute(members).rowcount
     known = sum(
         connection.execute(sa.delete(table).where(among(connection, table.c.student_id, people))).rowcount
-        for table in (student, person, watched)
+        for table in (student, watched)
     )
+    known += persons.forget(connection, people)
+    either = [among(connection, column, people) for column in (merge.c.student_id, merge.c.merged_into)]
+    known += connection.execute(sa.delete(merge).where(sa.or_(*either))).rowcount
     entries_of_people = among(connection, watched.c.student_id, people)
     # The state that was seen stays: the entry isn't published again before it changes.
     connection.execute(sa.update(watched).where(entries_of_people).values(student_id=None, rows=NOTHING))

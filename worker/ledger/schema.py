@@ -82,10 +82,22 @@ enrolment = Table(
     Column("uai", Text, primary_key=True),
     Column("enrolment_id", Text, primary_key=True),
     Column("system", Text, primary_key=True),
-    Column("student_id", Text, nullable=False, index=True, comment="as the source gives it, merges not applied"),
+    Column(
+        "student_id",
+        Text,
+        nullable=False,
+        index=True,
+        comment="as the source gives it, merges not applied; empty while its person has none",
+    ),
+    Column("cod_ind", BigInteger, comment="the person, where the source names one: it follows them"),
     *_state(),
     Column("recorded_at", Float, nullable=False),
 )
+NO_NUMBER = ""
+"""The student number of an enrolment whose person has none that is known."""
+of_person = enrolment.c.cod_ind.is_not(None)
+"""An enrolment that follows a person. It must be in a condition for PostgreSQL to look them up."""
+Index("enrolment_cod_ind_ix", enrolment.c.cod_ind, sqlite_where=of_person, postgresql_where=of_person)
 relies_on_etape = enrolment.c.component.is_(None)
 """An enrolment that takes the component of its étape. APOGÉE's have their own, and needn't be found by étape."""
 Index("enrolment_etape_ix", enrolment.c.etape, sqlite_where=relies_on_etape, postgresql_where=relies_on_etape)
@@ -95,24 +107,31 @@ person = Table(
     metadata,
     Column("uai", Text, primary_key=True),
     Column("cod_ind", BigInteger, primary_key=True, autoincrement=False),
-    Column("student_id", Text, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Column("sequence", Text, nullable=False),
+    Column("student_id", Text, primary_key=True, index=True),
+    Column("since", Float, nullable=False, comment="the first instant at which they are known to have it"),
+    Column("version", BigInteger, nullable=False, comment="of the newest change that says so"),
     Column("changed_at", Float, nullable=False),
+    Column("sequence", Text, nullable=False),
 )
-"""Persons of APOGÉE whose student number is known; captured enrolments name a person."""
+"""Who had which student numbers, from when to when: persons of APOGÉE, whom captured enrolments name."""
 
-waiting = Table(
-    "waiting",
+merge = Table(
+    "merge",
     metadata,
-    Column("uai", Text, primary_key=True),
-    Column("enrolment_id", Text, primary_key=True),
-    Column("system", Text, nullable=False),
-    Column("cod_ind", BigInteger, nullable=False, index=True),
-    *_state(),
+    Column("student_id", Text, primary_key=True, comment="the number that became another at the source"),
+    Column("merged_into", Text, primary_key=True, index=True),
+    Column("merged_at", Float, nullable=False),
+    Column("origin", Text, nullable=False, comment="the message that says so"),
     Column("published_at", Float, nullable=False),
+    Column("family", BigInteger, nullable=False, index=True, comment="one for all that are connected with each other"),
+    Column("state", Text, nullable=False, comment="states.MergeState"),
+    Column("ended_at", Float, comment="when a snapshot was taken that has enrolments under the former number"),
+    Column("verdict", Text, comment="states.Action: approve or reject; null: nobody has decided"),
+    Column("decided_by", Text),
+    Column("decided_at", Float),
+    Column("persons", Integer, nullable=False, comment="how many had had either number when it was approved"),
 )
-"""Enrolments of persons whose student number isn't known yet, each in its newest state."""
+"""What was said about student numbers that became others, in force or not."""
 
 watched = Table(
     "watched",
@@ -164,8 +183,6 @@ student = Table(
     Column("student_id", Text, primary_key=True),
     Column("login", Text),
     Column("login_at", Float),
-    Column("merged_into", Text, comment="the number that it became at the source"),
-    Column("merged_at", Float),
     Column("survivor", Text, index=True, comment="the last number of the chain of merges; null when not merged"),
 )
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from worker.domain.changes import EnrolmentChange
 from worker.domain.instants import Instant
+from worker.domain.merges import Person
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot, SnapshotScope
 from worker.domain.states import Cause, Kept, Status
 from worker.ledger.database import among, select_in, stream, upsert
@@ -30,7 +31,7 @@ from worker.ledger.enrolments import (
     known_enrolments,
 )
 from worker.ledger.identities import with_all_numbers
-from worker.ledger.schema import cohort, enrolment, membership
+from worker.ledger.schema import NO_NUMBER, cohort, enrolment, membership
 from worker.ledger.schema import snapshot as snapshot_table
 
 MOST_SCOPES = 50
@@ -69,6 +70,8 @@ class RecordedSnapshot:
     ended: int
     """Enrolments that ended by being absent from it."""
     touched: Touched
+    numbers: Mapping[Person, str]
+    """The student numbers of persons whose enrolments were under another one."""
 
 
 def record(connection: sa.Connection, snapshot: Snapshot, *, run: int, now: Instant) -> RecordedSnapshot:
@@ -77,7 +80,16 @@ def record(connection: sa.Connection, snapshot: Snapshot, *, run: int, now: Inst
     rows = [_new_row(state, now) for state in differences.new]
     ended = [_ended_row(known, snapshot, now) for known in differences.ended]
     upsert(connection, enrolment, rows + ended, update=REPLACED)
-    return RecordedSnapshot(applied=len(rows), ended=len(ended), touched=_touched(differences, snapshot, run))
+    return RecordedSnapshot(
+        applied=len(rows),
+        ended=len(ended),
+        touched=_touched(differences, snapshot, run),
+        numbers={
+            (row.uai, known.cod_ind): row.student_id
+            for row, known, _ in differences.new
+            if known is not None and known.cod_ind is not None and known.student_id != row.student_id
+        },
+    )
 
 
 def _compare(snapshot: Snapshot, known_states: Iterable[KnownEnrolment], rivals: _Rivals) -> _Differences:
@@ -148,12 +160,19 @@ def _absence(snapshot: Snapshot, run: int) -> Trigger:
     return Trigger(Cause.ABSENT, _origin(snapshot), snapshot.taken_at, run)
 
 
+def numbering(snapshot: Snapshot, run: int) -> Trigger:
+    """Return the trigger of what follows from the student numbers in a snapshot."""
+    return Trigger(Cause.REKEYED, _origin(snapshot), snapshot.taken_at, run)
+
+
 def _origin(snapshot: Snapshot) -> str:
     return f"snapshot {snapshot.id}"
 
 
 def _new_row(state: _NewState, now: Instant) -> dict[str, Any]:
-    return enrolment_row(state.row, now) | {"version": NEVER if state.known is None else state.known.version}
+    """Return the row of a state that a snapshot holds: it orders nothing, and an enrolment stays its person's."""
+    version, cod_ind = (NEVER, None) if state.known is None else (state.known.version, state.known.cod_ind)
+    return enrolment_row(state.row, now) | {"version": version, "cod_ind": cod_ind}
 
 
 def _ended_row(known: KnownEnrolment, snapshot: Snapshot, now: Instant) -> dict[str, Any]:
@@ -224,6 +243,7 @@ def enrolled(connection: sa.Connection, scope: SnapshotScope, at: Instant) -> Co
         .where(
             enrolment.c.uai.in_(scope.uais),
             year.in_(scope.academic_years),
+            enrolment.c.student_id != NO_NUMBER,
             enrolment.c.status.not_in([status.value for status in _ENDED]),
             enrolment.c.changed_at <= at,
         )

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.instants import Instant
 from worker.domain.states import OF_DECISIONS, PARKING, Cause, CohortChange, CohortState, PlatformState, Status
-from worker.ledger import blocked, cohort_guard, deletions
+from worker.ledger import blocked, cohort_guard, deletions, merges
 from worker.ledger.consumption import Halt, halted
 from worker.ledger.database import Ledger
 from worker.ledger.gaps import PROMISE_SECONDS
 from worker.ledger.guard import approved
-from worker.ledger.schema import cohort, enrolment, gap, journal, membership, platform, position, student, waiting
+from worker.ledger.schema import NO_NUMBER, cohort, enrolment, gap, journal, membership, platform, position, student
 
 WAITING, READY, HELD, PARKED, RETRYING = "waiting", "ready", "held", "parked", "retrying"
 FOREIGN, COLLIDING, COHORT_HELD = "foreign", "colliding", "cohort_held"
@@ -30,7 +30,9 @@ GAP_STATES = {
     COLLIDING: "in a cohort whose idnumber Moodle's database takes for another's of ours: choose another one",
 }
 """Every state of a gap, and what it waits for."""
-_NUMBERLESS = sa.select(sa.func.count()).where(waiting.c.status != Status.DELETED)
+_ENROLMENTS = sa.select(sa.func.count()).select_from(enrolment)
+_NUMBERLESS = enrolment.c.student_id == NO_NUMBER
+_WAITING = _ENROLMENTS.where(_NUMBERLESS, enrolment.c.status.not_in([Status.DELETED, Status.ABSENT]))
 PROMISES = (300.0, float(PROMISE_SECONDS))
 """Seconds within which a change is to be on Moodle: mostly, and always."""
 
@@ -79,6 +81,8 @@ class LedgerStatus:
     enrolments: int
     without_number: int
     """Enrolments from change capture that wait for the student number of their person."""
+    held_merges: int
+    """Merges of student numbers that wait for a person."""
     positions: Mapping[str, int]
     """Messages' positions, as `topic[partition]`: the next one to read."""
     halt: Halt | None = None
@@ -114,8 +118,9 @@ def read_status(ledger: Ledger, platforms: Iterable[str], now: Instant) -> Ledge
     with ledger.read() as connection:
         return LedgerStatus(
             instance=ledger.instance,
-            enrolments=connection.scalar(sa.select(sa.func.count()).select_from(enrolment)) or 0,
-            without_number=connection.scalar(_NUMBERLESS) or 0,
+            enrolments=connection.scalar(_ENROLMENTS.where(~_NUMBERLESS)) or 0,
+            without_number=connection.scalar(_WAITING) or 0,
+            held_merges=merges.count_held(connection),
             positions={
                 f"{row.topic}[{row.partition}]": row.next_offset
                 for row in connection.execute(sa.select(position).order_by(position.c.topic, position.c.partition))

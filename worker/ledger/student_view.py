@@ -14,6 +14,7 @@ from worker.domain.snapshots import AcceptedSnapshot
 from worker.ledger.database import Ledger, select_in
 from worker.ledger.enrolments import accepted_snapshots
 from worker.ledger.identities import numbers_of
+from worker.ledger.merges import KnownMerge, of_numbers
 from worker.ledger.schema import account, cohort, enrolment, etape, journal, membership, platform, proposal, student
 
 
@@ -39,14 +40,11 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
-    """One student number: its login, and what it became."""
+    """One student number, and its login."""
 
     student_id: str
     login: str | None
     login_at: Instant | None
-    merged_into: str | None
-    merged_at: Instant | None
-    survivor: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +182,8 @@ class StudentView:
     numbers: tuple[str, ...]
     """All numbers of this person, the survivor first."""
     known_numbers: tuple[Number, ...]
+    merges: tuple[KnownMerge, ...]
+    """Of these numbers, and into them, in force or not."""
     facts: tuple[Fact, ...]
     """What sources say of the enrolments of these numbers, and what other sources say of the same enrolments."""
     etapes: tuple[Described, ...]
@@ -223,6 +223,7 @@ def read(ledger: Ledger, policy: Policy, student_id: str, cohort_asked: str | No
             survivor=survivor,
             numbers=tuple(numbers),
             known_numbers=tuple(sorted(known, key=attrgetter("student_id"))),
+            merges=tuple(of_numbers(connection, numbers)),
             facts=tuple(facts),
             etapes=tuple(_all(connection, Described, etape, etape.c.code, codes)),
             memberships=tuple(memberships),

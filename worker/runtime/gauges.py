@@ -56,6 +56,7 @@ def refresh(ledger: Ledger, guarded: Mapping[str, bool], now: Instant) -> None:
     """Bring the gauges up to date; `guarded` says whether the guard is on, by platform that isn't manual."""
     status = read_status(ledger, guarded, now)
     telemetry.WAITING.set(status.without_number)
+    telemetry.HELD_MERGES.set(status.held_merges)
     last = runs.report(ledger)
     telemetry.SNAPSHOT_REFUSALS.set(len(last.refusals) if last is not None else 0)
     samples: list[Sample] = [(telemetry.GUARD_ENABLED, (name,), float(enabled)) for name, enabled in guarded.items()]

@@ -6,14 +6,14 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tests.support import scenes
-from tests.support.builders import ETAPE, NOW, POLICY, STUDENT, told, workbook
+from tests.support.builders import ETAPE, NOW, POLICY, STUDENT, recorder, told, workbook
 from tests.support.scenes import DAY, HOUR, Scene, Setup
 from worker import telemetry
 from worker.domain.cohorts import Gap
 from worker.domain.errors import Refusal, SnapshotFault
 from worker.domain.report import ForeignChange, ForeignEvent, GuardReport, PlatformReport, Report
 from worker.domain.rules import Mapper
-from worker.domain.states import Blockage, Channel, Drift, Reason, RunState, Status
+from worker.domain.states import Action, Blockage, Channel, Drift, Reason, RunState, Status
 from worker.ledger import Ledger, Recorder, decisions, deletions, status
 from worker.ledger.runs import Runs
 from worker.runtime import gauges
@@ -86,6 +86,18 @@ def test_what_waits_for_others_is_not_late(ledger: Ledger, setup: Setup) -> None
     refresh(scene, scene.now + HOUR)
     assert late() == (0, 0)
     assert oldest() is None
+
+
+def test_merges_that_are_held_are_counted_until_a_person_decides(ledger: Ledger) -> None:
+    scene = Scene(ledger)
+    refresh(scene)
+    assert metric("held_merges") == 0
+    scenes.number_of_two_persons(scene)
+    refresh(scene)
+    assert metric("held_merges") == 1
+    recorder(ledger).decide_merge(STUDENT, None, Action.REJECT, by="scol", now=scene.now)
+    refresh(scene)
+    assert metric("held_merges") == 0
 
 
 def test_cohorts_that_the_guard_holds_are_counted_until_a_person_decides(ledger: Ledger) -> None:

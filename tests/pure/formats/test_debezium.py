@@ -111,7 +111,7 @@ def test_a_truncated_table_is_an_invalid_message(table: str) -> None:
 
 def test_other_tables_and_deleted_rows_of_labels_have_no_effect() -> None:
     assert [*read(message("ANNEE_UNI", after={"COD_ANU": "2026"}))] == []
-    for table in ("INDIVIDU", "ETAPE", "VERSION_ETAPE", "COMPOSANTE"):
+    for table in ("ETAPE", "VERSION_ETAPE", "COMPOSANTE"):
         assert [*read(message(table, op="d", before=INDIVIDU, after=None))] == []
 
 
@@ -229,8 +229,14 @@ def test_a_number_is_text_without_the_zeros_that_oracle_does_not_have() -> None:
     )
 
 
-def test_who_has_no_number_is_not_told() -> None:
-    assert [*read(message("INDIVIDU", after=INDIVIDU | {"COD_ETU": None}))] == []
+def test_who_has_no_number_or_no_row_any_more_is_told_as_such() -> None:
+    lost = message("INDIVIDU", after=INDIVIDU | {"COD_ETU": None})
+    deleted = message("INDIVIDU", op="d", before=INDIVIDU, after=None)
+    for told in (lost, deleted):
+        (change,) = read(told)
+        assert isinstance(change, PersonNumbered)
+        assert (change.person, change.student_id) == (104233, "")
+    assert refusal(encoded(message("INDIVIDU", op="d", before=None, after=None))) == (Problem("before", "missing"),)
     assert refusal(encoded(message("INDIVIDU", after={"COD_IND": 1}))) == (Problem("after.COD_ETU", "missing"),)
 
 

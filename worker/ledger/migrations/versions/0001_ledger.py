@@ -141,7 +141,18 @@ def upgrade() -> None:
         sa.Column("uai", sa.Text(), nullable=False),
         sa.Column("enrolment_id", sa.Text(), nullable=False),
         sa.Column("system", sa.Text(), nullable=False),
-        sa.Column("student_id", sa.Text(), nullable=False, comment="as the source gives it, merges not applied"),
+        sa.Column(
+            "student_id",
+            sa.Text(),
+            nullable=False,
+            comment="as the source gives it, merges not applied; empty while its person has none",
+        ),
+        sa.Column(
+            "cod_ind",
+            sa.BigInteger(),
+            nullable=True,
+            comment="the person, where the source names one: it follows them",
+        ),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("changed_at", sa.Float(), nullable=False, comment="instant that the message carries"),
         sa.Column("sequence", sa.Text(), nullable=False, comment="orders states of one version"),
@@ -156,6 +167,14 @@ def upgrade() -> None:
         sa.Column("origin", sa.Text(), nullable=False, comment="where the state was read, e.g. enrolments[3]@1042"),
         sa.Column("recorded_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("uai", "enrolment_id", "system", name=op.f("enrolment_pk")),
+    )
+    op.create_index(
+        "enrolment_cod_ind_ix",
+        "enrolment",
+        ["cod_ind"],
+        unique=False,
+        sqlite_where=sa.text("cod_ind IS NOT NULL"),
+        postgresql_where=sa.text("cod_ind IS NOT NULL"),
     )
     op.create_index(
         "enrolment_etape_ix",
@@ -209,6 +228,33 @@ def upgrade() -> None:
     op.create_index(op.f("journal_run_ix"), "journal", ["run"], unique=False)
     op.create_index(op.f("journal_student_id_ix"), "journal", ["student_id"], unique=False)
     op.create_table(
+        "merge",
+        sa.Column("student_id", sa.Text(), nullable=False, comment="the number that became another at the source"),
+        sa.Column("merged_into", sa.Text(), nullable=False),
+        sa.Column("merged_at", sa.Float(), nullable=False),
+        sa.Column("origin", sa.Text(), nullable=False, comment="the message that says so"),
+        sa.Column("published_at", sa.Float(), nullable=False),
+        sa.Column("family", sa.BigInteger(), nullable=False, comment="one for all that are connected with each other"),
+        sa.Column("state", sa.Text(), nullable=False, comment="states.MergeState"),
+        sa.Column(
+            "ended_at",
+            sa.Float(),
+            nullable=True,
+            comment="when a snapshot was taken that has enrolments under the former number",
+        ),
+        sa.Column(
+            "verdict", sa.Text(), nullable=True, comment="states.Action: approve or reject; null: nobody has decided"
+        ),
+        sa.Column("decided_by", sa.Text(), nullable=True),
+        sa.Column("decided_at", sa.Float(), nullable=True),
+        sa.Column(
+            "persons", sa.Integer(), nullable=False, comment="how many had had either number when it was approved"
+        ),
+        sa.PrimaryKeyConstraint("student_id", "merged_into", name=op.f("merge_pk")),
+    )
+    op.create_index(op.f("merge_family_ix"), "merge", ["family"], unique=False)
+    op.create_index(op.f("merge_merged_into_ix"), "merge", ["merged_into"], unique=False)
+    op.create_table(
         "meta",
         sa.Column("key", sa.Text(), nullable=False, comment="instance, policy, clock or halt"),
         sa.Column("value", sa.Text(), nullable=False),
@@ -219,11 +265,13 @@ def upgrade() -> None:
         sa.Column("uai", sa.Text(), nullable=False),
         sa.Column("cod_ind", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("student_id", sa.Text(), nullable=False),
-        sa.Column("version", sa.BigInteger(), nullable=False),
-        sa.Column("sequence", sa.Text(), nullable=False),
+        sa.Column("since", sa.Float(), nullable=False, comment="the first instant at which they are known to have it"),
+        sa.Column("version", sa.BigInteger(), nullable=False, comment="of the newest change that says so"),
         sa.Column("changed_at", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("uai", "cod_ind", name=op.f("person_pk")),
+        sa.Column("sequence", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("uai", "cod_ind", "student_id", name=op.f("person_pk")),
     )
+    op.create_index(op.f("person_student_id_ix"), "person", ["student_id"], unique=False)
     op.create_table(
         "platform",
         sa.Column("name", sa.Text(), nullable=False),
@@ -302,36 +350,12 @@ def upgrade() -> None:
         sa.Column("student_id", sa.Text(), nullable=False),
         sa.Column("login", sa.Text(), nullable=True),
         sa.Column("login_at", sa.Float(), nullable=True),
-        sa.Column("merged_into", sa.Text(), nullable=True, comment="the number that it became at the source"),
-        sa.Column("merged_at", sa.Float(), nullable=True),
         sa.Column(
             "survivor", sa.Text(), nullable=True, comment="the last number of the chain of merges; null when not merged"
         ),
         sa.PrimaryKeyConstraint("student_id", name=op.f("student_pk")),
     )
     op.create_index(op.f("student_survivor_ix"), "student", ["survivor"], unique=False)
-    op.create_table(
-        "waiting",
-        sa.Column("uai", sa.Text(), nullable=False),
-        sa.Column("enrolment_id", sa.Text(), nullable=False),
-        sa.Column("system", sa.Text(), nullable=False),
-        sa.Column("cod_ind", sa.BigInteger(), nullable=False),
-        sa.Column("version", sa.BigInteger(), nullable=False),
-        sa.Column("changed_at", sa.Float(), nullable=False, comment="instant that the message carries"),
-        sa.Column("sequence", sa.Text(), nullable=False, comment="orders states of one version"),
-        sa.Column(
-            "status", sa.Text(), nullable=False, comment="states.Status; deleted ones stay, so that nothing comes back"
-        ),
-        sa.Column("payment", sa.Text(), nullable=False, comment="states.Payment"),
-        sa.Column("academic_year", sa.Integer(), nullable=True),
-        sa.Column("etape", sa.Text(), nullable=True),
-        sa.Column("etape_version", sa.Text(), nullable=True),
-        sa.Column("component", sa.Text(), nullable=True),
-        sa.Column("origin", sa.Text(), nullable=False, comment="where the state was read, e.g. enrolments[3]@1042"),
-        sa.Column("published_at", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("uai", "enrolment_id", name=op.f("waiting_pk")),
-    )
-    op.create_index(op.f("waiting_cod_ind_ix"), "waiting", ["cod_ind"], unique=False)
     op.create_table(
         "watched",
         sa.Column("source", sa.Text(), nullable=False, comment="a directory, by its name in the settings"),
