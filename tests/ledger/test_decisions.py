@@ -189,10 +189,10 @@ def test_the_order_of_removals_does_not_matter(pairs: frozenset[tuple[int, str]]
     assert proposals.proposal_hash(random.sample(ordered, len(ordered))) == proposals.proposal_hash(ordered)
 
 
-def test_a_hash_is_eight_digits_and_nothing_has_none() -> None:
+def test_a_hash_has_128_bits_and_nothing_has_none() -> None:
     name = proposals.proposal_hash([(1, "1")])
     assert name is not None
-    assert len(name) == 8
+    assert len(name) == 32
     assert int(name, 16) >= 0
     assert proposals.proposal_hash([]) is None
 
@@ -490,13 +490,38 @@ def test_a_hash_of_figures_alone_is_no_number_of_a_run(university: University) -
         some
         for size in range(1, 5)
         for some in combinations(pairs, size)
-        if (proposals.proposal_hash(some) or "").isdecimal()
+        if (proposals.proposal_hash(some) or "")[:8].isdecimal()
     )
     university.enrol_all_but({student for _, student in chosen})
     name = university.approve(ETAPE)
-    assert name.isdecimal()
     university.converge()
-    assert university.undo(name).memberships == len(chosen)
+    typed = decisions.full_name(university.ledger, name[:8])
+    assert typed == name
+    assert university.undo(typed).memberships == len(chosen)
+
+
+def test_hostile_lists_whose_hashes_begin_alike_are_told_apart_before_anybody_decides(university: University) -> None:
+    """32 bits collide within seconds; nobody finds two lists that agree in 128."""
+    university.resign("1", "2")
+    name = university.show(ETAPE)
+    twin = name[:12] + "0" * 20
+    with university.ledger.write() as connection:
+        row = {"hash": twin, "platform": "ecampus", "shown_at": university.now, "removals": "[]"}
+        connection.execute(sa.insert(proposal).values(row))
+    for typed in (name[:8], name[:12]):
+        with pytest.raises(DecisionRefused, match="2 lists of different content") as refused:
+            decisions.full_name(university.ledger, typed)
+        assert name in str(refused.value)
+        assert twin in str(refused.value)
+    assert decisions.full_name(university.ledger, name[:13]) == name
+    assert decisions.full_name(university.ledger, name) == name
+
+
+@pytest.mark.parametrize("typed", ["", "c", "7", "1234567", "%" * 8, "_" * 8, "deadbeef", "g" * 40])
+def test_what_begins_no_hash_or_is_too_short_stays_as_it_was_typed(university: University, typed: str) -> None:
+    university.resign("1", "2")
+    university.show(ETAPE)
+    assert decisions.full_name(university.ledger, typed) == typed
 
 
 def untouched_by(university: University, what: Callable[[], object]) -> bool:

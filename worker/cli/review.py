@@ -117,7 +117,13 @@ def held(
 
 @family.command()
 def approve(
-    name: Annotated[str, typer.Argument(metavar="HASH", help="As `cohorts held` or `cohorts plan` shows it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="HASH",
+            help="As `cohorts held` or `cohorts plan` shows it; its beginning is enough, if no other begins so.",
+        ),
+    ],
     path: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Let exactly what was shown under this hash be done: removals, or cohorts created or renamed.
@@ -132,7 +138,13 @@ def approve(
 
 @family.command()
 def reject(
-    name: Annotated[str, typer.Argument(metavar="HASH", help="As `cohorts held` or `cohorts plan` shows it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="HASH",
+            help="As `cohorts held` or `cohorts plan` shows it; its beginning is enough, if no other begins so.",
+        ),
+    ],
     path: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Keep what was shown under this hash as it is.
@@ -216,7 +228,7 @@ def _print_held(held: Held, *, students: bool) -> None:
     table = Table("hash", "platform", "cohort", "members", "would leave", "held by", "why")
     for cohort in held.cohorts:
         table.add_row(
-            cohort.hash, cohort.platform, escape(cohort.idnumber), str(cohort.members), str(len(cohort.pairs)),
+            cohort.hash or "", cohort.platform, escape(cohort.idnumber), str(cohort.members), str(len(cohort.pairs)),
             _LIMITS[cohort.held] if cohort.held else "", _reasons(cohort.removals),
         )  # fmt: skip
     out.print(table)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from zoneinfo import ZoneInfo
 
+from worker.domain.hashes import shortened
 from worker.domain.sanitize import printable
 from worker.domain.states import Language
 from worker.explain.findings import Answer, Explanation, Finding, JudgedEnrolment, Value
@@ -88,7 +89,7 @@ class _Writer:
             return self._words.instant(value, self._zone)
         if name in _YEARS and isinstance(value, int):
             return f"{value}-{value + 1}"
-        return self._words.values.get(name, {}).get(str(value), printable(str(value)))
+        return self._words.values.get(name, {}).get(str(value), shortened(printable(str(value))))
 
 
 def _heading(answer: Answer) -> str:

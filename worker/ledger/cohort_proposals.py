@@ -3,20 +3,16 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from hashlib import sha256
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
 
 from worker.domain.guard import LIMIT_OF, CohortJudgement, Guard
+from worker.domain.hashes import hash_of
 from worker.domain.instants import Instant
 from worker.domain.states import OF_DECISIONS, Cause, CohortChange, Limit
 from worker.ledger.cohort_guard import TO_CHANGE, judged
 from worker.ledger.schema import cohort, component, etape, gap, membership
-
-HASH_DIGITS = 8
-"""Hexadecimal digits of a proposal's hash. Numbers of runs have fewer digits, so the two can't be confused."""
 
 
 class CohortCause(StrEnum):
@@ -80,8 +76,7 @@ class PlannedChange:
 
 def changes_hash(changes: Collection[PlannedChange]) -> str:
     """Return the hash of a set of changes: equal for equal sets, different for others, and from any of removals."""
-    keys = sorted(change.key for change in changes)
-    return sha256(b"cohorts" + orjson.dumps(keys)).hexdigest()[:HASH_DIGITS]
+    return hash_of("cohorts", sorted(change.key for change in changes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

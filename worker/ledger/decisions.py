@@ -12,9 +12,9 @@ import orjson
 import sqlalchemy as sa
 
 from worker.domain.errors import DecisionRefused
+from worker.domain.hashes import DIGITS, SHORT_DIGITS
 from worker.domain.instants import Instant
 from worker.domain.states import Action, Cause, Kept
-from worker.ledger.cohort_proposals import HASH_DIGITS
 from worker.ledger.database import Ledger, among, select_in, upsert
 from worker.ledger.gaps import opened
 from worker.ledger.guard import approved, leaving
@@ -39,6 +39,24 @@ class Decision:
     """Cohorts that are to be renamed, or aren't."""
     until: Instant | None = None
     """When an approval expires."""
+
+
+def full_name(ledger: Ledger, typed: str) -> str:
+    """Return the hash that begins as somebody typed it, or what they typed if none was shown that does.
+
+    Raises DecisionRefused when several do.
+    """
+    if not SHORT_DIGITS <= len(typed) < DIGITS:
+        return typed
+    alike = sa.select(proposal.c.hash).where(proposal.c.hash.startswith(typed, autoescape=True))
+    with ledger.read() as connection:
+        names = sorted(connection.scalars(alike))
+    if len(names) > 1:
+        raise DecisionRefused(
+            f"{typed}: {len(names)} lists of different content were shown whose hashes begin so: {', '.join(names)}; "
+            "name one in full, as `--json` shows it"
+        )
+    return names[0] if names else typed
 
 
 def show(connection: sa.Connection, platform: str, removals: Iterable[Pair], now: Instant) -> str | None:
@@ -103,7 +121,7 @@ def undo(ledger: Ledger, what: str, *, by: str, now: Instant) -> Decision:
 
 def _removals(connection: sa.Connection, what: str) -> list[Pair]:
     """Return whom a run or an approved plan has removed, unless they came back since, and whom it is to remove."""
-    by_run = what.isdecimal() and len(what) < HASH_DIGITS
+    by_run = what.isdecimal() and len(what) < SHORT_DIGITS
     done = journal.c.run == int(what) if by_run else journal.c.approved == what
     to_do = membership.c.run == int(what) if by_run else membership.c.approved == what
     since = journal.alias()

@@ -4,19 +4,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from hashlib import sha256
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
 
 from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.guard import Guard, Judgement
+from worker.domain.hashes import hash_of
 from worker.domain.instants import Instant
 from worker.domain.report import CohortGuardReport, GuardReport
 from worker.domain.states import PARKING, Cause, CohortState, Limit
 from worker.ledger import blocked, cohort_proposals, deletions
-from worker.ledger.cohort_proposals import HASH_DIGITS, PlannedCohorts
+from worker.ledger.cohort_proposals import PlannedCohorts
 from worker.ledger.guard import approved, judged, members_by_cohort
 from worker.ledger.schema import cohort, gap, in_cohort, membership
 
@@ -96,7 +95,7 @@ class PlannedPlatform:
 def proposal_hash(pairs: Iterable[Pair]) -> str | None:
     """Return the hash of a set of removals: equal for equal sets, different for others; None for none."""
     ordered = sorted(pairs)
-    return sha256(orjson.dumps(ordered)).hexdigest()[:HASH_DIGITS] if ordered else None
+    return hash_of("removals", ordered) if ordered else None
 
 
 def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -> PlannedPlatform:

@@ -105,11 +105,13 @@ class Review:
 
     def approve(self, name: str, *, by: str) -> Decision:
         """Let what was shown under this hash be done. Raises DecisionRefused."""
+        name = decisions.full_name(self._ledger, name)
         approve = cohort_decisions.approve if self._is_of_cohorts(name) else decisions.approve
         return approve(self._ledger, name, by=by, now=self._clock())
 
     def reject(self, name: str, *, by: str) -> Decision:
         """Keep the members, or the cohorts, as they are that were shown under this hash. Raises DecisionRefused."""
+        name = decisions.full_name(self._ledger, name)
         reject = cohort_decisions.reject if self._is_of_cohorts(name) else decisions.reject
         return reject(self._ledger, name, by=by, now=self._clock())
 
@@ -118,6 +120,7 @@ class Review:
 
         A decision about cohorts is withdrawn, as far as it wasn't carried out.
         """
+        name = decisions.full_name(self._ledger, name)
         undo = cohort_decisions.undo if self._is_of_cohorts(name) else decisions.undo
         return undo(self._ledger, name, by=by, now=self._clock())
 
