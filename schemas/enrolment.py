@@ -135,7 +135,7 @@ class StudentRekeyedData(Contract):
     """Two numbers of one person were merged."""
 
     previous_student_id: Code32
-    """The number that is no longer used."""
+    """The number that is no longer used. A later snapshot with enrolments under it ends the merge."""
     student_id: Code32
     """The number that remains; gives the key of the message."""
     source: Source

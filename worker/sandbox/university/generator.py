@@ -94,8 +94,8 @@ class University:
     def snapshot_rows(self) -> Iterator[bytes]:
         """Yield every row of the university's own records, of all years, as the JSON of a snapshot's enrolment.
 
-        Deleted rows are left out. A merge changes the number in rows without a message for each of them; a row that is
-        written later may have a former number again.
+        Deleted rows are left out. Numbers are the present ones, as a source that is read now gives them; a message that
+        was written after a merge may have named a former one.
         """
         return self._records.snapshot_rows()
 

@@ -99,9 +99,11 @@ class Records:
         return [row for row in self._rows[student].values() if self.is_current(row) and row.status not in ended]
 
     def snapshot_rows(self) -> Iterator[bytes]:
-        """Yield the JSON of each row of this university that exists, under the numbers that merges gave it."""
-        present = (row for row in self if row.uai == self.uai and row.status != "deleted")
-        return (orjson.dumps(enrolled(row).value["data"]) for row in present)
+        """Yield the JSON of each row of this university that exists, under the present number of its student."""
+        for student, rows in self._rows.items():
+            for row in rows.values():
+                if row.uai == self.uai and row.status != "deleted":
+                    yield orjson.dumps(enrolled(replace(row, number=student)).value["data"])
 
     def truth(self) -> dict[str, frozenset[str]]:
         """Return the members that each étape must have, by code of étape; never an empty set."""
