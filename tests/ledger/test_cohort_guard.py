@@ -210,6 +210,16 @@ def test_a_decision_is_journalled_with_who_took_it(place: Place) -> None:
     assert (created.cohort, created.approved) == ("D", change.hash)
 
 
+def test_any_number_of_cohorts_is_decided_on_at_once(place: Place) -> None:
+    many = [
+        {"platform": "ecampus", "idnumber": f"X{number}", "template": 0, "state": "wanted", "rejected": "beef"}
+        for number in range(70_000)
+    ]
+    with place.ledger.write() as connection:
+        connection.execute(sa.insert(cohort), many)
+    assert cohort_decisions.undo(place.ledger, "beef", by="eve", now=place.now).created == len(many)
+
+
 def test_a_decision_that_is_in_force_is_not_taken_again_and_names_how_to_take_it_back(place: Place) -> None:
     change = shown(place)
     cohort_decisions.reject(place.ledger, change.hash, by="eve", now=place.now)
@@ -246,9 +256,9 @@ def test_an_approved_rename_does_not_let_the_cohort_be_created_once_it_is_delete
 
 def test_gaps_in_cohorts_that_are_held_are_not_waited_for_by_the_night(place: Place) -> None:
     place.enrol("D", "E", "F")
-    assert runs.open_gaps(place.ledger, 1, ["ecampus"], since=place.now) == {"ecampus": 3}
+    assert runs.open_gaps(place.ledger, 1, ["ecampus"], place.now, since=place.now) == {"ecampus": 3}
     place.create(place.queue)
-    assert runs.open_gaps(place.ledger, 1, ["ecampus"], since=place.now) == {"ecampus": 0}
+    assert runs.open_gaps(place.ledger, 1, ["ecampus"], place.now, since=place.now) == {"ecampus": 0}
 
 
 def test_a_report_has_the_figures_of_new_cohorts_and_renames(place: Place) -> None:

@@ -180,7 +180,7 @@ def test_what_is_left_of_a_night_is_counted_at_no_more_cost_where_many_are_membe
         with enrolled(students=students, etapes=20) as ledger:
             set_all(ledger, observed=True)
             with counted(ledger, steps):
-                assert runs.open_gaps(ledger, 1, ["ecampus"], since=NOW) == {"ecampus": 0}
+                assert runs.open_gaps(ledger, 1, ["ecampus"], NOW, since=NOW) == {"ecampus": 0}
     few, many = steps
     assert many < 1.5 * few + 1
 

@@ -214,13 +214,13 @@ def test_a_run_waits_for_the_gaps_that_it_made_and_the_next_one_for_those_that_i
     scene = members(ledger)
     first = begun(process(ledger))
     absent(ledger, first)
-    assert runs.open_gaps(ledger, first, ["ecampus"], since=NOW) == {"ecampus": 1}
-    assert runs.open_gaps(ledger, first, ["sante"], since=NOW) == {"sante": 0}
+    assert runs.open_gaps(ledger, first, ["ecampus"], NOW, since=NOW) == {"ecampus": 1}
+    assert runs.open_gaps(ledger, first, ["sante"], NOW, since=NOW) == {"sante": 0}
     second = begun(process(ledger, "there:2:b"), NOW + LEASE)
-    assert runs.open_gaps(ledger, second, ["ecampus"], since=NOW) == {"ecampus": 1}
+    assert runs.open_gaps(ledger, second, ["ecampus"], NOW, since=NOW) == {"ecampus": 1}
     scene.now = NOW + LEASE
     scene.settle()
-    assert runs.open_gaps(ledger, second, ["ecampus"], since=NOW) == {"ecampus": 0}
+    assert runs.open_gaps(ledger, second, ["ecampus"], NOW, since=NOW) == {"ecampus": 0}
     assert runs.applied(ledger, "ecampus", second) == {ETAPE: {"remove": 1}}
     assert runs.applied(ledger, "ecampus", first) == {}
 
@@ -232,13 +232,13 @@ def test_gaps_that_wait_for_a_person_or_an_account_are_waited_for_by_nobody(ledg
     for waiting in ({"held": "cohort"}, {"held": None, "reason": "no_account"}):
         with ledger.write() as connection:
             connection.execute(sa.update(membership).values(**waiting))
-        assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW) == {"ecampus": 0}
+        assert runs.open_gaps(ledger, number, ["ecampus"], NOW, since=NOW) == {"ecampus": 0}
     with ledger.write() as connection:
         connection.execute(sa.update(membership).values(reason="timeout"))
-    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW) == {"ecampus": 1}
+    assert runs.open_gaps(ledger, number, ["ecampus"], NOW, since=NOW) == {"ecampus": 1}
     with ledger.write() as connection:
         connection.execute(sa.update(cohort).values(state="foreign"))
-    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW) == {"ecampus": 0}
+    assert runs.open_gaps(ledger, number, ["ecampus"], NOW, since=NOW) == {"ecampus": 0}
 
 
 def test_the_gaps_of_messages_count_once_they_should_have_been_closed(ledger: Ledger) -> None:
@@ -246,17 +246,17 @@ def test_the_gaps_of_messages_count_once_they_should_have_been_closed(ledger: Le
     scene.tell(told(version=2, status=Status.RESIGNED))
     number = begun(process(ledger))
     assert memberships(ledger)[ETAPE, STUDENT].run is None
-    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW - 1) == {"ecampus": 0}  # it came later
-    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW) == {"ecampus": 1}
+    assert runs.open_gaps(ledger, number, ["ecampus"], NOW - 1, since=NOW - 1) == {"ecampus": 0}  # it came later
+    assert runs.open_gaps(ledger, number, ["ecampus"], NOW, since=NOW) == {"ecampus": 1}
     with ledger.write() as connection:
         connection.execute(sa.update(membership).values(next_attempt_at=NOW + 9 * HOUR))
-    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW) == {"ecampus": 0}  # a delay of ours
+    assert runs.open_gaps(ledger, number, ["ecampus"], NOW, since=NOW) == {"ecampus": 0}  # a delay of ours
     with ledger.write() as connection:
         connection.execute(sa.update(membership).values(reason="dmlwriteexception"))
-    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW + HOUR) == {"ecampus": 1}
+    assert runs.open_gaps(ledger, number, ["ecampus"], NOW + HOUR, since=NOW + HOUR) == {"ecampus": 1}
     with ledger.write() as connection:
         connection.execute(sa.update(membership).values(since=NOW + 2 * HOUR))
-    assert runs.open_gaps(ledger, number, ["ecampus"], since=NOW + HOUR) == {"ecampus": 0}
+    assert runs.open_gaps(ledger, number, ["ecampus"], NOW + HOUR, since=NOW + HOUR) == {"ecampus": 0}
 
 
 @pytest.mark.parametrize(("state", "left"), [(RunState.FAILED, True), (RunState.DONE, False), (RunState.PARTIAL, True)])

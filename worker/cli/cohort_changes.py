@@ -66,9 +66,12 @@ def _standing(change: PlannedChange) -> str:
 
 
 def _sentences(group: ChangeGroup, *, decidable: bool) -> Iterator[str]:
-    number = len(group.changes)
-    together = f"; all of them together: {group.hash}" if decidable else ""
-    yield f"{group.platform}: {counted(number, 'cohort')} would be {WORDS[group.change][1]}{together}"
+    number, undecided = len(group.changes), len(group.open)
+    if undecided:
+        together = f"; all of them together: {group.hash}" if decidable else ""
+        yield f"{group.platform}: {counted(undecided, 'cohort')} would be {WORDS[group.change][1]}{together}"
+    if undecided < number:
+        yield f"{group.platform}: {counted(number - undecided, WORDS[group.change][0])} decided about already"
     if number > SHOWN:
         yield f"  only {SHOWN} are listed; `--json` lists all"
     origins = Counter((change.cause, change.origin) for change in group.changes)
@@ -83,7 +86,7 @@ def changes_json(groups: Sequence[ChangeGroup]) -> list[dict[str, Any]]:
         {
             "platform": group.platform,
             "change": group.change,
-            "hash": group.hash,
+            "hash": group.hash if group.open else None,
             "cohorts": [_change_json(change) for change in group.changes],
         }
         for group in groups

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Annotated, Any
 
@@ -31,7 +30,7 @@ from worker.ledger.decisions import Decision
 from worker.ledger.proposals import ChangeReason, PlannedCohort, PlannedPlatform, guard_report
 from worker.runtime.ledger import opened, recorder, review_of
 from worker.settings.root import Settings
-from worker.sync.review import ChangeGroup, Held, groups, matching
+from worker.sync.review import ChangeGroup, Held, groups, is_match, matching
 
 REASONS = {
     ChangeReason.ENROLLED: "enrolled",
@@ -81,7 +80,7 @@ def plan(
         review = review_of(settings, ledger, platform)
         # Without the time of grace, to show what the guard would hold at its end.
         rehearsal = partial(recorder, settings, grace_days=0)
-        platforms = review.rehearse(rehearsal) if active_years else review.plan()
+        platforms = review.rehearse(rehearsal) if active_years else review.plan(cohort)
     if as_json:
         say_json([_plan_json(each, cohort, students=students) for each in platforms])
         return
@@ -214,7 +213,7 @@ def _print_students(platform: str, cohorts: Iterable[PlannedCohort]) -> None:
 
 def _changes(platform: PlannedPlatform, glob: str | None) -> tuple[ChangeGroup, ...]:
     """Return the cohorts that would be created or renamed, as far as they match."""
-    return groups([platform], lambda change: glob is None or fnmatchcase(change.idnumber, glob))
+    return groups([platform], lambda change: is_match(change.idnumber, glob))
 
 
 def _print_guard(platform: PlannedPlatform, *, decidable: bool) -> None:

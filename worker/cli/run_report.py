@@ -57,7 +57,8 @@ def _incomplete_sentences(platform: PlatformReport, settings: Settings) -> Itera
     since = "" if stopped is None else f" since {when(stopped.since, settings)}"
     if platform.error is not None:
         last_read = "never" if platform.last_read is None else when(platform.last_read, settings)
-        yield f"{name}: NOT READ{since}: {platform.error}"
+        how_far = "NOT READ TO THE END" if platform.read else "NOT READ"
+        yield f"{name}: {how_far}{since}: {platform.error}"
         yield f"{name}: last read: {last_read}; once it answers, run `cohorts reconcile --without-snapshot`"
     elif stopped is not None:
         yield f"{name}: NOTHING IS WRITTEN THERE{since}: {stopped.sentence}"

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 
 from worker.domain.instants import Instant
 from worker.domain.report import Stopped
-from worker.domain.states import BLOCKED, PlatformState
-from worker.ledger import gaps
+from worker.domain.states import PlatformState
+from worker.ledger import cohort_guard, cohorts, gaps
 from worker.ledger.database import Ledger, upsert
 from worker.ledger.schema import cohort, in_cohort, membership, platform
 
@@ -37,17 +37,18 @@ class Availability:
         return Stopped(state=PlatformState(known.state), since=known.since, sentence=known.sentence or known.code or "")
 
     def is_in_doubt(self, now: Instant) -> bool:
-        """Return whether it failed last, may be called again, and no gap will soon show whether it answers."""
+        """Return whether it failed last, may be called again, and nothing that is to be written soon will show more."""
         with self._ledger.read() as connection:
             known = connection.execute(self._row()).first()
             if known is None or known.state == PlatformState.UP or known.next_attempt_at > now:
                 return False
             soon = now + SOON_SECONDS
-            here = in_cohort(
-                cohort.c.platform == self._platform, cohort.c.state.not_in(BLOCKED), cohort.c.next_attempt_at <= soon
+            here = sa.and_(cohort.c.platform == self._platform, cohort.c.next_attempt_at <= soon)
+            gap_due = sa.select(membership.c.cohort_id).where(
+                gaps.CLOSABLE, membership.c.next_attempt_at <= soon, in_cohort(here, cohort_guard.takes_members(now))
             )
-            due = sa.select(membership.c.cohort_id).where(gaps.CLOSABLE, membership.c.next_attempt_at <= soon, here)
-            return connection.scalar(due.limit(1)) is None
+            label_due = sa.select(cohort.c.id).where(here, cohorts.needs_rename, cohort_guard.let_pass(now))
+            return not any(connection.scalar(due.limit(1)) for due in (gap_due, label_due))
 
     def was_read(self, at: Instant) -> None:
         """Write that a complete reading of the platform began at this instant."""

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from worker.domain.cohorts import Cohort
 from worker.domain.guard import LIMIT_OF, WINDOW_SECONDS, CohortJudgement, Guard, judge_cohorts
 from worker.domain.instants import Instant
-from worker.domain.states import CohortChange, CohortState
+from worker.domain.states import BLOCKED, CohortChange, CohortState
 from worker.ledger.cohorts import UNDECIDED, needs_rename
 from worker.ledger.database import among, select_in
 from worker.ledger.schema import cohort, membership
@@ -22,10 +22,15 @@ _joins = sa.exists().where(
     _member.c.cohort_id == cohort.c.id, _member.c.desired, _member.c.observed.is_distinct_from(sa.true())
 )
 TO_CHANGE = {
-    CohortChange.CREATION: sa.and_(cohort.c.state == CohortState.WANTED, _joins),
+    CohortChange.CREATION: sa.and_(
+        cohort.c.state == CohortState.WANTED, sa.or_(_joins, cohort.c.rejected.is_not(None))
+    ),
     CohortChange.RENAME: needs_rename,
 }
-"""The cohorts that are to be changed so: somebody is to join one that Moodle hasn't, or one has another label."""
+"""The cohorts that are to be changed so: somebody is to join one that Moodle hasn't, or one has another label.
+
+A creation that a person rejected stays among them while nobody is to join: the decision is in force until it is undone.
+"""
 _SENT_AT = {CohortChange.CREATION: cohort.c.creation_at, CohortChange.RENAME: cohort.c.renaming_at}
 
 
@@ -44,6 +49,12 @@ def let_pass(now: Instant) -> sa.ColumnElement[bool]:
     return sa.and_(cohort.c.rejected.is_(None), sa.or_(cohort.c.held.is_(None), _approved(now)))
 
 
+def takes_members(now: Instant) -> sa.ColumnElement[bool]:
+    """Match cohorts that members may join: those that Moodle has, and those that may be created."""
+    creatable = sa.or_(cohort.c.state != CohortState.WANTED, let_pass(now))
+    return sa.and_(cohort.c.state.not_in(BLOCKED), creatable)
+
+
 def is_held(now: Instant) -> sa.ColumnElement[bool]:
     """Match cohorts whose creation or new label waits for a person."""
     to_change = sa.or_(*TO_CHANGE.values())
@@ -58,7 +69,7 @@ def first_load_goes_on(connection: sa.Connection, platform: str, now: Instant) -
     """Return whether a cohort that is wanted now belongs to the first load of the platform.
 
     That goes on while no cohort there has ever been ours, and then until for the first time none of those waits to be
-    created; a day at most.
+    created; a day at most. One that a person holds back, or that Moodle refuses, doesn't wait.
     """
     first = _first_owned_at(connection, platform)
     if first is None:
@@ -67,6 +78,7 @@ def first_load_goes_on(connection: sa.Connection, platform: str, now: Instant) -
         cohort.c.platform == platform,
         cohort.c.first_load,
         cohort.c.refusal.is_(None),
+        let_pass(now),
         TO_CHANGE[CohortChange.CREATION],
     )
     return first > now - WINDOW_SECONDS and connection.scalar(unfinished.limit(1)) is not None

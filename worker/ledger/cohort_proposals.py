@@ -12,6 +12,7 @@ from worker.domain.hashes import hash_of
 from worker.domain.instants import Instant
 from worker.domain.states import OF_DECISIONS, Cause, CohortChange, Limit
 from worker.ledger.cohort_guard import TO_CHANGE, judged
+from worker.ledger.database import among
 from worker.ledger.schema import cohort, component, etape, gap, membership
 
 
@@ -144,10 +145,10 @@ def _planned(
     row: sa.Row[Any], change: CohortChange, joining: sa.Row[Any] | None, now: Instant, *, beyond: bool
 ) -> PlannedChange:
     name = row.wanted_name if row.name_is_ours else row.moodle_name
-    if joining is None:
+    if change is CohortChange.RENAME:
         cause, origin = _of_new_label(row)
     else:
-        cause, origin = _of_creation(row, joining), joining.origin
+        cause, origin = _of_creation(row, joining), None if joining is None else joining.origin
     approved = row.approved if (row.approved_until or 0.0) > now else None
     limit = LIMIT_OF[change] if beyond else None
     return PlannedChange(
@@ -189,10 +190,10 @@ def _joining(connection: sa.Connection, which: sa.ColumnElement[bool]) -> dict[i
     return {row.cohort_id: row for row in connection.execute(sa.select(rows).where(rows.c.rank == 1))}
 
 
-def _of_creation(row: sa.Row[Any], joining: sa.Row[Any]) -> CohortCause:
+def _of_creation(row: sa.Row[Any], joining: sa.Row[Any] | None) -> CohortCause:
     if row.owned_at is not None:
         return CohortCause.DELETED
-    by_rule = joining.cause in OF_DECISIONS | {Cause.DESCRIBED}
+    by_rule = joining is not None and joining.cause in OF_DECISIONS | {Cause.DESCRIBED}
     return CohortCause.RULE_CHANGED if by_rule else CohortCause.ENROLLED
 
 
@@ -210,6 +211,6 @@ def _of_new_label(row: sa.Row[Any]) -> tuple[CohortCause, str | None]:
 
 
 def of_cohorts(connection: sa.Connection, cohort_ids: Iterable[int], now: Instant) -> list[PlannedChange]:
-    """Return what is to be done now to these cohorts as a whole."""
-    which = cohort.c.id.in_(list(cohort_ids))
+    """Return what is to be done now to these cohorts as a whole, however many they are."""
+    which = among(connection, cohort.c.id, list(cohort_ids))
     return [each for change in CohortChange for each in read(connection, which, change, now)]

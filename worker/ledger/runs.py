@@ -9,7 +9,8 @@ from worker.domain.errors import RunInProgress
 from worker.domain.instants import Instant
 from worker.domain.report import REPORTS, Report
 from worker.domain.snapshots import AcceptedSnapshot
-from worker.domain.states import BLOCKED, Action, CohortState, RunState
+from worker.domain.states import Action, RunState
+from worker.ledger.cohort_guard import takes_members
 from worker.ledger.database import Ledger
 from worker.ledger.gaps import CLOSABLE, PROMISE_SECONDS
 from worker.ledger.schema import cohort, in_cohort, journal, membership, run, snapshot
@@ -191,9 +192,15 @@ def left_over(ledger: Ledger, accepted: AcceptedSnapshot, now: Instant) -> bool:
 
 
 def open_gaps(
-    ledger: Ledger, number: int, platforms: Collection[str], *, since: Instant, due_by: Instant | None = None
+    ledger: Ledger,
+    number: int,
+    platforms: Collection[str],
+    now: Instant,
+    *,
+    since: Instant,
+    due_by: Instant | None = None,
 ) -> dict[str, int]:
-    """Count the gaps on each of these platforms that can be closed, neither held nor parked, whoever made them.
+    """Count the gaps on each of these platforms that can be closed now, neither held nor parked, whoever made them.
 
     They are those that the run with this number made, and those from before `since`, when it began, that don't wait
     for a delay of ours. With `due_by`, only those that are tried again by then.
@@ -203,8 +210,7 @@ def open_gaps(
         membership.c.since <= since, sa.or_(membership.c.next_attempt_at <= since, membership.c.reason.is_not(None))
     )
     left = sa.select(sa.func.count()).select_from(membership).where(CLOSABLE, sa.or_(of_the_run, earlier))
-    let_pass = sa.and_(cohort.c.held.is_(None), cohort.c.rejected.is_(None))
-    writable = [cohort.c.state.not_in(BLOCKED), sa.or_(cohort.c.state != CohortState.WANTED, let_pass)]
+    writable = [takes_members(now)]
     if due_by is not None:
         left = left.where(membership.c.next_attempt_at <= due_by)
         writable.append(cohort.c.next_attempt_at <= due_by)

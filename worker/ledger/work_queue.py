@@ -17,7 +17,7 @@ from worker.domain.errors import LeaseLost
 from worker.domain.guard import Guard
 from worker.domain.idnumbers import HasIdnumber
 from worker.domain.instants import Instant
-from worker.domain.states import BLOCKED, Action, CohortChange, CohortState, Limit, Reason
+from worker.domain.states import Action, CohortChange, CohortState, Limit, Reason
 from worker.ledger import clock_skew, cohort_guard, cohorts, gaps, outcomes
 from worker.ledger.accounts import Accounts
 from worker.ledger.availability import Availability
@@ -102,14 +102,12 @@ class WorkQueue:
     def _free(self, now: Instant) -> sa.ColumnElement[bool]:
         return sa.and_(
             cohort.c.platform == self._platform,
-            cohort.c.state.not_in(BLOCKED),
             cohort.c.lease_until <= now,
             cohort.c.next_attempt_at <= now,
         )
 
     def _fillable(self, now: Instant) -> sa.ColumnElement[bool]:
-        """Match free cohorts that members may join: those that Moodle has, and those that may be created."""
-        return sa.and_(self._free(now), sa.or_(cohort.c.state != CohortState.WANTED, cohort_guard.let_pass(now)))
+        return sa.and_(self._free(now), cohort_guard.takes_members(now))
 
     def _oldest(self, connection: sa.Connection, now: Instant, *, limit: int) -> list[Gap]:
         """Return the due gaps that wait longest, of the fewest cohorts that hold as many of those that are read.

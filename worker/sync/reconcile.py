@@ -13,11 +13,11 @@ import structlog
 
 from worker.domain.errors import SnapshotFault, SnapshotRefused
 from worker.domain.instants import Instant
-from worker.domain.report import Report, SnapshotReport
+from worker.domain.report import PlatformReport, Report, SnapshotReport
 from worker.domain.rules import Mode
 from worker.domain.snapshots import AcceptedSnapshot, Snapshot
 from worker.domain.states import RunState
-from worker.ledger import Ledger, Recorder, runs
+from worker.ledger import Ledger, Recorder, deletions, runs
 from worker.sync.platform_run import Observation, PlatformRun, ReconciledPlatform
 
 log = structlog.get_logger()
@@ -69,7 +69,8 @@ class Reconciliation:
         """Reconcile and return the report, which the ledger keeps; None when another process has done the night's run.
 
         Raises RunInProgress when another one is running, and whatever Kafka or the ledger raise: then the run is
-        recorded as failed. A platform that can't be read doesn't keep the others from being reconciled.
+        recorded as failed. A platform that can't be read doesn't keep the others from being reconciled. Cohorts that
+        were found to be deleted before are in the report of any run.
         """
         number = self._runs.begin(self._clock(), night=night)
         if number is None:
@@ -78,9 +79,11 @@ class Reconciliation:
         try:
             report = self._reconcile(report)
         except SnapshotRefused as error:
-            report = replace(report, state=RunState.REFUSED, error=str(error), refusals=error.refusals)
+            report = self._without_readings(report, RunState.REFUSED, str(error))
+            report = replace(report, refusals=error.refusals)
         except BaseException as error:
-            self._runs.end(replace(report, state=RunState.FAILED, ended_at=self._clock(), error=type(error).__name__))
+            report = self._without_readings(report, RunState.FAILED, type(error).__name__)
+            self._runs.end(replace(report, ended_at=self._clock()))
             raise
         report = replace(report, ended_at=self._clock())
         self._runs.end(report)
@@ -103,6 +106,19 @@ class Reconciliation:
         )
         whole = not any(each.error or each.stopped or each.left for each in reports)
         return replace(report, state=RunState.DONE if whole else RunState.PARTIAL, platforms=reports)
+
+    def _without_readings(self, report: Report, state: RunState, error: str) -> Report:
+        """End a report before the platforms were read; those with deleted cohorts are in it."""
+        with self._ledger.read() as connection:
+            platforms = [
+                PlatformReport(
+                    name=each.policy.name,
+                    mode=each.policy.mode.value,
+                    deleted=deletions.read(connection, each.policy.name),
+                )
+                for each in self._platforms
+            ]
+        return replace(report, state=state, error=error, platforms=tuple(each for each in platforms if each.deleted))
 
     # The snapshot
 
@@ -142,7 +158,8 @@ class Reconciliation:
         return platform.observe()
 
     def _left(self, report: Report, platforms: Sequence[str], *, due_by: Instant | None = None) -> dict[str, int]:
-        return runs.open_gaps(self._ledger, report.run, platforms, since=report.started_at, due_by=due_by)
+        now = self._clock()
+        return runs.open_gaps(self._ledger, report.run, platforms, now, since=report.started_at, due_by=due_by)
 
     def _wait(self, report: Report, platforms: Sequence[str]) -> None:
         """Wait until the gaps that there are on these platforms are closed, held or parked, or can't be in time.

@@ -33,9 +33,14 @@ class ChangeGroup:
     changes: tuple[PlannedChange, ...]
 
     @property
+    def open(self) -> tuple[PlannedChange, ...]:
+        """Return those that nobody has decided about."""
+        return tuple(change for change in self.changes if change.is_open)
+
+    @property
     def hash(self) -> str:
-        """Return the hash to decide on all of them by."""
-        return changes_hash(self.changes)
+        """Return the hash to decide on all of those by."""
+        return changes_hash(self.open)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +73,17 @@ class Review:
         self._guards = guards
         self._clock = clock
 
-    def plan(self) -> tuple[PlannedPlatform, ...]:
+    def plan(self, glob: str | None = None) -> tuple[PlannedPlatform, ...]:
         """Return what would be done now.
 
         Each cohort's removals, and all of a platform's, can then be decided on; so can each cohort that would be
-        created or renamed, and all of either on a platform.
+        created or renamed, and all of either on a platform whose idnumber matches.
         """
         platforms = self._planned(self._ledger)
         removals = [(cohort.platform, cohort.pairs) for platform in platforms for cohort in platform.cohorts]
         removals += [(platform.name, _pairs(platform.cohorts)) for platform in platforms]
         self._show(removals)
-        self._show_cohorts(groups(platforms, lambda change: change.is_open))
+        self._show_cohorts(groups(platforms, lambda change: change.is_open and is_match(change.idnumber, glob)))
         return platforms
 
     def rehearse(self, recorder_of: Callable[[Ledger], Recorder]) -> tuple[PlannedPlatform, ...]:
@@ -163,7 +168,12 @@ def groups(
 
 def matching(platform: PlannedPlatform, glob: str | None) -> list[PlannedCohort]:
     """Return the cohorts of a plan whose idnumber matches; all of them without a glob."""
-    return [cohort for cohort in platform.cohorts if glob is None or fnmatchcase(cohort.idnumber, glob)]
+    return [cohort for cohort in platform.cohorts if is_match(cohort.idnumber, glob)]
+
+
+def is_match(idnumber: str, glob: str | None) -> bool:
+    """Return whether an idnumber matches; any does without a glob."""
+    return glob is None or fnmatchcase(idnumber, glob)
 
 
 def _pairs(cohorts: Iterable[PlannedCohort]) -> list[Pair]:

@@ -372,6 +372,14 @@ def test_a_deleted_cohort_comes_before_everything_else_with_what_was_lost_and_wh
     )
 
 
+def test_a_deleted_cohort_is_told_of_a_night_that_read_no_platform() -> None:
+    bare = PlatformReport(name="ecampus", mode="automatic", deleted=DELETED.deleted)
+    page = shown(replace(report_of(bare, state=RunState.REFUSED), snapshot=None), EN)
+    assert "L1STAP “L1 STAPS” (étape L1STAP): deletion noticed on Monday 31 August 2026 at 14:05" in page
+    assert "Not verified this time" in page
+    assert "Not read, and nothing was written there" not in page
+
+
 def test_of_very_many_deleted_cohorts_the_page_names_the_first() -> None:
     many = tuple(replace(DELETED.deleted[0], idnumber=f"D{number}") for number in range(30))
     page = shown(report_of(replace(ECAMPUS, deleted=many)), FR)

@@ -8,17 +8,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.world import CREATE, HOUR, START, UAI, UPDATE, Build, World, platform
+from tests.support.world import ADD, CREATE, HOUR, START, UAI, UPDATE, Build, World, platform
 from tests.wire.sync.test_reconcile import image, night
+from tests.wire.sync.test_refused_batches import refusing
 from worker.domain.changes import EtapeChange
 from worker.domain.errors import DecisionRefused
 from worker.domain.guard import Guard, GuardLimits, Season
 from worker.domain.idnumbers import fold
 from worker.domain.rules import Mode
-from worker.domain.states import CohortChange, Limit, RunState
+from worker.domain.states import CohortChange, Limit, PlatformState, RunState
 from worker.ledger.cohort_proposals import CohortCause
 from worker.sandbox.moodle.server import Fault
-from worker.sync.review import ChangeGroup, Review
+from worker.sync.review import ChangeGroup, Review, groups, is_match
 
 DAY = 24 * HOUR
 FLOOR = 3
@@ -208,6 +209,21 @@ def test_that_all_cohorts_were_deleted_is_no_first_load(university: World) -> No
     assert {change.cause for change in group.changes} == {CohortCause.DELETED}
 
 
+def test_a_cohort_that_a_person_rejects_does_not_keep_the_first_load_from_ending(build: Build) -> None:
+    world = build(guard=GUARD)
+    world.accounts("s1", "s2")
+    enrol_in(world, FIRST, "s1")
+    (platform_,) = review(world).plan()
+    review(world).reject(platform_.whole.changes[0].hash, by="eve")
+    world.a_minute_later()
+    there = world.members().keys()
+    assert len(there) == len(FIRST) - 1
+    enrol_in(world, NEW)
+    world.a_minute_later()
+    assert world.members().keys() == there
+    assert world.status().held_cohorts == HELD | {CohortChange.CREATION: len(NEW)}
+
+
 # --- Renames ---
 
 
@@ -357,6 +373,57 @@ def test_a_rejected_cohort_is_not_created_until_that_is_undone(university: World
     assert university.members().keys() == {*FIRST, *NEW}
 
 
+def test_a_rejection_outlives_a_time_without_students(university: World) -> None:
+    enrol_in(university, NEW)
+    university.a_minute_later()
+    name = held(university).hash
+    review(university).reject(name, by="eve")
+    for etape in NEW:
+        university.resign("s2", etape)
+    university.enrol("s2", "OTHER")
+    university.days_later(1)
+    enrol_in(university, NEW[:1], "s3")
+    university.a_minute_later()
+    assert university.members().keys() == {*FIRST, "OTHER"}
+    university.resign("s3", NEW[0])
+    university.days_later(1)
+    decision = review(university).undo(name, by="eve")
+    assert decision.created == len(NEW), "also while nobody is enrolled"
+
+
+def test_an_approval_stays_in_force_while_somebody_else_has_the_idnumber(build: Build) -> None:
+    world = loaded(build, Guard(limits=replace(LIMITS, renames_floor=0)))
+    world.restart(aliases={"L1DROI": "L1JURI"})
+    world.a_minute_later()
+    theirs = world.moodle.create_cohort(name="Theirs", idnumber="L1JURI")
+    review(world).approve(held(world).hash, by="eve")
+    world.a_minute_later()
+    assert world.cohort_name("L1DROI")
+    world.moodle.delete_cohort(theirs)
+    world.wait(2 * HOUR)
+    assert world.members()["L1JURI"] == {"s1"}
+
+
+def test_those_left_of_a_plan_are_decided_on_together_after_one_of_them_was(university: World) -> None:
+    enrol_in(university, [*NEW, "Y1"])
+    university.a_minute_later()
+    review(university).reject(held(university).changes[0].hash, by="eve")
+    (group,) = groups(review(university).plan())
+    assert len(group.changes) == len(NEW) + 1
+    review(university).approve(group.hash, by="eve")
+    university.a_minute_later()
+    assert university.members().keys() == {*FIRST, *NEW[1:], "Y1"}
+
+
+def test_those_that_a_plan_was_asked_for_are_decided_on_together(university: World) -> None:
+    enrol_in(university, [*NEW, "Y1"])
+    university.a_minute_later()
+    (group,) = groups(review(university).plan("X*"), lambda change: is_match(change.idnumber, "X*"))
+    review(university).approve(group.hash, by="eve")
+    university.a_minute_later()
+    assert university.members().keys() == {*FIRST, *NEW}
+
+
 def test_a_rejected_label_is_not_given_and_another_one_is_judged_anew(university: World) -> None:
     relabel(university, "Faculté")
     university.a_minute_later()
@@ -451,6 +518,31 @@ def test_the_night_says_what_is_held_and_does_not_wait_for_it(university: World)
     }
     assert ecampus.held_cohorts == len(NEW) + len(FIRST)
     assert ecampus.waiting == 0
+
+
+def test_a_night_counts_those_who_are_to_join_a_cohort_that_was_approved_and_is_not_created(university: World) -> None:
+    enrol_in(university, NEW)
+    university.a_minute_later()
+    review(university).approve(held(university).hash, by="eve")
+    university.now += 60
+    with refusing(university, CREATE, "invalidparameter"):
+        report = night(university, image(university), wait=60.0)
+    assert (report.state, report.platforms[0].left) == (RunState.PARTIAL, len(NEW))
+
+
+def test_a_platform_that_answers_again_is_up_although_only_held_cohorts_are_left(university: World) -> None:
+    enrol_in(university, NEW)
+    enrol_in(university, FIRST[:1])
+    university.a_minute_later()
+    university.enrol("s3", FIRST[0])
+    university.now += 60
+    with university.faults(ADD, Fault.INVALID_TOKEN):
+        university.turns()
+    university.resign("s3", FIRST[0])
+    assert university.status().state is PlatformState.DENIED
+    university.wait(HOUR)
+    assert university.gaps() == {"cohort_held": len(NEW)}
+    assert university.status().state is PlatformState.UP
 
 
 # --- Anything, in any order ---

@@ -1,7 +1,7 @@
 """The night: a real ledger, the real reading and converging, a sandbox Moodle over HTTP; time is a number."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from threading import Barrier, Event
 
 import pytest
@@ -380,6 +380,27 @@ def test_a_member_whose_account_was_deleted_is_parked_until_there_is_another(wor
     world.accounts("s1")
     world.days_later(1)
     assert world.members() == world.truth()
+
+
+@pytest.mark.parametrize("error", [SnapshotRefused("nothing newer"), RunInProgress("given up")])
+def test_a_night_without_a_snapshot_names_the_cohorts_that_somebody_deleted(
+    world: World, error: SnapshotRefused | RunInProgress
+) -> None:
+    world.enrol("s1", "L1DROI")
+    world.a_minute_later()
+    world.moodle.delete_cohort(world.cohort_id("L1DROI"))
+    night(world, image(world))
+
+    def fail() -> None:
+        raise error
+
+    with suppress(RunInProgress):
+        night(world, image(world), first=fail)
+    report = runs.report(world.ledger)
+    assert report is not None
+    assert report.state in {RunState.REFUSED, RunState.FAILED}
+    (platform_,) = report.platforms
+    assert (platform_.read, [cohort.idnumber for cohort in platform_.deleted]) == (False, ["L1DROI"])
 
 
 def test_a_cohort_that_somebody_deleted_is_made_and_filled_again(world: World) -> None:

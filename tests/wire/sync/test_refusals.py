@@ -3,7 +3,19 @@
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.world import ADD, COALESCE, CREATE, HOUR, REMOVAL_DELAY, REMOVE, TIMEOUT, Build, World, platform
+from tests.support.world import (
+    ADD,
+    COALESCE,
+    CREATE,
+    HOUR,
+    REMOVAL_DELAY,
+    REMOVE,
+    TIMEOUT,
+    UPDATE,
+    Build,
+    World,
+    platform,
+)
 from tests.wire.sync.test_reconcile import image, night
 from tests.wire.sync.test_refused_batches import refusing
 from worker.domain.rules import AccountField
@@ -227,6 +239,20 @@ def test_a_platform_that_answers_again_is_up_although_nothing_is_left_to_be_writ
     assert (crowded.status().state, crowded.status().since) == (PlatformState.DENIED, since)
     crowded.moodle.fault = None
     crowded.wait(DENIED_RETRY_SECONDS)
+    assert crowded.status().state is PlatformState.UP
+
+
+def test_a_label_that_is_refused_again_and_again_is_asked_for_less_and_less_often(crowded: World) -> None:
+    crowded.wait(COALESCE)
+    crowded.describe("L1DROI", "Licence")
+    crowded.moodle.calls.clear()
+    with refusing(crowded, UPDATE, "dmlwriteexception"):
+        for _ in range(360):
+            crowded.wait(10.0)
+    assert crowded.status().state is PlatformState.UNAVAILABLE
+    assert len(crowded.moodle.calls) < 100
+    crowded.wait(HOUR)
+    assert crowded.cohort_name("L1DROI") == "UFR Droit: Licence"
     assert crowded.status().state is PlatformState.UP
 
 

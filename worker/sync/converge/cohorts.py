@@ -226,10 +226,10 @@ class CohortProvider:
             "name_is_ours": wanted.name_is_ours,
             "moodle_name": wanted.name,
             "moodle_idnumber": wanted.idnumber,
-            "held": None,
-            **UNDECIDED,
             **UNBLOCKED,
         }
+        if not taken:  # else what a person decided isn't carried out yet
+            values |= {"held": None, **UNDECIDED}
         action = None
         if (wanted.name, wanted.idnumber) != (remote.name, remote.idnumber):
             if not context.permitted(CohortChange.RENAME, [cohort]):
