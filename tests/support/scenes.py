@@ -63,7 +63,8 @@ class Scene:
         queue = workbook(self.ledger, platform=platform, guard=guard)
         work = queue.claim(self.now, limit=1000)
         new = [item for item in work.cohorts.values() if item.state is CohortState.WANTED]
-        queue.write_cohorts([(item, owned(item.id, item.idnumber)) for item in new], self.now, Action.CREATE_COHORT)
+        created = [(item, owned(item.id, item.idnumber) | {"owned_at": self.now}) for item in new]
+        queue.write_cohorts(created, self.now, Action.CREATE_COHORT)
         sent = queue.mark_in_flight([(gap, account_of(gap)) for gap in work.gaps], self.now)
         queue.settle(applied=[Applied(gap=gap, user_id=user_id) for gap, user_id in sent], now=self.now)
         queue.release()

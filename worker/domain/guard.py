@@ -15,7 +15,7 @@ WINDOW_SECONDS = 24 * 3600.0
 class GuardLimits:
     """How many removals, new cohorts and renames pass without a person's approval, in a sliding 24 hours.
 
-    Of removals: percent of the members that a cohort, and all our cohorts of a platform, had before them; and `floor`,
+    Of removals: percent of the members that a cohort, and all our cohorts of a platform, had a day ago; and `floor`,
     a number of removals that always pass, for small ones. Of the others: percent of the cohorts of the platform that
     have been ours for a day, and a floor of each.
     """
@@ -90,7 +90,7 @@ class Removals:
     cohort_id: int
     idnumber: str
     members: int
-    """Members that Moodle shows, or may show."""
+    """Members who were there a day ago and still are, or may be."""
     removed: int
     """Removals of the last 24 h that no person approved."""
     pending: int
@@ -102,13 +102,14 @@ class Removals:
 
     @property
     def before(self) -> int:
-        """Members before the removals of the last 24 h."""
+        """Members of a day ago, as far as they count: whoever was added since raises no limit."""
         return self.members + self.removed
 
     @property
     def percent(self) -> float:
         """Share of them that leave or have left, 0 to 100."""
-        return 100 * (self.pending + self.removed) / self.before if self.before else 0.0
+        leaving = self.pending + self.removed
+        return 100 * leaving / max(leaving, self.before) if leaving else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,7 @@ class Judgement:
     held: Mapping[int, Limit]
     """By cohort id."""
     members: int
-    """Members of our cohorts before the removals of the last 24 h."""
+    """Members of our cohorts a day ago."""
     removed: int
     pending: int
     """Removals to come that are neither approved nor held by their cohort's limit, or by an earlier judgement."""
@@ -132,6 +133,8 @@ class Judgement:
 
 def judge(guard: Guard, cohorts: Sequence[Removals], now: Instant, *, members: int) -> Judgement:
     """Judge the removals of a platform, before any of them; `members` counts those of all its owned cohorts.
+
+    Members are those of a day ago: nothing that was said since then raises a limit.
 
     A cohort that would lose members whom it had when it became ours, or too many, has all of its removals held. If
     what is left is too many for the platform, all of it is held: a mistake that touches every cohort a little is seen

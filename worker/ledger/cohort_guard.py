@@ -71,8 +71,7 @@ def first_load_goes_on(connection: sa.Connection, platform: str, now: Instant) -
     That goes on while no cohort there has ever been ours, and then until for the first time none of those waits to be
     created; a day at most. One that a person holds back, or that Moodle refuses, doesn't wait.
     """
-    first = _first_owned_at(connection, platform)
-    if first is None:
+    if _first_owned_at(connection, platform) is None:
         return True
     unfinished = sa.select(cohort.c.id).where(
         cohort.c.platform == platform,
@@ -81,7 +80,13 @@ def first_load_goes_on(connection: sa.Connection, platform: str, now: Instant) -
         let_pass(now),
         TO_CHANGE[CohortChange.CREATION],
     )
-    return first > now - WINDOW_SECONDS and connection.scalar(unfinished.limit(1)) is not None
+    return is_first_day(connection, platform, now) and connection.scalar(unfinished.limit(1)) is not None
+
+
+def is_first_day(connection: sa.Connection, platform: str, now: Instant) -> bool:
+    """Return whether no cohort of the platform was ours a day ago. One that was deleted since counts."""
+    first = _first_owned_at(connection, platform)
+    return first is None or first > now - WINDOW_SECONDS
 
 
 def _first_owned_at(connection: sa.Connection, platform: str) -> Instant | None:
@@ -93,8 +98,7 @@ def _first_owned_at(connection: sa.Connection, platform: str) -> Instant | None:
 def _exempt(connection: sa.Connection, platform: str, change: CohortChange, now: Instant) -> sa.ColumnElement[bool]:
     """Match the cohorts that no limit is for: those of the first load, and those that get their first name."""
     if change is CohortChange.CREATION:
-        first = _first_owned_at(connection, platform)
-        return cohort.c.first_load if first is None or first > now - WINDOW_SECONDS else sa.false()
+        return cohort.c.first_load if is_first_day(connection, platform, now) else sa.false()
     return sa.and_(
         cohort.c.owned_at > now - WINDOW_SECONDS,
         cohort.c.moodle_name == cohort.c.moodle_idnumber,  # for want of a label

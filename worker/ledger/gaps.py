@@ -1,6 +1,7 @@
 """The life of a gap: how it opens, when it is retried, and what happens to it when its cohort was deleted."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -102,21 +103,28 @@ def unconfirm(
     connection.execute(there.values(observed=None, **values | {"reason": Reason.UNCONFIRMED.value}))
 
 
-def leave(connection: sa.Connection, former: Sequence[tuple[Gap, int]], now: Instant) -> None:
-    """Have accounts leave cohorts: of the members whose gaps these are, who turned out to have another account.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormerAccount:
+    """The account by which a member is in a cohort, or may be, who turned out to have another one."""
 
-    An account that a person keeps there stays.
-    """
-    keys = {unmatched_key(user_id) for _, user_id in former}
+    gap: Gap
+    user_id: int
+    joined_at: Instant | None
+
+
+def leave(connection: sa.Connection, former: Sequence[FormerAccount], now: Instant) -> None:
+    """Have these accounts leave the cohorts. One that a person keeps there stays."""
+    keys = {unmatched_key(each.user_id) for each in former}
     columns = sa.select(membership.c.cohort_id, membership.c.student_id).where(membership.c.desired)
     kept = set(map(tuple, select_in(connection, columns, membership.c.student_id, keys)))
     there = {"desired": False, "observed": True, "observed_at": now}
     rows = [
-        opened(cause=Cause.CHANGED_HANDS, origin=member.origin, since=now, next_attempt_at=now)
+        opened(cause=Cause.CHANGED_HANDS, origin=each.gap.origin, since=now, next_attempt_at=now)
         | there
-        | {"cohort_id": member.cohort_id, "student_id": unmatched_key(user_id), "user_id": user_id}
-        for member, user_id in former
-        if (member.cohort_id, unmatched_key(user_id)) not in kept
+        | {"cohort_id": each.gap.cohort_id, "student_id": unmatched_key(each.user_id)}
+        | {"user_id": each.user_id, "joined_at": each.joined_at}
+        for each in former
+        if (each.gap.cohort_id, unmatched_key(each.user_id)) not in kept
     ]
     update = [
         column.name for column in membership.c if not column.primary_key and column.name not in {"kept", "kept_at"}

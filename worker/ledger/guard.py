@@ -5,6 +5,7 @@ import sqlalchemy as sa
 from worker.domain.guard import WINDOW_SECONDS, Guard, Judgement, Removals, judge
 from worker.domain.instants import Instant
 from worker.domain.states import Action, CohortState, Limit
+from worker.ledger import cohort_guard
 from worker.ledger.inherited import is_inherited
 from worker.ledger.schema import cohort, gap, journal, membership
 
@@ -33,6 +34,18 @@ def members_by_cohort(connection: sa.Connection) -> dict[int, int]:
     return dict(map(tuple, connection.execute(present.group_by(_COHORT_ID))))
 
 
+def _members_of_yesterday(connection: sa.Connection, platform: str, now: Instant) -> dict[int, int]:
+    """Count the members that Moodle shows, or may show, and who were there a day ago, of all platforms.
+
+    On the first day of a platform nobody was there yesterday: all who are there count.
+    """
+    if cohort_guard.is_first_day(connection, platform, now):
+        return members_by_cohort(connection)
+    before = sa.func.coalesce(membership.c.joined_at <= now - WINDOW_SECONDS, sa.true())
+    present = sa.select(_COHORT_ID, sa.func.count()).where(membership.c.observed.is_distinct_from(sa.false()), before)
+    return dict(map(tuple, connection.execute(present.group_by(_COHORT_ID))))
+
+
 def judged(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -> Judgement:
     """Judge all removals of a platform: of each cohort of ours that somebody leaves or has left within a day.
 
@@ -45,7 +58,7 @@ def judged(connection: sa.Connection, platform: str, guard: Guard, now: Instant)
         .order_by(cohort.c.id)
     ).all()
     ours = {row.id for row in cohorts if row.state == CohortState.OWNED}
-    members = members_by_cohort(connection)
+    members = _members_of_yesterday(connection, platform, now)
     pending = _pending_by_cohort(connection, now)
     removed = _removed_by_cohort(connection, platform, now)
     removals = []

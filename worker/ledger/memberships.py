@@ -298,7 +298,8 @@ def _enrolments(
     return by_student
 
 
-_DESIRED = [c.name for c in membership.c if not c.primary_key and c.name not in {"observed", "observed_at", "user_id"}]
+_OBSERVED = {"observed", "observed_at", "joined_at", "user_id"}
+_DESIRED = [c.name for c in membership.c if not c.primary_key and c.name not in _OBSERVED]
 _OF_ENROLMENTS = frozenset(map(Cause, Status))
 _KNOWN = sa.select(membership.c.cohort_id, membership.c.student_id, membership.c.kept, membership.c.kept_at).where(
     membership.c.desired

@@ -262,6 +262,8 @@ class _Compared:
     diff: CohortDiff
     unread: bool
     """Whether it is read for the first time since it became ours."""
+    joined_at: Instant | None
+    """When whoever is new to the reading joined, as far as is known."""
     undesired: AbstractSet[int]
     """Accounts of the members who aren't desired there."""
     inherited: set[int]
@@ -290,6 +292,7 @@ class _Compared:
                     "b_cohort": self.cohort_id,
                     "b_student": one.student_id,
                     "b_seen": one.present,
+                    "b_joined": self.joined_at,
                     "b_user": user_id,
                 } | ({"b_cause": self.cause(user_id, cause)} if opens else {})
 
@@ -306,7 +309,13 @@ class _Compared:
             yield self._new(unmatched_key(user_id), user_id, self.cause(user_id))
 
     def _new(self, student_id: str, user_id: int, cause: str) -> dict[str, Any]:
-        return {"cohort_id": self.cohort_id, "student_id": student_id, "user_id": user_id, "cause": cause}
+        return {
+            "cohort_id": self.cohort_id,
+            "student_id": student_id,
+            "user_id": user_id,
+            "joined_at": self.joined_at,
+            "cause": cause,
+        }
 
 
 def known_students(ledger: Ledger, platform: PlatformPolicy) -> Called:
@@ -342,6 +351,7 @@ def _compare(connection: sa.Connection, cohorts: Sequence[sa.Row[Any]], reading:
                 known=known[row.id],
                 diff=diff,
                 unread=row.unread,
+                joined_at=None if row.unread else reading.at,
                 undesired=members - diff.desired,
                 inherited=inherited_members.get(row.id, set()),
             )
@@ -382,4 +392,9 @@ def known_memberships(
 
 
 _NEW = [column.name for column in membership.c]
-_SEEN = at_membership.values(observed=sa.bindparam("b_seen"), user_id=sa.bindparam("b_user"))
+_appears = sa.and_(sa.bindparam("b_seen", type_=sa.Boolean), ~membership.c.observed)
+_SEEN = at_membership.values(
+    observed=sa.bindparam("b_seen"),
+    joined_at=sa.case((_appears, sa.bindparam("b_joined", type_=sa.Float)), else_=membership.c.joined_at),
+    user_id=sa.bindparam("b_user"),
+)

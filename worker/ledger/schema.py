@@ -253,6 +253,11 @@ membership = Table(
     Column("desired", Boolean, nullable=False),
     Column("observed", Boolean, comment="what Moodle last showed; null while a call's outcome is unknown"),
     Column("observed_at", Float, nullable=False, server_default="0", comment="an older reading changes nothing"),
+    Column(
+        "joined_at",
+        Float,
+        comment="when we added them, or a reading first showed them; null: the cohort came with them",
+    ),
     Column("user_id", BigInteger, comment="Moodle account that the membership was given to"),
     Column("cause", Text, nullable=False, comment="states.Cause of the desired state"),
     Column("origin", Text, nullable=False, comment="the message, or whatever else changed the desired state"),

@@ -23,6 +23,7 @@ from worker.ledger.accounts import Accounts
 from worker.ledger.availability import Availability
 from worker.ledger.cohort_guard import Permit
 from worker.ledger.database import Ledger, select_in
+from worker.ledger.gaps import FormerAccount
 from worker.ledger.guard import approved, hold
 from worker.ledger.leases import LEASE_LOST, Leases
 from worker.ledger.outcomes import Applied, CallOutcome, Parked
@@ -159,13 +160,20 @@ class WorkQueue:
             current = [
                 (item, user_id) for item, user_id in items if known.get(_key(item), _NONE).desired is item.desired
             ]
-            former = [(item, known[_key(item)].account_besides(user_id)) for item, user_id in current if item.desired]
-            gaps.leave(connection, [(item, user_id) for item, user_id in former if user_id is not None], now)
+            former = []
+            for item, user_id in current:
+                before = known[_key(item)]
+                other = before.account_besides(user_id)
+                if item.desired and other is not None:
+                    former.append(FormerAccount(gap=item, user_id=other, joined_at=before.joined_at))
+            gaps.leave(connection, former, now)
             if current:
                 connection.execute(
                     at_membership.values(
                         observed=None,
                         observed_at=now,
+                        # Before the call: whatever its answer is, nobody was there before it.
+                        joined_at=sa.case((membership.c.desired, now), else_=membership.c.joined_at),
                         user_id=sa.bindparam("b_user"),
                         reason=sa.case((membership.c.reason == Reason.UNCONFIRMED, None), else_=membership.c.reason),
                     ),
@@ -291,13 +299,14 @@ class _Known(NamedTuple):
     desired: bool | None
     observed: bool | None
     user_id: int | None
+    joined_at: Instant | None
 
     def account_besides(self, user_id: int) -> int | None:
         """Return another account by which the member is there, or may be."""
         return None if self.user_id == user_id or self.observed is False else self.user_id
 
 
-_NONE = _Known(desired=None, observed=None, user_id=None)
+_NONE = _Known(desired=None, observed=None, user_id=None, joined_at=None)
 
 
 def _known(connection: sa.Connection, items: Iterable[Gap]) -> dict[tuple[int, str], _Known]:

@@ -149,9 +149,9 @@ class GuardSettings(Section):
     enabled: bool = True
     """Whether anything is guarded at all. Every command and a metric show when it isn't."""
     cohort_percent: Percent = 20.0
-    """Percent of a cohort's members that may leave it."""
+    """Percent of a cohort's members of a day ago that may leave it."""
     platform_percent: Percent = 5.0
-    """Percent of the members of all our cohorts of the platform that may leave them."""
+    """Percent of the members, a day ago, of all our cohorts of the platform that may leave them."""
     floor: int = Field(10, ge=0)
     """Removals that always pass, of a cohort and of the platform: small cohorts have large percentages."""
     new_cohorts_percent: Percent = 10.0

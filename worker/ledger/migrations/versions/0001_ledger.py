@@ -396,6 +396,12 @@ def upgrade() -> None:
         sa.Column(
             "observed_at", sa.Float(), server_default="0", nullable=False, comment="an older reading changes nothing"
         ),
+        sa.Column(
+            "joined_at",
+            sa.Float(),
+            nullable=True,
+            comment="when we added them, or a reading first showed them; null: the cohort came with them",
+        ),
         sa.Column("user_id", sa.BigInteger(), nullable=True, comment="Moodle account that the membership was given to"),
         sa.Column("cause", sa.Text(), nullable=False, comment="states.Cause of the desired state"),
         sa.Column(
