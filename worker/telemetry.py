@@ -150,11 +150,20 @@ NIGHT_FOREIGN = Gauge(
 )
 GUARD_REMOVALS = Gauge(
     "cohorts_guard_removals",
-    "Removals at the end of the last reconciliation: `removed` within 24 h, `pending`, `held`.",
+    "Removals at the end of the last reconciliation: `removed` within 24 h, `removed_in_month` within 30 days, "
+    "`pending`, `held`.",
     ["platform", "state"],
+)
+GUARD_HELD = Gauge(
+    "cohorts_guard_held_removals",
+    "Removals held at the end of the last reconciliation, by the limit that holds them.",
+    ["platform", "limit"],
 )
 GUARD_LIMIT = Gauge(
     "cohorts_guard_limit_removals", "Removals that the guard allows on the platform in 24 h.", ["platform"]
+)
+GUARD_MONTH_LIMIT = Gauge(
+    "cohorts_guard_month_limit_removals", "Removals that the guard allows on the platform in 30 days.", ["platform"]
 )
 GUARD_WORST = Gauge(
     "cohorts_guard_worst_cohort_ratio", "Largest share of its members that a cohort loses, 0 to 1.", ["platform"]

@@ -99,7 +99,8 @@ def test_plan_says_who_would_leave_and_why_and_what_holds_them(departed: Install
     assert "held: cohort limit" in line
     assert HASH.search(line)
     assert (
-        "ecampus: guard: 20 memberships, 0 removed in 24 h, 0 to be removed, worst cohort L1DROI 30 %, 6 HELD" in text
+        "ecampus: guard: 20 memberships, 0 removed in 24 h and 0 in 30 days, 0 to be removed, "
+        "worst cohort L1DROI 30 %, 6 HELD" in text
     )
     assert number(0) not in text
     named = said_by(departed, "plan", "--students", "--cohort", "L1*")

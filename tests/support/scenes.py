@@ -470,6 +470,38 @@ def beyond_the_platforms_limit(scene: Scene) -> None:
     a_class_leaves(scene, Guard(limits=GuardLimits(cohort_percent=100, platform_percent=5)))
 
 
+def beyond_a_limit_of_the_month(limits: GuardLimits) -> Setup:
+    """Return a scene of a cohort of twelve: four others leave it, and the student two days later."""
+
+    def setup(scene: Scene) -> None:
+        numbers = [STUDENT, *(str(29900100 + rank) for rank in range(11))]
+        scene.tell(*(told(student_id=number, enrolment_id=number) for number in numbers))
+        scene.settle()
+        for leaving in (numbers[1:5], numbers[:1]):
+            scene.now += 2 * DAY
+            gone = {"version": 2, "changed_at": scene.now, "status": Status.RESIGNED, "origin": "enrolments[0]@2"}
+            scene.tell(*(told(student_id=number, enrolment_id=number, **gone) for number in leaving))
+            scene.settle(guard=Guard(limits=limits))
+
+    return setup
+
+
+def beyond_the_limit_of_small_cohorts(scene: Scene) -> None:
+    """Have the student and two others leave a small cohort, and five others another one."""
+    etapes = [ETAPE] * 3 + ["XDROI1"] * 5
+    numbers = [STUDENT, *(str(29900100 + rank) for rank in range(7))]
+    members = [
+        told(student_id=number, enrolment_id=number, etape=etape) for number, etape in zip(numbers, etapes, strict=True)
+    ]
+    scene.tell(*members)
+    scene.settle()
+    scene.now += HOUR
+    for member in members:
+        scene.tell(member._replace(version=2, changed_at=scene.now, status=Status.RESIGNED, origin="enrolments[0]@2"))
+    limits = GuardLimits(platform_percent=100, floor=5, month_floor=5)
+    assert not workbook(scene.ledger, guard=Guard(limits=limits)).claim(scene.now, limit=100)
+
+
 def plan_hash(scene: Scene) -> str:
     """Be shown what is held."""
     with scene.ledger.write() as connection:

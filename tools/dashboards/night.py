@@ -182,10 +182,12 @@ def page() -> Dashboard:
         .with_panel(
             graph(
                 "Retraits et limite",
-                "Removals of the last 24 hours (removed), to come (pending) and held, and the platform's limit.",
+                "Removals of the last 24 hours (removed) and 30 days, to come (pending) and held, and the platform's limits.",
                 {
                     f"max by (platform, state) (cohorts_guard_removals{{{P}}})": "{{platform}} {{state}}",
+                    f"max by (platform, limit) (cohorts_guard_held_removals{{{P}}}) > 0": "{{platform}} held by {{limit}}",
                     f"max by (platform) (cohorts_guard_limit_removals{{{P}}})": "{{platform}} limite",
+                    f"max by (platform) (cohorts_guard_month_limit_removals{{{P}}})": "{{platform}} limite (30 jours)",
                 },
                 width=24,
             )

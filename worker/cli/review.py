@@ -46,7 +46,10 @@ REASONS = {
 
 _LIMITS = {
     Limit.COHORT: "cohort limit",
+    Limit.COHORT_MONTH: "cohort limit of 30 days",
+    Limit.SMALL_COHORTS: "limit of small cohorts",
     Limit.PLATFORM: "platform limit",
+    Limit.PLATFORM_MONTH: "platform limit of 30 days",
     Limit.ADOPTED: "adopted cohort",
 }
 

@@ -127,7 +127,8 @@ def _removals_sentence(guard: GuardReport) -> str:
     if guard.worst_cohort is not None:
         worst = f"worst cohort {guard.worst_cohort} {guard.worst_percent:.0f} %"
     memberships = counted(guard.memberships, "membership")
-    seen = f"{memberships}, {guard.removed} removed in 24 h, {guard.pending} to be removed, {worst}"
+    removed = f"{guard.removed} removed in 24 h and {guard.removed_in_month} in 30 days"
+    seen = f"{memberships}, {removed}, {guard.pending} to be removed, {worst}"
     if not guard.enabled:
         return f"THE GUARD IS OFF: {seen}, nothing holds them"
     return f"guard: {seen}, " + (f"{guard.held} HELD" if guard.held else "passed")

@@ -1,6 +1,6 @@
-"""Which removals, new cohorts and renames are too many. Pure: decided before any of them is made."""
+"""Which new cohorts and renames are too many, and the limits of all that can't be taken back. Pure."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, tzinfo
 
@@ -9,32 +9,72 @@ from worker.domain.states import CohortChange, Limit
 
 WINDOW_SECONDS = 24 * 3600.0
 """The sliding window in which removals, new cohorts and renames are counted."""
+MONTH_SECONDS = 30 * 24 * 3600.0
+"""The longer window, in which removals are counted too: what is small every day isn't in a month."""
+SOURCE_SHARE = 0.8
+"""How much of a platform's limit one source may use: some room is always left to the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovalLimits:
+    """How many removals pass within one window; shares are in percent."""
+
+    cohort_percent: float
+    platform_percent: float
+    floor: int
+
+    def share(self, members: int) -> int:
+        """Return how many may leave a cohort of so many members, however few they are."""
+        return _share(members, self.cohort_percent)
+
+    def cohort(self, members: int) -> int:
+        """Return how many may leave a cohort of so many members."""
+        return max(self.floor, self.share(members))
+
+    def platform(self, members: int) -> int:
+        """Return how many may leave the cohorts of a platform that have so many members together."""
+        return max(self.floor, _share(members, self.platform_percent))
+
+    def source(self, members: int) -> int:
+        """Return how many of them one source may remove."""
+        return max(self.floor, _share(self.platform(members), 100 * SOURCE_SHARE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardLimits:
-    """How many removals, new cohorts and renames pass without a person's approval, in a sliding 24 hours.
+    """How many removals, new cohorts and renames pass without a person's approval.
 
-    Of removals: percent of the members that a cohort, and all our cohorts of a platform, had a day ago; and `floor`,
-    a number of removals that always pass, for small ones. Of the others: percent of the cohorts of the platform that
-    have been ours for a day, and a floor of each.
+    Of removals, in a sliding 24 hours: percent of the members that a cohort, and all our cohorts of a platform, had a
+    day ago; and `floor`, a number of removals that always pass, for small ones. The same in a sliding 30 days. Of the
+    others, in 24 hours: percent of the cohorts of the platform that have been ours for a day, and a floor of each.
     """
 
     cohort_percent: float = 20.0
     platform_percent: float = 5.0
     floor: int = 10
+    month_cohort_percent: float = 40.0
+    month_platform_percent: float = 20.0
+    month_floor: int = 30
     new_cohorts_percent: float = 10.0
     new_cohorts_floor: int = 20
     renames_percent: float = 5.0
     renames_floor: int = 20
 
-    def cohort(self, members: int) -> int:
-        """Return how many may leave a cohort of so many members."""
-        return max(self.floor, _share(members, self.cohort_percent))
+    @property
+    def day(self) -> RemovalLimits:
+        """Limits of the removals of 24 hours."""
+        return RemovalLimits(
+            cohort_percent=self.cohort_percent, platform_percent=self.platform_percent, floor=self.floor
+        )
 
-    def platform(self, members: int) -> int:
-        """Return how many may leave the cohorts of a platform that have so many members together."""
-        return max(self.floor, _share(members, self.platform_percent))
+    @property
+    def month(self) -> RemovalLimits:
+        """Limits of the removals of 30 days: never less than in 24 hours."""
+        return RemovalLimits(
+            cohort_percent=max(self.cohort_percent, self.month_cohort_percent),
+            platform_percent=max(self.platform_percent, self.month_platform_percent),
+            floor=max(self.floor, self.month_floor),
+        )
 
     def cohorts(self, change: CohortChange, ours: int) -> int:
         """Return how many cohorts may be created, or renamed, on a platform of which so many are ours."""
@@ -81,100 +121,6 @@ class Guard:
         """Return the limits in force: those of the first season that the day belongs to, or the usual ones."""
         day = datetime.fromtimestamp(now, self.zone).date()
         return next((season.limits for season in self.seasons if day in season), self.limits)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removals:
-    """What the guard looks at, of one cohort."""
-
-    cohort_id: int
-    idnumber: str
-    members: int
-    """Members who were there a day ago and still are, or may be."""
-    removed: int
-    """Removals of the last 24 h that no person approved."""
-    pending: int
-    """Removals to come that no person approved, held ones included."""
-    held: int
-    """Those among them that are held."""
-    inherited: int = 0
-    """Those among them of members whom the cohort had when it became ours."""
-
-    @property
-    def before(self) -> int:
-        """Members of a day ago, as far as they count: whoever was added since raises no limit."""
-        return self.members + self.removed
-
-    @property
-    def percent(self) -> float:
-        """Share of them that leave or have left, 0 to 100."""
-        leaving = self.pending + self.removed
-        return 100 * leaving / max(leaving, self.before) if leaving else 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """The guard's judgement of all removals of a platform: which limit each cohort's pending ones exceed."""
-
-    limits: GuardLimits
-    enabled: bool
-    held: Mapping[int, Limit]
-    """By cohort id."""
-    members: int
-    """Members of our cohorts a day ago."""
-    removed: int
-    pending: int
-    """Removals to come that are neither approved nor held by their cohort's limit, or by an earlier judgement."""
-    allowed: int
-    """Removals that the platform's limit allows in 24 h."""
-    worst: Removals | None
-    """The cohort that loses the largest share."""
-
-
-def judge(guard: Guard, cohorts: Sequence[Removals], now: Instant, *, members: int) -> Judgement:
-    """Judge the removals of a platform, before any of them; `members` counts those of all its owned cohorts.
-
-    Members are those of a day ago: nothing that was said since then raises a limit.
-
-    A cohort that would lose members whom it had when it became ours, or too many, has all of its removals held. If
-    what is left is too many for the platform, all of it is held: a mistake that touches every cohort a little is seen
-    whole, not when the limit is used up.
-    What is held stays held until a person approves or rejects it, and no longer counts towards the platform's limit.
-    """
-    limits = guard.at(now)
-    removed = sum(cohort.removed for cohort in cohorts)
-    held = _beyond_their_limit(cohorts, limits) if guard.enabled else {}
-    rest = [cohort for cohort in cohorts if cohort.cohort_id not in held]
-    pending = sum(cohort.pending - cohort.held for cohort in rest)
-    allowed = limits.platform(members + removed)
-    if guard.enabled and pending and pending + removed > allowed:
-        held |= {cohort.cohort_id: Limit.PLATFORM for cohort in rest if cohort.pending > cohort.held}
-    return Judgement(
-        limits=limits,
-        enabled=guard.enabled,
-        held=held,
-        members=members + removed,
-        removed=removed,
-        pending=pending,
-        allowed=allowed,
-        worst=_worst(cohorts),
-    )
-
-
-def _beyond_their_limit(cohorts: Sequence[Removals], limits: GuardLimits) -> dict[int, Limit]:
-    """Return the cohorts that would lose members whom nobody has decided about, or more than their limit allows."""
-    held = {}
-    for cohort in cohorts:
-        if cohort.inherited:
-            held[cohort.cohort_id] = Limit.ADOPTED
-        elif cohort.pending and cohort.pending + cohort.removed > limits.cohort(cohort.before):
-            held[cohort.cohort_id] = Limit.COHORT
-    return held
-
-
-def _worst(cohorts: Sequence[Removals]) -> Removals | None:
-    losing = [cohort for cohort in cohorts if cohort.pending or cohort.removed]
-    return max(losing, key=lambda cohort: (cohort.percent, cohort.idnumber), default=None)
 
 
 LIMIT_OF = {CohortChange.CREATION: Limit.CREATIONS, CohortChange.RENAME: Limit.RENAMES}

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from worker.domain.cohorts import BlockedCohort, DeletedCohort
 from worker.domain.errors import Refusal
 from worker.domain.instants import Instant
-from worker.domain.states import CohortChange, Drift, PlatformState, RunState
+from worker.domain.states import CohortChange, Drift, Limit, PlatformState, RunState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +70,12 @@ class GuardReport:
     """That share, 0 to 100."""
     cohorts: tuple[CohortGuardReport, ...] = ()
     """The figures of new cohorts, and of renames."""
+    removed_in_month: int = 0
+    """Removals of the last 30 days that no person approved."""
+    month_limit: int = 0
+    """Removals that are allowed in 30 days."""
+    held_by: Mapping[Limit, int] = field(default_factory=dict)
+    """Those that are held, by the limit that holds them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

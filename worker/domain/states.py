@@ -109,13 +109,23 @@ class Limit(StrEnum):
     """The limit of the guard that holds removals, or cohorts that are to be created or renamed."""
 
     COHORT = "cohort"
+    COHORT_MONTH = "cohort_month"
+    """That of a cohort in 30 days."""
+    SMALL_COHORTS = "small_cohorts"
+    """The floor of the platform: what always passes of one small cohort is too much of many."""
     PLATFORM = "platform"
+    PLATFORM_MONTH = "platform_month"
+    """That of the platform in 30 days."""
     ADOPTED = "adopted"
     """None: whoever was in a cohort when it became ours leaves it because a person said so."""
     CREATIONS = "creations"
     """That of the cohorts created on a platform."""
     RENAMES = "renames"
     """That of the cohorts renamed on a platform."""
+
+
+OF_REMOVALS = tuple(limit for limit in Limit if limit not in {Limit.CREATIONS, Limit.RENAMES})
+"""The limits that hold removals."""
 
 
 class CohortChange(StrEnum):

@@ -12,7 +12,8 @@ from worker.ledger.student_view import AccountFact, CohortFact, DecisionFact, Jo
 
 _A_PERSON_MUST = {
     Why.FOREIGN_COHORT, Why.FOREIGN_ALIKE, Why.COLLIDING_COHORT, Why.OBSERVE, Why.HELD_COHORT, Why.HELD_PLATFORM,
-    Why.HELD_ADOPTED, Why.COHORT_HELD, Why.COHORT_REJECTED,
+    Why.HELD_COHORT_MONTH, Why.HELD_SMALL_COHORTS, Why.HELD_PLATFORM_MONTH, Why.HELD_ADOPTED,
+    Why.COHORT_HELD, Why.COHORT_REJECTED,
 }  # fmt: skip
 """While one of these holds, nothing happens by itself."""
 _NO_OBSTACLES = {Why.APPROVED, Why.COHORT_TO_CREATE}
@@ -24,6 +25,9 @@ _DOWN = {
 _HELD = {
     Limit.COHORT.value: Why.HELD_COHORT,
     Limit.PLATFORM.value: Why.HELD_PLATFORM,
+    Limit.COHORT_MONTH.value: Why.HELD_COHORT_MONTH,
+    Limit.SMALL_COHORTS.value: Why.HELD_SMALL_COHORTS,
+    Limit.PLATFORM_MONTH.value: Why.HELD_PLATFORM_MONTH,
     Limit.ADOPTED.value: Why.HELD_ADOPTED,
 }
 

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from worker.domain.cohorts import Gap, unmatched_key
 from worker.domain.instants import Instant
+from worker.domain.removals import source_of
 from worker.domain.states import OF_ACCOUNTS, Cause, CohortState, Reason
 from worker.ledger import deletions
 from worker.ledger.cohorts import UNDECIDED
@@ -39,6 +40,7 @@ def opened(
     return {
         "cause": cause.value,
         "origin": origin,
+        "source": source_of(origin),
         "since": since,
         "due_by": since + PROMISE_SECONDS,
         "priority": FRESH if announced else DRIFT,

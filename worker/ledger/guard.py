@@ -1,13 +1,18 @@
 """What the guard is shown of the ledger, and the removals that it holds."""
 
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
 import sqlalchemy as sa
 
-from worker.domain.guard import WINDOW_SECONDS, Guard, Judgement, Removals, judge
+from worker.domain.guard import MONTH_SECONDS, WINDOW_SECONDS, Guard
 from worker.domain.instants import Instant
-from worker.domain.states import Action, CohortState, Limit
+from worker.domain.removals import Judgement, Leaving, Removals, Window, judge
+from worker.domain.states import CohortState, Limit
 from worker.ledger import cohort_guard
+from worker.ledger.database import among
 from worker.ledger.inherited import is_inherited
-from worker.ledger.schema import cohort, gap, journal, membership
+from worker.ledger.schema import cohort, gap, is_removal, journal, membership
 
 leaving = sa.and_(gap, ~membership.c.desired)
 """A membership that is to end."""
@@ -22,7 +27,7 @@ def approved(now: Instant) -> sa.ColumnElement[bool]:
     return membership.c.approved_until > now
 
 
-def _pending(now: Instant) -> sa.ColumnElement[bool]:
+def _is_pending(now: Instant) -> sa.ColumnElement[bool]:
     """Match removals due within a day that no person has approved; those of a year in its grace are not due yet."""
     soon = membership.c.next_attempt_at <= now + WINDOW_SECONDS
     return sa.and_(leaving, soon, sa.not_(sa.func.coalesce(approved(now), sa.false())))
@@ -47,7 +52,7 @@ def _members_of_yesterday(connection: sa.Connection, platform: str, now: Instant
 
 
 def judged(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -> Judgement:
-    """Judge all removals of a platform: of each cohort of ours that somebody leaves or has left within a day.
+    """Judge all removals of a platform: of each cohort of ours that somebody leaves or has left within 30 days.
 
     Nothing is written. This is asked before every batch of removals, so each table is read once, without joins, which
     take SQLite ten times as long.
@@ -59,54 +64,84 @@ def judged(connection: sa.Connection, platform: str, guard: Guard, now: Instant)
     ).all()
     ours = {row.id for row in cohorts if row.state == CohortState.OWNED}
     members = _members_of_yesterday(connection, platform, now)
-    pending = _pending_by_cohort(connection, now)
-    removed = _removed_by_cohort(connection, platform, now)
+    pending = _pending(connection, now)
+    removed = _removed(connection, platform, now)
     removals = []
     for row in cohorts:
-        waiting, held, inherited = pending.get(row.id, (0, 0, 0)) if row.id in ours else (0, 0, 0)
-        if waiting or row.id in removed:
+        to_come = pending.get(row.id, {}) if row.id in ours else {}
+        done = removed.get(row.id, {})
+        by_source = {}
+        for source in to_come.keys() | done.keys():
+            waiting = to_come.get(source, _NOTHING)
+            gone = done.get(source, _NOBODY)
+            by_source[source] = Leaving(removed=gone, pending=waiting.pending, held=waiting.held)
+        if by_source:
             removals.append(
                 Removals(
                     cohort_id=row.id,
                     idnumber=row.idnumber,
                     members=members.get(row.id, 0),
-                    removed=removed.get(row.id, 0),
-                    pending=waiting,
-                    held=held,
-                    inherited=inherited,
+                    by_source=by_source,
+                    inherited=sum(waiting.inherited for waiting in to_come.values()),
                 )
             )
     return judge(guard, removals, now, members=sum(members.get(cohort_id, 0) for cohort_id in ours))
 
 
-def _pending_by_cohort(connection: sa.Connection, now: Instant) -> dict[int, tuple[int, int, int]]:
-    """Count the removals to come, and those of them that are held, and of inherited members, on all platforms."""
+class _ToCome(NamedTuple):
+    """Removals to come, those of them that are held, and those of inherited members."""
+
+    pending: int
+    held: int
+    inherited: int
+
+
+_NOTHING = _ToCome(0, 0, 0)
+_NOBODY = dict.fromkeys(Window, 0)
+
+
+def _pending(connection: sa.Connection, now: Instant) -> dict[int, dict[str, _ToCome]]:
+    """Count the removals to come, by cohort and source, on all platforms."""
     inherited = sa.func.count(sa.case((is_inherited, 1)))
-    counts = sa.select(_COHORT_ID, sa.func.count(), sa.func.count(membership.c.held), inherited).where(_pending(now))
-    rows = connection.execute(counts.group_by(_COHORT_ID))
-    return {cohort_id: (pending, held, inherited) for cohort_id, pending, held, inherited in rows}
+    source = membership.c.source
+    counts = sa.select(_COHORT_ID, source, sa.func.count(), sa.func.count(membership.c.held), inherited)
+    found: defaultdict[int, dict[str, _ToCome]] = defaultdict(dict)
+    for cohort_id, of, *numbers in connection.execute(counts.where(_is_pending(now)).group_by(_COHORT_ID, source)):
+        found[cohort_id][of] = _ToCome._make(numbers)
+    return found
 
 
-def _removed_by_cohort(connection: sa.Connection, platform: str, now: Instant) -> dict[int, int]:
-    """Count the removals of the last day that no person had approved."""
+def _removed(connection: sa.Connection, platform: str, now: Instant) -> dict[int, dict[str, dict[Window, int]]]:
+    """Count the removals that no person had approved, by cohort and source."""
     # Counted, not asked for: given the choice, SQLite would go through all that was never approved, of a year.
-    unapproved = sa.func.count().filter(journal.c.approved.is_(None))
-    gone = sa.select(journal.c.cohort_id, unapproved).where(
-        journal.c.platform == platform, journal.c.action == Action.REMOVE, journal.c.at > now - WINDOW_SECONDS
+    unapproved = journal.c.approved.is_(None)
+    today = sa.and_(unapproved, journal.c.at > now - WINDOW_SECONDS)
+    source = sa.func.coalesce(journal.c.source, "").label("source")
+    gone = sa.select(journal.c.cohort_id, source, sa.func.count().filter(today), sa.func.count().filter(unapproved))
+    rows = connection.execute(
+        gone.where(journal.c.platform == platform, is_removal, journal.c.at > now - MONTH_SECONDS).group_by(
+            journal.c.cohort_id, source
+        )
     )
-    rows = connection.execute(gone.group_by(journal.c.cohort_id))
-    return {cohort_id: removals for cohort_id, removals in rows if removals}
+    found: defaultdict[int, dict[str, dict[Window, int]]] = defaultdict(dict)
+    for cohort_id, of, in_day, in_month in rows:
+        if in_month:
+            found[cohort_id][of] = {Window.DAY: in_day, Window.MONTH: in_month}
+    return found
 
 
 def hold(connection: sa.Connection, platform: str, guard: Guard, now: Instant) -> dict[Limit, int]:
     """Hold what the guard doesn't let pass on the platform; returns how many removals are newly held, by limit."""
-    held = judged(connection, platform, guard, now).held
-    newly: dict[Limit, int] = {}
-    for limit in Limit:
-        ids = [cohort_id for cohort_id, exceeded in held.items() if exceeded is limit]
-        if ids:
-            beyond = sa.update(membership).where(
-                _pending(now), membership.c.cohort_id.in_(ids), membership.c.held.is_(None)
-            )
-            newly[limit] = connection.execute(beyond.values(held=limit.value)).rowcount
-    return {limit: removals for limit, removals in newly.items() if removals}
+    parts: defaultdict[tuple[Limit, str], list[int]] = defaultdict(list)
+    for (cohort_id, source), limit in judged(connection, platform, guard, now).held.items():
+        parts[limit, source].append(cohort_id)
+    newly: Counter[Limit] = Counter()
+    for (limit, source), ids in parts.items():
+        beyond = sa.update(membership).where(
+            _is_pending(now),
+            among(connection, membership.c.cohort_id, ids),
+            membership.c.source == source,
+            membership.c.held.is_(None),
+        )
+        newly[limit] += connection.execute(beyond.values(held=limit.value)).rowcount
+    return dict(newly)

@@ -24,6 +24,7 @@ class NewEntry:
     user_id: int | None = None
     cause: str | None = None
     origin: str | None = None
+    source: str | None = None
     detail: str | None = None
     run: int | None = None
     approved: str | None = None
@@ -54,7 +55,7 @@ def write_confirmed(connection: sa.Connection, memberships: Sequence[dict[str, A
         "cohort_id": cohort.c.id,
         "action": sa.case((membership.c.desired, Action.ADD.value), else_=Action.REMOVE.value),
         "user_id": sa.cast(sa.bindparam("b_user"), sa.BigInteger),
-        **{name: membership.c[name] for name in ("student_id", "cause", "origin", "run", "approved")},
+        **{name: membership.c[name] for name in ("student_id", "cause", "origin", "source", "run", "approved")},
     }
     entry = (
         sa.select(*values.values())

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from worker.domain.cohorts import Gap
 from worker.domain.instants import Instant
+from worker.domain.removals import source_of
 from worker.domain.states import Action, Reason
 from worker.ledger import inherited
 from worker.ledger.database import select_in
@@ -156,6 +157,7 @@ def _entry(done: Applied, now: Instant, platform: str, idnumber: str) -> NewEntr
         user_id=done.user_id,
         cause=done.gap.cause,
         origin=done.gap.origin,
+        source=source_of(done.gap.origin),
         run=done.gap.run,
         approved=done.gap.approved,
     )

@@ -1,6 +1,6 @@
 """What would be done now, cohort by cohort, for a person to read. Nothing is written."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,9 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from worker.domain.cohorts import BlockedCohort, DeletedCohort
-from worker.domain.guard import Guard, Judgement
+from worker.domain.guard import Guard
 from worker.domain.hashes import hash_of
 from worker.domain.instants import Instant
+from worker.domain.removals import Judgement, Part
 from worker.domain.report import CohortGuardReport, GuardReport
 from worker.domain.states import PARKING, Cause, CohortState, Limit
 from worker.ledger import blocked, cohort_proposals, deletions
@@ -111,7 +112,7 @@ def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant
         .order_by(cohort.c.idnumber, membership.c.student_id)
     )
     for row in rows:
-        gathered[row.cohort_id].add(row, stays=row.student_id in staying)
+        gathered[row.cohort_id].add(row, stays=row.student_id in staying, held=judgement.held)
     return PlannedPlatform(
         name=platform,
         judgement=judgement,
@@ -129,7 +130,7 @@ def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant
                 parked=changes.parked,
                 removals=changes.removals,
                 approved=changes.approved,
-                held=changes.held or judgement.held.get(cohort_id),
+                held=changes.held,
                 due_at=changes.due_at,
             )
             for cohort_id, changes in gathered.items()
@@ -140,13 +141,20 @@ def planned(connection: sa.Connection, platform: str, guard: Guard, now: Instant
 def guard_report(plan: PlannedPlatform) -> GuardReport:
     """Return the guard's figures for a platform."""
     judgement = plan.judgement
+    held = Counter[Limit]()
+    for planned_cohort in plan.cohorts:
+        if planned_cohort.held is not None:
+            held[planned_cohort.held] += len(planned_cohort.pairs)
     return GuardReport(
         enabled=judgement.enabled,
         memberships=judgement.members,
         removed=judgement.removed,
+        removed_in_month=judgement.removed_in_month,
         pending=judgement.pending,
-        held=sum(len(cohort.pairs) for cohort in plan.cohorts if cohort.held is not None),
+        held=held.total(),
+        held_by=dict(held),
         platform_limit=judgement.allowed,
+        month_limit=judgement.allowed_in_month,
         worst_cohort=judgement.worst.idnumber if judgement.worst else None,
         worst_percent=judgement.worst.percent if judgement.worst else 0.0,
         cohorts=tuple(
@@ -171,10 +179,15 @@ class _Gathered:
     removals: defaultdict[ChangeReason, list[str]] = field(default_factory=lambda: defaultdict(list))
     parked: int = 0
     approved: int = 0
-    held: Limit | None = None
+    by_limit: Counter[Limit] = field(default_factory=Counter)
     due_at: Instant | None = None
 
-    def add(self, row: sa.Row[Any], *, stays: bool) -> None:
+    @property
+    def held(self) -> Limit | None:
+        """The limit that holds most of them."""
+        return max(self.by_limit, key=lambda limit: (self.by_limit[limit], limit), default=None)
+
+    def add(self, row: sa.Row[Any], *, stays: bool, held: Mapping[Part, Limit]) -> None:
         self.idnumber, self.state = row.idnumber, row.state
         reason = _reason(row, stays=stays)
         if row.desired and row.reason in PARKING:
@@ -186,8 +199,9 @@ class _Gathered:
         else:
             self.removals[reason].append(row.student_id)
             self.due_at = max(row.next_attempt_at, self.due_at or 0.0)
-            if row.held is not None:
-                self.held = Limit(row.held)
+            limit = Limit(row.held) if row.held else held.get((row.cohort_id, row.source))
+            if limit is not None:
+                self.by_limit[limit] += 1
 
 
 _REASONS = {

@@ -21,6 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
     bindparam,
     false,
+    literal_column,
     select,
     true,
     update,
@@ -261,6 +262,7 @@ membership = Table(
     Column("user_id", BigInteger, comment="Moodle account that the membership was given to"),
     Column("cause", Text, nullable=False, comment="states.Cause of the desired state"),
     Column("origin", Text, nullable=False, comment="the message, or whatever else changed the desired state"),
+    Column("source", Text, nullable=False, comment="the topic of that message, or the kind of what else it was"),
     Column("since", Float, nullable=False, comment="when the change was published"),
     Column("due_by", Float, nullable=False, comment="since plus 24 h: the promise"),
     Column("priority", Integer, nullable=False, comment="0 fresh, 1 drift"),
@@ -365,7 +367,20 @@ journal = Table(
     Column("user_id", BigInteger),
     Column("cause", Text),
     Column("origin", Text),
+    Column("source", Text, comment="as in membership; stays when the person is erased"),
     Column("detail", Text, comment="for a cohort: its name, its loss or who adopted it; for a decision: who took it"),
     Column("run", Integer, index=True, comment="the reconciliation that it follows from"),
     Column("approved", Text, index=True, comment="hash of the approved plan that it belongs to"),
+)
+is_removal = journal.c.action == literal_column("'remove'")  # no parameter, or SQLite wouldn't use the index
+"""An entry about a member who was removed; the guard counts those of a month before every batch of removals."""
+Index(
+    "journal_removal_ix",
+    journal.c.platform,
+    journal.c.at,
+    journal.c.cohort_id,
+    journal.c.source,
+    journal.c.approved,
+    sqlite_where=is_removal,
+    postgresql_where=is_removal,
 )

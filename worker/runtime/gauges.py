@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 from worker import telemetry
 from worker.domain.instants import Instant
 from worker.domain.report import GuardReport, PlatformReport
-from worker.domain.states import Action, Blockage, Drift, PlatformState, Reason, RunState
+from worker.domain.states import OF_REMOVALS, Action, Blockage, Drift, PlatformState, Reason, RunState
 from worker.ledger import Ledger, runs, snapshots
 from worker.ledger.status import PlatformStatus, read_status
 
@@ -46,7 +46,9 @@ _SHOWN = (
     telemetry.NIGHT_DRIFT,
     telemetry.NIGHT_CHANGES,
     telemetry.GUARD_REMOVALS,
+    telemetry.GUARD_HELD,
     telemetry.GUARD_LIMIT,
+    telemetry.GUARD_MONTH_LIMIT,
     telemetry.GUARD_WORST,
 )
 """Those with labels: a sample that the ledger no longer has is shown no more."""
@@ -129,9 +131,13 @@ def _night(platform: PlatformReport) -> Iterator[Sample]:
 
 def _guard(name: str, guard: GuardReport) -> Iterator[Sample]:
     yield telemetry.GUARD_REMOVALS, (name, "removed"), guard.removed
+    yield telemetry.GUARD_REMOVALS, (name, "removed_in_month"), guard.removed_in_month
     yield telemetry.GUARD_REMOVALS, (name, "pending"), guard.pending
     yield telemetry.GUARD_REMOVALS, (name, "held"), guard.held
+    for limit in OF_REMOVALS:
+        yield telemetry.GUARD_HELD, (name, limit), guard.held_by.get(limit, 0)
     yield telemetry.GUARD_LIMIT, (name,), guard.platform_limit
+    yield telemetry.GUARD_MONTH_LIMIT, (name,), guard.month_limit
     yield telemetry.GUARD_WORST, (name,), guard.worst_percent / 100
 
 

@@ -130,6 +130,12 @@ class SeasonSettings(Section):
     """As `guard.platform_percent`."""
     floor: int | None = Field(None, ge=0)
     """As `guard.floor`."""
+    month_cohort_percent: Percent | None = None
+    """As `guard.month_cohort_percent`."""
+    month_platform_percent: Percent | None = None
+    """As `guard.month_platform_percent`."""
+    month_floor: int | None = Field(None, ge=0)
+    """As `guard.month_floor`."""
     new_cohorts_percent: Percent | None = None
     """As `guard.new_cohorts_percent`."""
     new_cohorts_floor: int | None = Field(None, ge=0)
@@ -144,7 +150,7 @@ GUARD_OFF = "THE GUARD IS OFF: nothing limits removals, new cohorts and renames;
 
 
 class GuardSettings(Section):
-    """How much passes in a sliding 24 hours that can't be taken back; more is held until a person approves it."""
+    """How much passes in a sliding 24 hours, or 30 days, that can't be taken back; a person approves more."""
 
     enabled: bool = True
     """Whether anything is guarded at all. Every command and a metric show when it isn't."""
@@ -153,7 +159,14 @@ class GuardSettings(Section):
     platform_percent: Percent = 5.0
     """Percent of the members, a day ago, of all our cohorts of the platform that may leave them."""
     floor: int = Field(10, ge=0)
-    """Removals that always pass, of a cohort and of the platform: small cohorts have large percentages."""
+    """Removals that always pass, of a cohort and of the platform: small cohorts have large percentages. Those
+    that lose more than half of their members have it together."""
+    month_cohort_percent: Percent = 40.0
+    """As `cohort_percent`, in a sliding 30 days; never less than in 24 hours."""
+    month_platform_percent: Percent = 20.0
+    """As `platform_percent`, in 30 days."""
+    month_floor: int = Field(30, ge=0)
+    """As `floor`, in 30 days."""
     new_cohorts_percent: Percent = 10.0
     """New cohorts, in percent of the cohorts of the platform that have been ours for a day."""
     new_cohorts_floor: int = Field(20, ge=0)

@@ -74,8 +74,9 @@ class ReconcileSettings(Section):
 class RetentionSettings(Section):
     """How long data about people is kept: `cohorts purge` applies it. Topics must expire before the ledger does."""
 
-    journal_days: float = Field(365.0, ge=7)
-    """Days that the journal, the decisions of people and the reports of reconciliations are kept."""
+    journal_days: float = Field(365.0, ge=31)
+    """Days that the journal, the decisions of people and the reports of reconciliations are kept. The guard counts
+    those of 30 days."""
     student_days: float = Field(365.0, ge=7)
     """Days that a student is kept who has no enrolment any more and is in no cohort."""
     dead_letter_days: float = Field(365.0, ge=1)

@@ -34,6 +34,8 @@ from tests.support.scenes import (
     approved,
     approved_and_removed,
     approved_too_long_ago,
+    beyond_a_limit_of_the_month,
+    beyond_the_limit_of_small_cohorts,
     beyond_the_platforms_limit,
     by_hand_from_now_on,
     by_hand_only,
@@ -81,6 +83,7 @@ from tests.support.scenes import (
     without_a_version,
 )
 from worker.domain.changes import EnrolmentChange, Received
+from worker.domain.guard import GuardLimits
 from worker.domain.rules import AccountField
 from worker.domain.states import Action, Cause, Language, Payment, PlatformState, Reason, Status
 from worker.explain import Why, explain, render
@@ -691,6 +694,31 @@ SITUATIONS = [
         answer=(Why.TO_REMOVE, *LEFT, *ADDED, Why.HELD_PLATFORM),
         french="Retrait retenu par le garde-fou : trop de retraits à la fois sur la plateforme.",
         english="Held by the guard: too many removals at once on the platform.",
+    ),
+    Situation(
+        name="beyond the cohort's limit of a month",
+        setup=beyond_a_limit_of_the_month(
+            GuardLimits(cohort_percent=40, month_cohort_percent=40, platform_percent=100, floor=0, month_floor=0)
+        ),
+        answer=(Why.TO_REMOVE, *LEFT, *ADDED, Why.HELD_COHORT_MONTH),
+        french="Retrait retenu par le garde-fou : trop de retraits en trente jours dans cette cohorte.",
+        english="Held by the guard: too many removals within 30 days in this cohort.",
+    ),
+    Situation(
+        name="beyond the platform's limit of a month",
+        setup=beyond_a_limit_of_the_month(
+            GuardLimits(cohort_percent=100, platform_percent=45, month_platform_percent=45, floor=0, month_floor=0)
+        ),
+        answer=(Why.TO_REMOVE, *LEFT, *ADDED, Why.HELD_PLATFORM_MONTH),
+        french="Retrait retenu par le garde-fou : trop de retraits en trente jours sur la plateforme.",
+        english="Held by the guard: too many removals within 30 days on the platform.",
+    ),
+    Situation(
+        name="beyond the limit of small cohorts",
+        setup=beyond_the_limit_of_small_cohorts,
+        answer=(Why.TO_REMOVE, *LEFT, *ADDED, Why.HELD_SMALL_COHORTS),
+        french="Retrait retenu par le garde-fou : trop de petites cohortes de la plateforme se vident à la fois.",
+        english="Held by the guard: too many small cohorts of the platform empty at once.",
     ),
     Situation(
         name="there before the cohort was adopted, and of no right",

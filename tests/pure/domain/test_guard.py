@@ -1,5 +1,6 @@
 """Which removals pass without a person, and which are held: the guard's own arithmetic, without a ledger."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -8,7 +9,7 @@ from random import Random
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from worker.domain.guard import (
@@ -16,13 +17,11 @@ from worker.domain.guard import (
     CohortJudgement,
     Guard,
     GuardLimits,
-    Judgement,
     MonthDay,
-    Removals,
     Season,
-    judge,
     judge_cohorts,
 )
+from worker.domain.removals import Judgement, Leaving, Removals, Window, judge, source_of
 from worker.domain.states import CohortChange, Limit
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
@@ -30,12 +29,23 @@ WIDE = GuardLimits(cohort_percent=20, platform_percent=100, floor=0)
 """Only the limit of the cohort matters."""
 NARROW = GuardLimits(cohort_percent=100, platform_percent=5, floor=0)
 """Only that of the platform."""
+MONTHLY = GuardLimits(cohort_percent=100, platform_percent=20, month_platform_percent=20, floor=0, month_floor=0)
+"""Only that of the platform, the same in a day and in a month."""
 
 
-def cohort(number: int = 1, *, members: int = 100, pending: int = 0, removed: int = 0, held: int = 0) -> Removals:
-    return Removals(
-        cohort_id=number, idnumber=f"E{number}", members=members, pending=pending, removed=removed, held=held
-    )
+def cohort(
+    number: int = 1, *, members: int = 100, pending: int = 0, removed: int = 0, held: int = 0, in_month: int = 0
+) -> Removals:
+    """Return the removals of one source from a cohort; `in_month` were before the last day."""
+    return of_sources(number, members=members, messages=leaving(pending, removed=removed, held=held, in_month=in_month))
+
+
+def leaving(pending: int = 0, *, removed: int = 0, held: int = 0, in_month: int = 0) -> Leaving:
+    return Leaving(removed={Window.DAY: removed, Window.MONTH: removed + in_month}, pending=pending, held=held)
+
+
+def of_sources(number: int = 1, *, members: int = 100, **by_source: Leaving) -> Removals:
+    return Removals(cohort_id=number, idnumber=f"E{number}", members=members, by_source=by_source)
 
 
 def judged(
@@ -46,104 +56,202 @@ def judged(
     return judge(guard or Guard(limits=limits), cohorts, now, members=members)
 
 
+def held_cohorts(*cohorts: Removals, limits: GuardLimits = WIDE, unconcerned: int = 0) -> dict[int, Limit]:
+    """Judge removals of one source, and say by which limit those of each cohort are to be held."""
+    return by_cohort(judged(*cohorts, limits=limits, unconcerned=unconcerned))
+
+
+def by_cohort(found: Judgement) -> dict[int, Limit]:
+    return {cohort_id: limit for (cohort_id, _), limit in found.held.items()}
+
+
 # The limit of a cohort
 
 
 def test_a_fifth_of_a_cohort_may_leave_and_one_more_holds_them_all() -> None:
-    assert judged(cohort(members=100, pending=20)).held == {}
-    assert judged(cohort(members=100, pending=21)).held == {1: Limit.COHORT}
+    assert held_cohorts(cohort(members=100, pending=20)) == {}
+    assert held_cohorts(cohort(members=100, pending=21)) == {1: Limit.COHORT}
 
 
 def test_what_left_in_the_last_day_counts_and_the_share_is_of_the_members_before_that() -> None:
-    assert judged(cohort(members=85, removed=15, pending=5)).held == {}
-    assert judged(cohort(members=85, removed=15, pending=6)).held == {1: Limit.COHORT}
-    assert judged(cohort(members=80, removed=20)).held == {}, "nobody else leaves"
+    assert held_cohorts(cohort(members=85, removed=15, pending=5)) == {}
+    assert held_cohorts(cohort(members=85, removed=15, pending=6)) == {1: Limit.COHORT}
+    assert held_cohorts(cohort(members=80, removed=20)) == {}, "nobody else leaves"
 
 
 def test_a_few_may_always_leave_a_small_cohort() -> None:
     limits = replace(WIDE, floor=10)
-    assert judged(cohort(members=10, pending=10), limits=limits).held == {}
-    assert judged(cohort(members=11, pending=11), limits=limits).held == {1: Limit.COHORT}
-    assert judged(cohort(members=60, pending=12), limits=limits).held == {}, "the larger of both counts"
+    assert held_cohorts(cohort(members=10, pending=10), limits=limits) == {}
+    assert held_cohorts(cohort(members=11, pending=11), limits=limits) == {1: Limit.COHORT}
+    assert held_cohorts(cohort(members=60, pending=12), limits=limits) == {}, "the larger of both counts"
 
 
 def test_of_a_share_that_is_no_whole_number_the_whole_part_may_leave() -> None:
-    assert WIDE.cohort(14) == 2
-    assert WIDE.cohort(4) == 0
-    assert replace(WIDE, floor=1).cohort(4) == 1
+    assert WIDE.day.cohort(14) == 2
+    assert WIDE.day.cohort(4) == 0
+    assert replace(WIDE, floor=1).day.cohort(4) == 1
 
 
 @given(st.integers(0, 200_000), st.integers(0, 10_000))
 def test_the_share_is_what_one_computes_by_hand(members: int, hundredths: int) -> None:
-    limits = GuardLimits(cohort_percent=hundredths / 100, platform_percent=hundredths / 100, floor=0)
+    limits = GuardLimits(cohort_percent=hundredths / 100, platform_percent=hundredths / 100, floor=0).day
     share = members * Fraction(hundredths, 10_000)
     assert limits.cohort(members) == limits.platform(members) == int(share)
 
 
 def test_whoever_came_with_an_adopted_cohort_is_held_under_every_limit() -> None:
     adopted = replace(cohort(1, members=100, pending=1), inherited=1)
-    assert judged(adopted, limits=GuardLimits(floor=50)).held == {1: Limit.ADOPTED}
-    assert judged(replace(adopted, pending=50)).held == {1: Limit.ADOPTED}
+    assert held_cohorts(adopted, limits=GuardLimits(floor=50)) == {1: Limit.ADOPTED}
+    assert held_cohorts(replace(cohort(1, members=100, pending=50), inherited=1)) == {1: Limit.ADOPTED}
     assert judged(adopted, guard=Guard(enabled=False)).held == {}
 
 
 def test_what_an_adopted_cohort_holds_leaves_the_limit_of_the_platform_to_the_others() -> None:
     adopted = replace(cohort(1, members=100, pending=50), inherited=1)
-    assert judged(adopted, cohort(2, members=100, pending=10), limits=NARROW).held == {1: Limit.ADOPTED}
+    assert held_cohorts(adopted, cohort(2, members=100, pending=8), limits=NARROW) == {1: Limit.ADOPTED}
 
 
 def test_one_cohort_that_is_held_holds_no_other() -> None:
-    assert judged(cohort(1, pending=50), cohort(2, pending=20), cohort(3)).held == {1: Limit.COHORT}
+    assert held_cohorts(cohort(1, pending=50), cohort(2, pending=20), cohort(3)) == {1: Limit.COHORT}
 
 
 def test_without_removals_to_come_nothing_is_held_whatever_left_before() -> None:
-    assert judged(cohort(members=0, removed=100), limits=GuardLimits(floor=0)).held == {}
-    assert judged().held == {}
+    assert held_cohorts(cohort(members=0, removed=100), limits=GuardLimits(floor=0)) == {}
+    assert held_cohorts() == {}
 
 
 # The limit of the platform
 
 
 def test_a_mistake_that_touches_every_cohort_a_little_is_seen_whole() -> None:
-    cohorts = [cohort(number, pending=5) for number in range(20)]
-    assert judged(*cohorts, limits=NARROW).held == {}
-    cohorts[7] = cohort(7, pending=6)
-    assert judged(*cohorts, limits=NARROW).held == dict.fromkeys(range(20), Limit.PLATFORM)
+    cohorts = [cohort(number, pending=4) for number in range(20)]
+    assert held_cohorts(*cohorts, limits=NARROW) == {}, "80 of 2000 from one source, of a limit of 100"
+    cohorts[7] = cohort(7, pending=5)
+    assert held_cohorts(*cohorts, limits=NARROW) == dict.fromkeys(range(20), Limit.PLATFORM)
 
 
 def test_members_whom_nobody_leaves_count_towards_the_size_of_the_platform() -> None:
-    assert judged(cohort(pending=50), limits=NARROW, unconcerned=899).held == {1: Limit.PLATFORM}
-    assert judged(cohort(pending=50), limits=NARROW, unconcerned=900).held == {}
+    assert held_cohorts(cohort(pending=40), limits=NARROW, unconcerned=880) == {1: Limit.PLATFORM}
+    assert held_cohorts(cohort(pending=40), limits=NARROW, unconcerned=900) == {}
 
 
 def test_what_left_any_cohort_in_the_last_day_counts_for_the_platform() -> None:
-    gone, going = cohort(1, members=60, removed=40), cohort(2, pending=10)
-    assert judged(gone, going, limits=NARROW, unconcerned=800).held == {}
-    assert judged(gone, replace(going, pending=11), limits=NARROW, unconcerned=800).held == {2: Limit.PLATFORM}
+    gone, going = cohort(1, members=68, removed=32), cohort(2, pending=8)
+    assert held_cohorts(gone, going, limits=NARROW, unconcerned=800) == {}
+    assert held_cohorts(gone, cohort(2, pending=9), limits=NARROW, unconcerned=800) == {2: Limit.PLATFORM}
 
 
 def test_what_a_cohort_s_own_limit_holds_does_not_hold_the_others() -> None:
     found = judged(cohort(1, pending=90), cohort(2, pending=2), limits=GuardLimits(floor=0))
-    assert found.held == {1: Limit.COHORT}
+    assert by_cohort(found) == {1: Limit.COHORT}
     assert (found.pending, found.allowed) == (2, 10)
 
 
 def test_what_is_held_already_counts_no_more_for_the_platform() -> None:
     waiting = cohort(1, pending=20, held=20)
-    assert judged(waiting, cohort(2, pending=10), limits=NARROW).held == {}
-    assert judged(waiting, cohort(2, pending=11), limits=NARROW).held == {2: Limit.PLATFORM}
+    assert held_cohorts(waiting, cohort(2, pending=8), limits=NARROW) == {}
+    assert held_cohorts(waiting, cohort(2, pending=9), limits=NARROW) == {2: Limit.PLATFORM}
 
 
 def test_a_newcomer_to_a_cohort_that_is_held_is_judged_with_those_who_are() -> None:
-    assert judged(cohort(pending=22, held=21)).held == {1: Limit.COHORT}
+    assert held_cohorts(cohort(pending=22, held=21)) == {1: Limit.COHORT}
     wider = judged(cohort(pending=22, held=21), limits=replace(WIDE, cohort_percent=30))
     assert (wider.held, wider.pending) == ({}, 1), "only the newcomer passes a wider limit"
 
 
 def test_the_floor_counts_for_the_platform_as_for_a_cohort() -> None:
     limits = GuardLimits(cohort_percent=100, platform_percent=5, floor=10)
-    assert judged(cohort(members=40, pending=10), limits=limits).held == {}
-    assert judged(cohort(members=40, pending=11), limits=limits).held == {1: Limit.PLATFORM}
+    assert held_cohorts(cohort(members=40, pending=10), limits=limits) == {}
+    assert held_cohorts(cohort(members=40, pending=11), limits=limits) == {1: Limit.PLATFORM}
+
+
+# Many small cohorts, and many days
+
+
+def test_the_floor_is_one_for_all_cohorts_that_empty() -> None:
+    one, two = cohort(1, members=6, pending=6), cohort(2, members=5, pending=5)
+    assert held_cohorts(one, unconcerned=9_000, limits=GuardLimits()) == {}
+    both = {1: Limit.SMALL_COHORTS, 2: Limit.SMALL_COHORTS}
+    assert held_cohorts(one, two, unconcerned=9_000, limits=GuardLimits()) == both
+    assert held_cohorts(one, cohort(2, members=5, pending=4), unconcerned=9_000, limits=GuardLimits()) == {}
+
+
+def test_small_cohorts_that_lose_no_more_than_half_are_not_held_with_those_that_empty() -> None:
+    small = [cohort(number, members=10, pending=5) for number in range(3, 50)]
+    emptied = [cohort(number, members=10, pending=10) for number in (1, 2)]
+    held = held_cohorts(*emptied, *small, unconcerned=9_000, limits=GuardLimits())
+    assert held == {1: Limit.SMALL_COHORTS, 2: Limit.SMALL_COHORTS}
+
+
+def test_small_cohorts_emptied_one_a_day_are_one_event() -> None:
+    gone = [cohort(number, members=0, in_month=12) for number in (2, 3)]
+    assert held_cohorts(cohort(1, members=6, pending=6), *gone, unconcerned=9_000, limits=GuardLimits()) == {}
+    held = held_cohorts(cohort(1, members=7, pending=7), *gone, unconcerned=9_000, limits=GuardLimits())
+    assert held == {1: Limit.SMALL_COHORTS}
+
+
+def test_a_cohort_that_loses_a_little_every_day_is_held_in_the_end() -> None:
+    assert held_cohorts(cohort(members=250, in_month=150, pending=10), limits=WIDE) == {}
+    assert held_cohorts(cohort(members=250, in_month=150, pending=11), limits=WIDE) == {1: Limit.COHORT_MONTH}
+
+
+def test_a_platform_that_loses_a_little_every_day_is_held_in_the_end() -> None:
+    lost = cohort(1, members=850, in_month=150)
+    assert held_cohorts(lost, cohort(2, members=1000, pending=170), limits=MONTHLY) == {}
+    assert held_cohorts(lost, cohort(2, members=1000, pending=171), limits=MONTHLY) == {2: Limit.PLATFORM_MONTH}
+
+
+def test_in_a_month_as_many_may_leave_as_in_a_day() -> None:
+    limits = GuardLimits(cohort_percent=60, platform_percent=50, floor=100)
+    assert (limits.month.cohort_percent, limits.month.platform_percent, limits.month.floor) == (60, 50, 100)
+
+
+# Several sources
+
+
+def test_hostile_flood_of_one_source_does_not_hold_what_another_removes() -> None:
+    cohorts = [of_sources(number, flood=leaving(6), nights=leaving(1)) for number in range(10)]
+    found = judged(*cohorts, limits=NARROW)
+    assert found.held == dict.fromkeys(((number, "flood") for number in range(10)), Limit.PLATFORM)
+
+
+def test_hostile_source_that_keeps_below_the_limit_leaves_room_for_another() -> None:
+    used = of_sources(1, members=60, flood=leaving(removed=40))
+    assert judged(used, of_sources(2, nights=leaving(10)), limits=NARROW, unconcerned=800).held == {}
+    more = judged(used, of_sources(2, flood=leaving(1), nights=leaving(10)), limits=NARROW, unconcerned=800)
+    assert more.held == {(2, "flood"): Limit.PLATFORM}
+
+
+def test_hostile_flood_into_one_cohort_does_not_hold_what_another_source_removes_from_it() -> None:
+    assert judged(of_sources(flood=leaving(21), nights=leaving(3))).held == {(1, "flood"): Limit.COHORT}
+    later = of_sources(flood=leaving(25, held=21), nights=leaving(3))
+    assert judged(later).held == {(1, "flood"): Limit.COHORT}, "nor when it goes on"
+
+
+def test_of_two_sources_that_are_too_much_together_the_larger_one_is_held() -> None:
+    both = of_sources(flood=leaving(12), nights=leaving(9))
+    assert judged(both).held == {(1, "flood"): Limit.COHORT}
+
+
+def test_small_cohorts_emptied_by_one_source_do_not_hold_what_another_removes_from_small_ones() -> None:
+    emptied = [of_sources(number, members=10, flood=leaving(10)) for number in (1, 2, 3)]
+    closed = of_sources(4, members=4, nights=leaving(4))
+    found = judged(*emptied, closed, limits=GuardLimits(), unconcerned=9_000)
+    assert found.held == dict.fromkeys([(1, "flood"), (2, "flood"), (3, "flood")], Limit.SMALL_COHORTS)
+
+
+@pytest.mark.parametrize(
+    ("origin", "source"),
+    [
+        ("enrolments[3]@1042", "enrolments"),
+        ("apogee.INS_ADM_ETP[0]@7", "apogee.INS_ADM_ETP"),
+        ("snapshot enrolments[0]@1[2]#5", "snapshot"),
+        ("run 12", "run"),
+        ("settings 0a1b", "settings"),
+    ],
+)
+def test_the_source_is_what_no_message_says_of_itself(origin: str, source: str) -> None:
+    assert source_of(origin) == source
 
 
 # What it says
@@ -164,7 +272,7 @@ def test_the_worst_cohort_is_reported_even_when_it_is_held_and_none_when_nobody_
     assert judged(cohort()).worst is None
 
 
-def test_the_share_of_an_empty_cohort_is_nothing() -> None:
+def test_the_share_of_an_empty_cohort_that_nobody_leaves_is_nothing() -> None:
     assert cohort(members=0).percent == 0.0
 
 
@@ -232,7 +340,9 @@ def test_the_days_of_a_season_are_those_of_the_university_s_clock() -> None:
 
 def test_the_limits_of_the_season_are_those_that_judge() -> None:
     september, november = noon(2026, 9, 15), noon(2026, 11, 15)
-    assert judged(cohort(pending=60), guard=SEASONAL, now=november, unconcerned=9900).held == {1: Limit.COHORT}
+    assert judged(cohort(pending=60), guard=SEASONAL, now=november, unconcerned=9900).held == {
+        (1, "messages"): Limit.COHORT
+    }
     found = judged(cohort(pending=60), guard=SEASONAL, now=september, unconcerned=9900)
     assert (found.held, found.limits, found.allowed) == ({}, RENTREE.limits, 3000)
 
@@ -257,7 +367,13 @@ def test_a_season_is_what_one_strikes_out_on_a_calendar(first: MonthDay, last: M
 # Laws
 
 PERCENTS = st.sampled_from([0.0, 5.0, 20.0, 50.0, 100.0])
-LIMITS = st.builds(GuardLimits, cohort_percent=PERCENTS, platform_percent=PERCENTS, floor=st.sampled_from([0, 2, 10]))
+FLOORS = st.sampled_from([0, 2, 10])
+LIMITS = st.builds(
+    GuardLimits,
+    cohort_percent=PERCENTS, platform_percent=PERCENTS, floor=FLOORS,
+    month_cohort_percent=PERCENTS, month_platform_percent=PERCENTS, month_floor=FLOORS,
+)  # fmt: skip
+SOURCES = ("enrolments", "snapshot", "settings")
 
 
 @st.composite
@@ -266,51 +382,91 @@ def concerned(draw: st.DrawFn) -> list[Removals]:
     found = []
     for number in range(draw(st.integers(1, 6))):
         members = draw(st.integers(0, 60))
-        pending = draw(st.integers(0, members))
-        held = draw(st.one_of(st.just(0), st.integers(0, pending)))
-        found.append(cohort(number, members=members, pending=pending, held=held, removed=draw(st.integers(0, 20))))
+        by_source = {}
+        left = members
+        for source in draw(st.sets(st.sampled_from(SOURCES), min_size=1)):
+            pending = draw(st.integers(0, left))
+            held = draw(st.one_of(st.just(0), st.integers(0, pending)))
+            done = st.integers(0, 10)
+            by_source[source] = leaving(pending, held=held, removed=draw(done), in_month=draw(done))
+            left -= pending
+        found.append(of_sources(number, members=members, **by_source))
     return found
 
 
-def passing(cohorts: Sequence[Removals], found: Judgement) -> dict[int, int]:
-    """Say how many removals of each cohort are let pass."""
-    return {each.cohort_id: each.pending - each.held for each in cohorts if each.cohort_id not in found.held}
+def passing(cohorts: Sequence[Removals], found: Judgement) -> dict[tuple[int, str], int]:
+    """Say how many removals of each cohort and source are let pass."""
+    return {
+        (each.cohort_id, source): part.pending - part.held
+        for each in cohorts
+        for source, part in each.by_source.items()
+        if (each.cohort_id, source) not in found.held
+    }
+
+
+def check_what_passes(cohorts: Sequence[Removals], found: Judgement, members: int) -> None:
+    """Assert that it is within every limit, in both windows."""
+    let = passing(cohorts, found)
+    for window, limits in ((Window.DAY, found.limits.day), (Window.MONTH, found.limits.month)):
+        together: Counter[str] = Counter()
+        done, emptied, empties_more = 0, 0, False
+        for each in cohorts:
+            gone = each.removed(window)
+            passes = sum(let.get((each.cohort_id, source), 0) for source in each.by_source)
+            assert not passes or gone + passes <= limits.cohort(each.members + gone)
+            if gone + passes > limits.share(each.members + gone) and 2 * (gone + passes) > each.members + gone:
+                emptied += gone + passes
+                empties_more = empties_more or passes > 0
+            done += gone
+            together.update({source: part.removed[window] for source, part in each.by_source.items()})
+        passing_of: Counter[str] = Counter()
+        for (_, source), number in let.items():
+            passing_of[source] += number
+        if passing_of.total():
+            assert done + passing_of.total() <= limits.platform(members + done)
+        for source, number in passing_of.items():
+            assert not number or together[source] + number <= limits.source(members + done)
+        assert not empties_more or emptied <= limits.floor
 
 
 @given(concerned(), LIMITS, st.integers(0, 500))
-def test_what_passes_is_within_both_limits(cohorts: list[Removals], limits: GuardLimits, others: int) -> None:
+def test_what_passes_is_within_every_limit(cohorts: list[Removals], limits: GuardLimits, others: int) -> None:
     found = judged(*cohorts, limits=limits, unconcerned=others)
-    let = passing(cohorts, found)
-    for each in cohorts:
-        if let.get(each.cohort_id):
-            assert let[each.cohort_id] + each.removed <= limits.cohort(each.members + each.removed)
-    if any(let.values()):
-        assert sum(let.values()) + found.removed <= limits.platform(found.members)
+    check_what_passes(cohorts, found, others + sum(each.members for each in cohorts))
 
 
 @given(concerned(), LIMITS, st.integers(0, 500))
 def test_nothing_is_held_without_a_limit_that_it_is_beyond(
     cohorts: list[Removals], limits: GuardLimits, others: int
 ) -> None:
+    members = others + sum(each.members for each in cohorts)
     found = judged(*cohorts, limits=limits, unconcerned=others)
     for each in cohorts:
-        beyond = each.pending + each.removed > limits.cohort(each.members + each.removed)
-        assert (found.held.get(each.cohort_id) is Limit.COHORT) == (beyond and each.pending > 0)
-    by_platform = [each for each in cohorts if found.held.get(each.cohort_id) is Limit.PLATFORM]
-    assert bool(by_platform) == (found.pending > 0 and found.pending + found.removed > found.allowed)
-    assert all(each.pending > each.held for each in by_platform)
+        for source, part in each.by_source.items():
+            assert (each.cohort_id, source) not in found.held or part.pending > part.held
+    all_pass = replace(found, held={})
+    try:
+        check_what_passes([with_all_counted(each) for each in cohorts], all_pass, members)
+    except AssertionError:
+        return
+    assert found.held == {}
 
 
-@given(concerned(), LIMITS, st.integers(0, 500), st.data())
-def test_whoever_is_held_would_be_with_more_removals_too(
-    cohorts: list[Removals], limits: GuardLimits, others: int, data: st.DataObject
+def with_all_counted(each: Removals) -> Removals:
+    """Count those that are held, too."""
+    return replace(each, by_source={source: replace(part, held=0) for source, part in each.by_source.items()})
+
+
+@given(st.integers(0, 40), st.integers(0, 500), st.integers(0, 5), st.integers(0, 5), st.integers(500, 1000))
+def test_whatever_one_source_does_another_has_a_fifth_of_the_platform_s_limit(
+    used: int, flood: int, done: int, trickle: int, members: int
 ) -> None:
-    held = judged(*cohorts, limits=limits, unconcerned=others).held
-    for index, each in enumerate(cohorts):
-        if each.cohort_id in held:
-            more = data.draw(st.integers(each.pending, each.members))
-            worse = [*cohorts[:index], replace(each, pending=more), *cohorts[index + 1 :]]
-            assert each.cohort_id in judged(*worse, limits=limits, unconcerned=others).held
+    before = members + used + done
+    day = NARROW.day
+    room = day.platform(before) - day.source(before)
+    assume(done + trickle <= room and used <= day.source(before))
+    both = of_sources(members=members, flood=leaving(flood, removed=used), nights=leaving(trickle, removed=done))
+    assert (1, "nights") not in judged(both, limits=NARROW).held
 
 
 @given(concerned(), LIMITS, st.randoms(use_true_random=False))
@@ -324,13 +480,13 @@ def test_a_guard_that_is_off_never_holds(cohorts: list[Removals], limits: GuardL
     assert judged(*cohorts, guard=Guard(enabled=False, limits=limits)).held == {}
 
 
-Step = tuple[float, int, int, int]
-"""Seconds later, so many join a cohort, then so many of it are to leave: (seconds, cohort, joining, leaving)."""
+Step = tuple[float, int, str, int]
+"""Seconds later, so many of a cohort are to leave: (seconds, cohort, source, leaving)."""
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from([60.0, 3600.0, 6 * 3600.0, WINDOW_SECONDS - 1, WINDOW_SECONDS]),
+        st.sampled_from([60.0, 3600.0, WINDOW_SECONDS - 1, WINDOW_SECONDS, 5 * WINDOW_SECONDS]),
         st.integers(0, 2),
-        st.integers(0, 10),
+        st.sampled_from(SOURCES),
         st.integers(0, 40),
     ),
     max_size=25,
@@ -339,28 +495,37 @@ STEPS = st.lists(
 
 @given(STEPS, LIMITS, st.lists(st.integers(0, 80), min_size=3, max_size=3))
 @settings(max_examples=300)
-def test_in_no_day_do_more_leave_than_the_limits_let(steps: list[Step], limits: GuardLimits, sizes: list[int]) -> None:
-    now, members, held = NOW, dict(enumerate(sizes)), dict.fromkeys(range(3), 0)
-    left: list[tuple[float, int]] = []  # when, and which cohort
-    for seconds, number, joining, leaving in steps:
+def test_in_no_day_and_no_month_do_more_leave_than_the_limits_let(
+    steps: list[Step], limits: GuardLimits, sizes: list[int]
+) -> None:
+    now, members = NOW, dict(enumerate(sizes))
+    held: Counter[tuple[int, str]] = Counter()
+    left: list[tuple[float, tuple[int, str]]] = []  # when, and which cohort by which source
+    for seconds, number, source, going in steps:
         now += seconds
-        members[number] += joining
-        recent = [its for at, its in left if at > now - WINDOW_SECONDS]
-        pending = held | {number: min(held[number] + leaving, members[number])}
+        staying = members[number] - sum(held[number, each] for each in SOURCES)
+        pending = held + Counter({(number, source): min(going, staying)})
         cohorts = [
-            cohort(its, members=members[its], removed=recent.count(its), pending=pending[its], held=held[its])
+            of_sources(
+                its,
+                members=members[its],
+                **{
+                    each: Leaving(
+                        removed={w: sum(at > now - w.value for at, of in left if of == (its, each)) for w in Window},
+                        pending=pending[its, each],
+                        held=held[its, each],
+                    )
+                    for each in SOURCES
+                },
+            )
             for its in range(3)
         ]
         found = judged(*cohorts, limits=limits)
-        for its, let in passing(cohorts, found).items():
-            left += [(now, its)] * let
-            members[its] -= let
-        held = {its: pending[its] if its in found.held else held[its] for its in range(3)}
-        recent = [its for at, its in left if at > now - WINDOW_SECONDS]
-        if any(passing(cohorts, found).values()):
-            assert len(recent) <= limits.platform(sum(members.values()) + len(recent))
-        for its, let in passing(cohorts, found).items():
-            assert not let or recent.count(its) <= limits.cohort(members[its] + recent.count(its))
+        check_what_passes(cohorts, found, sum(members.values()))
+        for part, let in passing(cohorts, found).items():
+            left += [(now, part)] * let
+            members[part[0]] -= let
+        held = Counter({part: pending[part] if part in found.held else held[part] for part in pending})
 
 
 # New cohorts and renames

@@ -768,7 +768,7 @@ def test_an_approval_of_something_else_is_refused_and_says_what_changed(guarded:
     with pytest.raises(DecisionRefused, match="nothing was shown under this hash"):
         decisions.approve(guarded.ledger, "00000000", by="eve", now=guarded.now)
     guarded.wait(REMOVAL_DELAY)
-    assert guarded.applied("remove") == []
+    assert guarded.applied("remove") == [("L1DROI", "s6")], "one, by another source"
 
 
 def test_an_approval_expires(guarded: World) -> None:

@@ -213,6 +213,7 @@ def upgrade() -> None:
         sa.Column("user_id", sa.BigInteger(), nullable=True),
         sa.Column("cause", sa.Text(), nullable=True),
         sa.Column("origin", sa.Text(), nullable=True),
+        sa.Column("source", sa.Text(), nullable=True, comment="as in membership; stays when the person is erased"),
         sa.Column(
             "detail",
             sa.Text(),
@@ -225,6 +226,14 @@ def upgrade() -> None:
     )
     op.create_index(op.f("journal_approved_ix"), "journal", ["approved"], unique=False)
     op.create_index(op.f("journal_at_ix"), "journal", ["at"], unique=False)
+    op.create_index(
+        "journal_removal_ix",
+        "journal",
+        ["platform", "at", "cohort_id", "source", "approved"],
+        unique=False,
+        sqlite_where=sa.text("action = 'remove'"),
+        postgresql_where=sa.text("action = 'remove'"),
+    )
     op.create_index(op.f("journal_run_ix"), "journal", ["run"], unique=False)
     op.create_index(op.f("journal_student_id_ix"), "journal", ["student_id"], unique=False)
     op.create_table(
@@ -406,6 +415,12 @@ def upgrade() -> None:
         sa.Column("cause", sa.Text(), nullable=False, comment="states.Cause of the desired state"),
         sa.Column(
             "origin", sa.Text(), nullable=False, comment="the message, or whatever else changed the desired state"
+        ),
+        sa.Column(
+            "source",
+            sa.Text(),
+            nullable=False,
+            comment="the topic of that message, or the kind of what else it was",
         ),
         sa.Column("since", sa.Float(), nullable=False, comment="when the change was published"),
         sa.Column("due_by", sa.Float(), nullable=False, comment="since plus 24 h: the promise"),
