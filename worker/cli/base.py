@@ -12,18 +12,17 @@ from rich.console import Console
 from rich.text import Text
 
 from worker import telemetry
-from worker.domain.hashes import shortened
 from worker.domain.instants import Instant
 from worker.domain.sanitize import printable
 from worker.settings.root import DEFAULT_FILE, Settings, load
 
 
 class Terminal(Console):
-    """The console that commands print to. Text from elsewhere can't steer the terminal; hashes are shown short."""
+    """The console that commands print to. Text from elsewhere can't steer the terminal."""
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - those of rich
         """Return a string as text. Every printed string passes through here, cells of tables included."""
-        return super().render_str(shortened("\n".join(map(printable, text.split("\n")))), **options)
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
 
 
 LOG_LEVELS = ("debug", "info", "warning", "error")

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from worker.cli.base import out, say
+from worker.domain.hashes import short
 from worker.domain.sanitize import printable
 from worker.domain.states import CohortChange
 from worker.domain.words import counted
@@ -36,7 +37,7 @@ def print_changes(groups: Sequence[ChangeGroup], *, decidable: bool = True) -> N
     table = Table("hash", "platform", "change", "cohort", "étape", "name now", "name then", "students", "why", "")
     for change in (change for group in groups for change in group.changes[:SHOWN]):
         table.add_row(
-            change.hash if decidable else "", change.platform, WORDS[change.change][0], _before_and_after(change),
+            short(change.hash) if decidable else "", change.platform, WORDS[change.change][0], _before_and_after(change),
             escape(change.etape or ""), escape(printable(change.name_before or "")), escape(printable(change.name)),
             str(change.students or ""), _why(change), _standing(change),
         )  # fmt: skip
@@ -59,16 +60,16 @@ def _why(change: PlannedChange) -> str:
 
 def _standing(change: PlannedChange) -> str:
     if change.rejected is not None:
-        return f"rejected: {change.rejected}"
+        return f"rejected: {short(change.rejected)}"
     if change.approved is not None:
-        return f"approved: {change.approved}"
+        return f"approved: {short(change.approved)}"
     return "" if change.held is None else f"held: {change.held} limit"
 
 
 def _sentences(group: ChangeGroup, *, decidable: bool) -> Iterator[str]:
     number, undecided = len(group.changes), len(group.open)
     if undecided:
-        together = f"; all of them together: {group.hash}" if decidable else ""
+        together = f"; all of them together: {short(group.hash)}" if decidable else ""
         yield f"{group.platform}: {counted(undecided, 'cohort')} would be {WORDS[group.change][1]}{together}"
     if undecided < number:
         yield f"{group.platform}: {counted(number - undecided, WORDS[group.change][0])} decided about already"

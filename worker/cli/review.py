@@ -24,6 +24,7 @@ from worker.cli.cohort_changes import changes_json, print_changes
 from worker.cli.deleted import deleted_sentences
 from worker.cli.run_report import guard_sentences
 from worker.domain.cohorts import blocked_sentences
+from worker.domain.hashes import short
 from worker.domain.states import Limit
 from worker.domain.words import counted
 from worker.ledger.decisions import Decision
@@ -193,7 +194,7 @@ def _print_plan(
     for cohort in cohorts:
         table.add_row(
             escape(cohort.idnumber), str(cohort.members), _reasons(cohort.additions), str(cohort.parked or ""),
-            _reasons(cohort.removals), _limit(cohort, settings), (cohort.hash or "") if decidable else "",
+            _reasons(cohort.removals), _limit(cohort, settings), short(cohort.hash) if decidable else "",
         )  # fmt: skip
     out.print(table)
     for sentence in blocked_sentences(platform.blocked):
@@ -223,21 +224,21 @@ def _print_guard(platform: PlannedPlatform, *, decidable: bool) -> None:
     for sentence in guard_sentences(guard_report(platform)):
         say(f"{platform.name}: {sentence}")
     if decidable and platform.hash is not None:
-        say(f"{platform.name}: all its removals together: {platform.hash}")
+        say(f"{platform.name}: all its removals together: {short(platform.hash)}")
 
 
 def _print_held(held: Held, *, students: bool) -> None:
     table = Table("hash", "platform", "cohort", "members", "would leave", "held by", "why")
     for cohort in held.cohorts:
         table.add_row(
-            cohort.hash or "", cohort.platform, escape(cohort.idnumber), str(cohort.members), str(len(cohort.pairs)),
+            short(cohort.hash), cohort.platform, escape(cohort.idnumber), str(cohort.members), str(len(cohort.pairs)),
             _LIMITS[cohort.held] if cohort.held else "", _reasons(cohort.removals),
         )  # fmt: skip
     out.print(table)
     if students:
         for cohort in held.cohorts:
             say(f"{cohort.platform}/{cohort.idnumber}: {', '.join(student for _, student in cohort.pairs)}")
-    together = f"; all of them: {held.hash}" if held.hash else ""
+    together = f"; all of them: {short(held.hash)}" if held.hash else ""
     say(f"held: {counted(len(held.pairs), 'removal')} of {counted(len(held.cohorts), 'cohort')}{together}")
     print_changes(held.groups)
     if held.hash or held.groups:

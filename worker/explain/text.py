@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from zoneinfo import ZoneInfo
 
-from worker.domain.hashes import shortened
+from worker.domain.hashes import short
 from worker.domain.sanitize import printable
 from worker.domain.states import Language
 from worker.explain.findings import Answer, Explanation, Finding, JudgedEnrolment, Value
@@ -87,9 +87,11 @@ class _Writer:
             return ", ".join(self._value(_PLURALS.get(name, name), item) for item in value)
         if name in _INSTANTS and isinstance(value, int | float):
             return self._words.instant(value, self._zone)
+        if name == "hash":
+            return short(str(value))
         if name in _YEARS and isinstance(value, int):
             return f"{value}-{value + 1}"
-        return self._words.values.get(name, {}).get(str(value), shortened(printable(str(value))))
+        return self._words.values.get(name, {}).get(str(value), printable(str(value)))
 
 
 def _heading(answer: Answer) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from threading import Event
 
 from worker.console.report_page import render
-from worker.domain.hashes import shortened
+from worker.domain.hashes import short
 from worker.domain.report import PlatformReport, Report
 from worker.domain.states import Action, Language, RunState
 from worker.ledger import decisions, runs, status
@@ -68,7 +68,7 @@ class Night:
     def approve(self) -> None:
         """Let a person approve what is held."""
         stage, lost, members = self._stage, self._incidents.lost, self._incidents.members
-        self._show.step(f"A person in a hurry runs `cohorts approve {shortened(self._hash)}`.")
+        self._show.step(f"A person in a hurry runs `cohorts approve {short(self._hash)}`.")
         earlier = self._removals()
         decision = decisions.approve(stage.ledger, self._hash, by=PERSON, now=time.time())
         stage.overrides[lost], stage.held["ecampus"] = frozenset(), 0
@@ -86,7 +86,7 @@ class Night:
     def undo(self) -> None:
         """Let a person undo the approval."""
         stage, lost = self._stage, self._incidents.lost
-        self._show.step(f"But {lost} has not closed: `cohorts undo {shortened(self._hash)}` puts its members back.")
+        self._show.step(f"But {lost} has not closed: `cohorts undo {short(self._hash)}` puts its members back.")
         decision = decisions.undo(stage.ledger, self._hash, by=PERSON, now=time.time())
         stage.overrides[lost] = self._incidents.members
         self._show.wait_until_right(*AUTOMATIC, what=f"{decision.memberships} members are back in {lost}")
@@ -122,7 +122,7 @@ class Night:
         self._check_outcome(report)
         self._check_held()
         show.say("   Look at it, and decide:")
-        approval, rejection = f"approve {shortened(self._hash)}", f"reject {shortened(self._hash)}"
+        approval, rejection = f"approve {short(self._hash)}", f"reject {short(self._hash)}"
         for words in (f"explain {min(members)}", "held", approval, rejection, f"runs show {report.run}"):
             show.say(f"   {show.command(words)}")
 
@@ -207,7 +207,7 @@ class Night:
         for cohort in held:
             self._hash = cohort.hash or ""
             self._show.check(
-                f"`cohorts held`: {shortened(self._hash)} {cohort.platform} {cohort.idnumber}, {len(cohort.pairs)} of "
+                f"`cohorts held`: {short(self._hash)} {cohort.platform} {cohort.idnumber}, {len(cohort.pairs)} of "
                 f"its {cohort.members} members would leave ({cohort.held} limit)",
                 [] if is_right else [f"held are {shown}"],
             )
