@@ -37,9 +37,9 @@ def print_changes(groups: Sequence[ChangeGroup], *, decidable: bool = True) -> N
     table = Table("hash", "platform", "change", "cohort", "étape", "name now", "name then", "students", "why", "")
     for change in (change for group in groups for change in group.changes[:SHOWN]):
         table.add_row(
-            short(change.hash) if decidable else "", change.platform, WORDS[change.change][0], _before_and_after(change),
-            escape(change.etape or ""), escape(printable(change.name_before or "")), escape(printable(change.name)),
-            str(change.students or ""), _why(change), _standing(change),
+            short(change.hash) if decidable else "", change.platform, WORDS[change.change][0],
+            _before_and_after(change), escape(change.etape or ""), escape(printable(change.name_before or "")),
+            escape(printable(change.name)), str(change.students or ""), _why(change), _standing(change),
         )  # fmt: skip
     out.print(table)
     for group in groups:

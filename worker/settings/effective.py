@@ -33,7 +33,7 @@ def _effective(prefix: str, section: BaseModel) -> Iterator[Setting]:
             if isinstance(value, SecretStr) and value.get_secret_value().startswith("sqlite:"):
                 shown = value.get_secret_value()  # the path of a file
             text = json.dumps(sorted(shown) if isinstance(value, frozenset) else shown, ensure_ascii=False)
-            yield Setting(path=path, value=text, description=info.description or "")
+            yield Setting(path=path, value=text, description=" ".join((info.description or "").split()))
 
 
 def _sections(path: str, value: object) -> dict[str, BaseModel]:
