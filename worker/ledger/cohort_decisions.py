@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from worker.domain.errors import DecisionRefused
 from worker.domain.guard import LIMIT_OF
+from worker.domain.hashes import short
 from worker.domain.instants import Instant
 from worker.domain.states import Action, CohortChange
 from worker.ledger.cohort_guard import TO_CHANGE
@@ -105,7 +106,7 @@ def _shown(connection: sa.Connection, name: str, now: Instant) -> list[PlannedCh
         others = [change for change in undecided if change.key not in shown]
         gone = {key[0] for key in shown} - {change.cohort_id for change in undecided}
         raise DecisionRefused(
-            f"{name}: the cohorts have changed since they were shown: {len(others)} would get another label"
+            f"{short(name)}: the cohorts have changed since they were shown: {len(others)} would get another label"
             f"{_named(others)}, {len(gone)} are done, decided or no longer to be made; look at them again, then decide"
         )
     return undecided

@@ -12,7 +12,7 @@ import orjson
 import sqlalchemy as sa
 
 from worker.domain.errors import DecisionRefused
-from worker.domain.hashes import DIGITS, SHORT_DIGITS
+from worker.domain.hashes import DIGITS, SHORT_DIGITS, short
 from worker.domain.instants import Instant
 from worker.domain.states import Action, Cause, Kept
 from worker.ledger.database import Ledger, among, select_in, upsert
@@ -166,10 +166,10 @@ def _shown(connection: sa.Connection, name: str, now: Instant) -> list[Pair]:
     rows = connection.execute(to_come).all()
     current = {(row.cohort_id, row.student_id) for row in rows if not row.approved}
     if shown <= {(row.cohort_id, row.student_id) for row in rows if row.approved}:
-        raise DecisionRefused(f"{name}: these removals are approved already and will be made; see `cohorts plan`")
+        raise DecisionRefused(f"{short(name)}: these removals are approved already and will be made; see `cohorts plan`")
     if current != shown:
         raise DecisionRefused(
-            f"{name}: the removals have changed since they were shown: "
+            f"{short(name)}: the removals have changed since they were shown: "
             f"{len(current - shown)} more ({_named(connection, current - shown)}), "
             f"{len(shown - current)} no longer to be made ({_named(connection, shown - current)}); "
             "look at them again, then decide"
