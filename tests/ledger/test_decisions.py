@@ -289,7 +289,7 @@ def test_a_decision_on_what_has_changed_is_refused_says_so_and_writes_nothing(
     with pytest.raises(DecisionRefused) as refused:
         decide(university.ledger, name, by="eve", now=university.now)
     assert str(refused.value) == (
-        f"{name}: the removals have changed since they were shown: 3 more ({LAW}, {ETAPE}), "
+        f"{name[:8]}: the removals have changed since they were shown: 3 more ({LAW}, {ETAPE}), "
         f"1 no longer to be made ({ETAPE}); look at them again, then decide"
     )
     assert content(university.ledger) == before

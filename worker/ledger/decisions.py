@@ -166,7 +166,7 @@ def _shown(connection: sa.Connection, name: str, now: Instant) -> list[Pair]:
     rows = connection.execute(to_come).all()
     current = {(row.cohort_id, row.student_id) for row in rows if not row.approved}
     if shown <= {(row.cohort_id, row.student_id) for row in rows if row.approved}:
-        raise DecisionRefused(f"{short(name)}: these removals are approved already and will be made; see `cohorts plan`")
+        raise DecisionRefused(f"{short(name)}: these removals are approved already and will be made")
     if current != shown:
         raise DecisionRefused(
             f"{short(name)}: the removals have changed since they were shown: "
